@@ -1,0 +1,31 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from harness import Server, make_certificate
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A throw-away certificate and its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def server(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with one worker for the tests of a module that leave it as they found it."""
+    with Server(tls, tmp=tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server of the test's own: `serve("--workers", "2", env={...})`."""
+    with ExitStack() as stack:
+
+        def start(*args: str, plaintext: bool = False, **kwargs: object) -> Server:
+            options = {"tmp": tmp_path, **kwargs}
+            return stack.enter_context(Server(None if plaintext else tls, *args, **options))
+
+        yield start
