@@ -10,3 +10,4 @@ SERVER_WORKERS = 1
 # Tests ask for recycling where they mean it.
 SERVER_MAX_REQUESTS = int(os.environ.get("TEST_MAX_REQUESTS", "0"))
 SERVER_MAX_REQUESTS_JITTER = 0
+DATA_UPLOAD_MAX_MEMORY_SIZE = 100 * 1024 * 1024

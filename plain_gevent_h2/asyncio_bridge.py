@@ -1,0 +1,158 @@
+"""Async views and async streams, on one asyncio loop in one native thread of the worker.
+
+A loop in a greenlet of the main thread would be wrong: `asyncio.get_running_loop()` is per
+native thread, so every blocking view would believe that it runs inside a loop.
+"""
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.monkey import get_original
+
+_start_new_thread = get_original("_thread", "start_new_thread")
+
+#: Chunks of an async stream that may wait for the client before its generator does.
+STREAM_BACKLOG = 4
+
+
+class _EventLoop(asyncio.SelectorEventLoop):
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        """Run `func` in a greenlet of this thread.
+
+        From CPython 3.13.12 and 3.14.3 on, the standard executor stalls under gevent's
+        patch (gevent issue 2213): a 50 ms job took 3 s. Its threads are greenlets anyway.
+        """
+        future = self.create_future()
+
+        def work() -> None:
+            try:
+                result = func(*args)
+            except BaseException as exc:
+                self.call_soon_threadsafe(_settle, future.set_exception, future, exc)
+            else:
+                self.call_soon_threadsafe(_settle, future.set_result, future, result)
+
+        gevent.spawn(work)
+        return future
+
+
+def _settle(how: Callable[[Any], None], future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        how(value)
+
+
+class _Call:
+    """Something the loop's thread does while a greenlet waits. Made in that greenlet."""
+
+    def __init__(self) -> None:
+        self._hub_loop = gevent.get_hub().loop
+        self._changed = Event()
+
+    def notify(self) -> None:
+        """Wake the greenlet. Called in the loop's thread: no other way to the hub is safe."""
+        self._hub_loop.run_callback_threadsafe(self._changed.set)
+
+    def wait(self) -> None:
+        self._changed.wait()
+        self._changed.clear()
+
+
+class AsyncioThread:
+    """The worker's asyncio loop. It starts with the first call that needs it."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            loop = self._loop = _EventLoop()
+            _start_new_thread(_run_forever, (loop,))
+        return self._loop
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+        """Run `coroutine` on the loop, in `context`, while the calling greenlet waits.
+
+        Returns its result or raises its exception. If the greenlet is stopped meanwhile,
+        the coroutine is cancelled.
+        """
+        call = _Call()
+        loop = self._running_loop()
+        task: asyncio.Task[Any] | None = None
+
+        def start() -> None:
+            nonlocal task
+            task = loop.create_task(coroutine, context=context)
+            task.add_done_callback(lambda _: call.notify())
+
+        loop.call_soon_threadsafe(start)
+        try:
+            while task is None or not task.done():
+                call.wait()
+        except BaseException:
+            loop.call_soon_threadsafe(lambda: task and task.cancel())
+            raise
+        return task.result()
+
+    def iterate(
+        self, stream: AsyncIterable[bytes], context: contextvars.Context
+    ) -> Generator[bytes]:
+        """The chunks of an async stream, which is run in one task from first to last.
+
+        One task, because what its generator holds across a yield (`asyncio.timeout()`, a
+        `TaskGroup`) belongs to the task it was entered in. Closing this iterator closes
+        the stream.
+        """
+        call = _Call()
+        loop = self._running_loop()
+        chunks: deque[bytes] = deque()
+        room = asyncio.Semaphore(STREAM_BACKLOG)
+        task: asyncio.Task[None] | None = None
+
+        async def pump() -> None:
+            iterator = aiter(stream)
+            try:
+                async for chunk in iterator:
+                    await room.acquire()
+                    chunks.append(chunk)
+                    call.notify()
+            finally:
+                # The response's own iterator wraps the view's: close both, outer first.
+                for closing in (iterator, stream):
+                    if (aclose := getattr(closing, "aclose", None)) is not None:
+                        await aclose()
+
+        def start() -> None:
+            nonlocal task
+            task = loop.create_task(pump(), context=context)
+            task.add_done_callback(lambda _: call.notify())
+
+        def cancel() -> None:
+            if task is not None:
+                task.cancel()
+
+        loop.call_soon_threadsafe(start)
+        try:
+            while True:
+                while chunks:
+                    yield chunks.popleft()
+                    loop.call_soon_threadsafe(room.release)
+                if task is not None and task.done():
+                    if not chunks:
+                        break
+                else:
+                    call.wait()
+            task.result()
+        finally:
+            loop.call_soon_threadsafe(cancel)
+            while task is None or not task.done():
+                call.wait()
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()

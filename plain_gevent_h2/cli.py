@@ -1,0 +1,105 @@
+"""Adds `--worker` and `--http-protocols` to `plain server`.
+
+Plain imports the `cli` module of every installed package before it parses the options of
+a command, so importing this one is what installs the options.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from plain.cli.options import SettingOption
+from plain.cli.server import server
+from plain.exceptions import ImproperlyConfigured
+from plain.logs import get_framework_logger
+
+from .config import WORKERS, Config
+
+
+class WorkerChoice(click.Choice[str]):
+    """`click.Choice` that names the setting if that is where a bad value came from."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as exc:
+            if ctx is None or ctx.get_parameter_source("worker") == ParameterSource.COMMANDLINE:
+                raise
+            names = " or ".join(map(repr, self.choices))
+            raise click.UsageError(f"SERVER_WORKER must be {names} (got {value!r}).") from exc
+
+
+def _serve_with_gevent(
+    serve: Callable[..., None], options: dict[str, Any], http_protocols: str | None
+) -> None:
+    """Check what can be checked now, then let Plain start its server with our arbiter."""
+    import plain.server.app
+    from plain.runtime import settings
+
+    from .server import GeventArbiter
+    from .tls import server_context
+
+    try:
+        config = Config.load(settings, http_protocols)
+        if options["certfile"] or options["keyfile"]:
+            server_context(options["certfile"], options["keyfile"], config.protocols)
+    except ImproperlyConfigured as exc:
+        raise click.ClickException(str(exc)) from exc
+
+    _warn_of_threads(settings)
+    # Plain's ServerApplication takes its arbiter from this name when it runs.
+    arbiter = plain.server.app.Arbiter
+    plain.server.app.Arbiter = partial(  # type: ignore[assignment, misc]
+        GeventArbiter, http_protocols=http_protocols
+    )
+    try:
+        serve(**options)
+    finally:
+        plain.server.app.Arbiter = arbiter  # type: ignore[misc]
+
+
+def _warn_of_threads(settings: Any) -> None:
+    source = click.get_current_context().get_parameter_source("threads")
+    chosen = dict(settings.get_settings())["SERVER_THREADS"].source != "default"
+    if source == ParameterSource.COMMANDLINE or chosen:
+        get_framework_logger().warning(
+            "SERVER_THREADS (--threads) has no effect with the gevent-h2 worker: "
+            "every stream has a greenlet of its own"
+        )
+
+
+def install(command: click.Command) -> None:
+    """Give `command` (`plain server`) the options of this package."""
+    serve = command.callback
+    assert serve is not None
+
+    def run(worker: str, http_protocols: str | None, **options: Any) -> None:
+        if worker == "gevent-h2":
+            _serve_with_gevent(serve, options, http_protocols)
+        elif http_protocols is not None:
+            raise click.UsageError("--http-protocols needs --worker gevent-h2.")
+        else:
+            serve(**options)
+
+    command.params += [
+        SettingOption(
+            ["--worker"],
+            setting="SERVER_WORKER",
+            type=WorkerChoice(WORKERS),
+            help="Kind of worker: Plain's own (asyncio), or gevent with a greenlet per stream",
+        ),
+        click.Option(
+            ["--http-protocols"],
+            metavar="LIST",
+            help="Protocols offered by the gevent-h2 worker, most wanted first: h2,h1 or h2 or h1"
+            "  [setting: SERVER_HTTP_PROTOCOLS]",
+        ),
+    ]
+    command.callback = run
+
+
+install(server)

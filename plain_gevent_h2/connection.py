@@ -1,0 +1,650 @@
+"""One HTTP/2 connection: its reader, its state machine, its streams and its end."""
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.socket import socket
+from h2 import events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.exceptions import DenialOfServiceError, ProtocolError
+from h2.settings import SettingCodes, Settings
+from hpack.exceptions import HPACKError
+from plain.http import Response
+from plain.logs import get_framework_logger
+from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
+from plain.server.http.h2 import _prepare_stream_request
+from plain.server.http.sink import BodyRateFloor, BodySink
+from plain.server.util import HEALTHCHECK_BODY
+
+from .frames import (
+    GOAWAY_SIZE,
+    MAX_STREAM_ID,
+    PREFACE,
+    ConnectionFault,
+    FrameReader,
+    GoAway,
+    StreamFault,
+    goaway,
+)
+from .headers import (
+    HeadersTooLarge,
+    MalformedRequest,
+    RequestHead,
+    check_trailers,
+    parse_request,
+    response_headers,
+)
+from .stream import ClientGone, Stream
+from .tls import close_our_side
+from .writer import SendBuffer, Writer
+
+if TYPE_CHECKING:
+    from plain.http import Request
+
+    from .config import Config
+    from .worker import GeventWorker
+
+log = get_framework_logger()
+
+#: Bytes taken from the socket at once.
+RECV_SIZE = 64 * 1024
+
+#: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
+#: only has to be larger than what a fast network holds in flight.
+CONNECTION_WINDOW = 16 * 1024 * 1024
+
+#: The receive window that a client counts with until it has our SETTINGS, in bytes (RFC
+#: 9113 section 6.9.2).
+DEFAULT_WINDOW = 65535
+
+#: Seconds a client has to send its connection preface.
+PREFACE_TIMEOUT = 10.0
+
+#: Seconds after which a response whose client takes nothing of it is given up.
+STALL_TIMEOUT = 60.0
+
+#: What a client may still send after a complete response to a request that is not
+#: complete (RFC 9113 section 8.1): past these bytes or seconds the stream is reset with
+#: NO_ERROR. Resetting at once would turn frames already under way into faults.
+DISCARD_BYTES = 256 * 1024
+DISCARD_TIMEOUT = 2.0
+
+#: Requests that may wait for a running one to end, for each stream that the client may
+#: have open (Go has the same). More come only from resetting streams faster than their
+#: views end.
+WAITING_FACTOR = 4
+
+#: Seconds for which the drain of a busy connection waits until no stream is open. Clients
+#: built on `h2`, such as httpx, fail every stream in flight when they see a GOAWAY.
+DRAIN_GAP = 0.2
+
+#: Seconds that the first GOAWAY of a drain has to reach the client, should it not answer
+#: the PING that follows it.
+DRAIN_PING_TIMEOUT = 1.0
+_DRAIN_PING = b"draining"
+
+#: Seconds to go on reading after our side is closed, so that the last frames are not lost
+#: to a TCP reset.
+LINGER_TIMEOUT = 2.0
+
+#: Closed streams that `h2` remembers (its default is 65,536: 7.6 MB for a connection).
+CLOSED_STREAMS_REMEMBERED = 1024
+
+_H2_CONFIG = H2Configuration(
+    client_side=False,
+    header_encoding=None,
+    # headers.py checks requests, with the stream as the scope of an error, and builds
+    # responses that need no check.
+    validate_inbound_headers=False,
+    normalize_inbound_headers=False,
+    validate_outbound_headers=False,
+    normalize_outbound_headers=False,
+)
+
+
+class _H2Connection(H2Connection):
+    MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
+
+
+def _h2_connection(config: "Config") -> H2Connection:
+    """A state machine that has our preface (RFC 9113 section 3.4) to send.
+
+    It takes a stream past MAX_CONCURRENT_STREAMS for a fault of the connection; so it is
+    told of no limit, and the connection refuses just that stream.
+    """
+    h2 = _H2Connection(_H2_CONFIG)
+    settings = {
+        SettingCodes.MAX_CONCURRENT_STREAMS: config.max_concurrent_streams,
+        SettingCodes.INITIAL_WINDOW_SIZE: config.initial_window_size,
+        SettingCodes.MAX_FRAME_SIZE: config.max_frame_size,
+        SettingCodes.MAX_HEADER_LIST_SIZE: config.max_header_list_size,
+    }
+    h2.local_settings = Settings(client=False, initial_values=settings)
+    h2.initiate_connection()
+    h2.increment_flow_control_window(CONNECTION_WINDOW - DEFAULT_WINDOW)
+
+    settings[SettingCodes.MAX_CONCURRENT_STREAMS] = MAX_STREAM_ID
+    settings[SettingCodes.INITIAL_WINDOW_SIZE] = max(config.initial_window_size, DEFAULT_WINDOW)
+    h2.local_settings = Settings(client=False, initial_values=settings)
+    if config.initial_window_size < DEFAULT_WINDOW:
+        # In force once the client has acknowledged it.
+        h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
+    h2.max_inbound_frame_size = config.max_frame_size
+    # A list past our limit but within this one is decoded, and answered with a 431.
+    h2.decoder.max_header_list_size = 2 * config.max_header_list_size
+    h2.receive_data(PREFACE)  # FrameReader checks and keeps the client's
+    return h2
+
+
+class Http2Stream(Stream):
+    """A stream of an HTTP/2 connection."""
+
+    def __init__(
+        self, connection: "Http2Connection", stream_id: int, head: RequestHead
+    ) -> None:
+        worker = connection.worker
+        super().__init__(worker)
+        self.connection = connection
+        self.stream_id = stream_id
+        self.buffer = SendBuffer(stream_id)
+        # Plain's request builder reads these four.
+        self.method = head.method
+        self.headers = head.fields
+        self.opened = time.monotonic()
+        self.sink = BodySink(
+            spool_size=worker.body_max_memory_size,
+            max_size=worker.max_request_body,
+            budget=worker.body_budget,
+        )
+        self.content_length = head.content_length
+        # Owned by the connection.
+        self.client_ended = False
+        self.response_ended = False
+        self.discarded = 0  # bytes of a body that came after the response
+        self.ended_at = 0.0  # when the response ended (monotonic)
+        self._rate: BodyRateFloor | None = None
+        self._rate_checked_at = self.opened
+        self._rate_received = 0
+
+    def below_rate_floor(self, now: float) -> bool:
+        """Whether the body arrives too slowly. Called about once a second."""
+        if self.content_length is not None and self.sink.received >= self.content_length:
+            return False  # only END_STREAM or trailers are missing
+        if self._rate is None:
+            self._rate = BodyRateFloor(self.worker.body_min_rate)
+        received = self.sink.received
+        self._rate.record(
+            waited=now - self._rate_checked_at, received=received - self._rate_received
+        )
+        self._rate_checked_at, self._rate_received = now, received
+        return self._rate.violated()
+
+    # -- the verbs of Stream --------------------------------------------------
+
+    def build_request(self) -> "Request":
+        connection = self.connection
+        self.log_request, request, self.log_response = _prepare_stream_request(
+            self,  # type: ignore[arg-type]
+            connection.client,
+            connection.server,
+            "https" if connection.worker.app.is_ssl else "http",
+        )
+        return request
+
+    def send_headers(self, response: Response, *, end_stream: bool) -> None:
+        headers = response_headers(response)
+        self.connection.send_headers(self, headers, end_stream=end_stream)
+        self.headers_sent = True
+
+    def send_data(self, data: bytes) -> None:
+        if self.buffer.closed:
+            raise ClientGone
+        self.log_response.sent += len(data)
+        self.buffer.put(data)
+        self.connection.send_buffered(self)
+        self.buffer.wait_for_room()
+
+    def end(self) -> None:
+        self.connection.end(self)
+
+    def send_error(self, status: int) -> None:
+        body = f"<h1>{status}</h1>".encode()
+        response = Response(body, status_code=status, content_type="text/html")
+        if status == 503:
+            response.headers["Retry-After"] = "1"  # shedding load: the request may come again
+        self.respond_whole(response)
+
+    def respond_whole(self, response: Response) -> None:
+        """Queue a response with a small body, from any greenlet, without blocking."""
+        try:
+            bodiless = self.method == "HEAD"
+            response.headers["Content-Length"] = str(len(response.content))
+            self.send_headers(response, end_stream=bodiless)
+            if not bodiless:
+                self.buffer.put(response.content)
+                self.connection.end(self)
+        except ClientGone:
+            pass
+
+    def abort(self) -> None:
+        # Not NO_ERROR: that would call a response whole that is not (RFC 9113 section 8.1).
+        self.connection.reset(self, ErrorCodes.INTERNAL_ERROR)
+
+    def finished(self) -> None:
+        self.sink.close()
+        self.connection.stream_finished(self)
+
+
+class Http2Connection:
+    """The HTTP/2 side of one accepted connection.
+
+    `run()` is the reader's greenlet. Streams call the verbs from theirs, the worker calls
+    `drain()`, `sweep()` and `abort()` from its own. All of these are greenlets of one
+    thread and none of the methods but `run()` blocks, so there are no locks.
+    """
+
+    def __init__(self, worker: "GeventWorker", sock: socket, client: Any, server: Any) -> None:
+        # Set once.
+        self.worker = worker
+        self.client = client
+        self.server = server
+        self._sock = sock
+        self._opened_at = time.monotonic()
+
+        # Changed by the reader alone.
+        self._frames = FrameReader(worker.config.max_frame_size)
+        self._last_stream_id = 0  # the highest stream that was not refused
+
+        # Shared by the reader, the writer and the streams.
+        self._h2 = _h2_connection(worker.config)
+        self._writer = Writer(sock, self._h2, ended=self._response_ended, failed=self.abort)
+        self._streams: dict[int, Http2Stream] = {}  # open, as RFC 9113 section 5.1.2 counts
+        self._waiting: deque[Http2Stream] = deque()  # received whole, to be started
+        self._running = 0  # streams with a greenlet, the client's resets included
+        self._idle_since: float | None = self._opened_at  # monotonic, None with streams open
+
+        # The end of the connection.
+        self._drain_since: float | None = None
+        self._goaway_sent_at: float | None = None  # the first of two
+        self._final_stream_id: int | None = None  # the last stream of the final GOAWAY
+        self._closing_since: float | None = None
+        self._aborted = False
+
+    # -- the reader -----------------------------------------------------------
+
+    def run(self) -> None:
+        """Read until the connection is over. Raises `OSError` if the socket fails."""
+        self._writer.wake()
+        try:
+            while data := self._sock.recv(RECV_SIZE):
+                if self._closing_since is not None:
+                    continue  # read and thrown away: see LINGER_TIMEOUT
+                self._receive(data)
+                self._writer.wait_for_room()
+                # A peer that always has more to say must not keep the hub to itself.
+                gevent.sleep(0)
+        except ValueError:
+            pass  # the TLS layer was closed both ways while this greenlet waited
+        finally:
+            self._aborted = True
+            self._let_go_of_streams()
+            self._writer.close()
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            for item in self._frames.feed(data, self._h2.highest_inbound_stream_id):
+                if isinstance(item, bytes):
+                    self._receive_frames(item)
+                elif isinstance(item, StreamFault):
+                    self._fault_on_stream(item)
+                elif isinstance(item, GoAway):
+                    self._drain_since = self._drain_since or time.monotonic()
+                if self._closing_since is not None:
+                    return
+        except ConnectionFault as fault:
+            log.debug("HTTP/2 connection fault", extra={"client": self.client, "error": str(fault)})
+            self._close(fault.code, fault.reason.encode())
+        self._writer.wake()
+
+    def _receive_frames(self, data: bytes) -> None:
+        try:
+            received = self._h2.receive_data(data)
+        except ProtocolError as exc:
+            # The answers to the frames before it stay; h2's own GOAWAY, the last that it
+            # queued, may have the wrong code.
+            self._writer.send_raw(self._h2.data_to_send()[:-GOAWAY_SIZE])
+            raise ConnectionFault(_error_code(exc), str(exc)) from exc
+        for event in received:
+            handle = _HANDLERS.get(type(event))
+            if handle is not None:
+                handle(self, event)
+
+    def _fault_on_stream(self, fault: StreamFault) -> None:
+        stream = self._streams.get(fault.stream_id)
+        if stream is not None:
+            self.reset(stream, fault.code)
+
+    # -- events of h2 ---------------------------------------------------------
+
+    def _request_received(self, event: events.RequestReceived) -> None:
+        stream_id = event.stream_id
+        if self._final_stream_id is not None or (
+            len(self._streams) >= self.worker.config.max_concurrent_streams
+        ):
+            # Not processed in any way, so the client may send it again elsewhere (RFC 9113
+            # section 8.7).
+            self._h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        self._last_stream_id = stream_id
+        try:
+            head = parse_request(event.headers, self.worker.config.max_header_list_size)  # type: ignore[arg-type]
+        except MalformedRequest as exc:
+            log.debug("Malformed request", extra={"client": self.client, "error": str(exc)})
+            self._h2.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            return
+        except HeadersTooLarge as exc:
+            log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
+            method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
+            self._open(Http2Stream(self, stream_id, RequestHead(method, "/", None, [])))
+            self._streams[stream_id].send_error(431)
+            return
+        self._open(Http2Stream(self, stream_id, head))
+        self._answer_early(self._streams[stream_id], head)
+
+    def _open(self, stream: Http2Stream) -> None:
+        self._streams[stream.stream_id] = stream
+        self._idle_since = None
+
+    def _answer_early(self, stream: Http2Stream, head: RequestHead) -> None:
+        """Answer what needs no body and no view: a health check, a body over the limit."""
+        limit = self.worker.max_request_body
+        if limit is not None and (head.content_length or 0) > limit:
+            log.warning(
+                "H2 stream declared body over max size",
+                extra={"content_length": head.content_length, "max_size": limit},
+            )
+            stream.send_error(413)
+        elif (path := self.worker.healthcheck_path) and head.path.split("?", 1)[0] == path:
+            stream.respond_whole(Response(HEALTHCHECK_BODY, content_type="text/plain"))
+
+    def _data_received(self, event: events.DataReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        size = event.flow_controlled_length or 0
+        if stream is not None:
+            if stream.headers_sent:
+                stream.discarded += size
+                if stream.discarded > DISCARD_BYTES and stream.response_ended:
+                    self.reset(stream, ErrorCodes.NO_ERROR)
+            else:
+                self._take_in(stream, event.data or b"")
+        # The bytes are taken in or thrown away: give the window back.
+        self._h2.acknowledge_received_data(size, event.stream_id)
+
+    def _take_in(self, stream: Http2Stream, data: bytes) -> None:
+        try:
+            stream.sink.feed(data)
+        except LimitRequestBody as exc:
+            log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
+            self._refuse_body(stream, 413)
+        except BodyBudgetExceeded as exc:
+            log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
+            self._refuse_body(stream, 503)
+        except OSError:
+            log.exception("Request body could not be spooled")
+            self._refuse_body(stream, 500)
+
+    def _refuse_body(self, stream: Http2Stream, status: int) -> None:
+        stream.sink.close()
+        stream.send_error(status)
+
+    def _trailers_received(self, event: events.TrailersReceived) -> None:
+        try:
+            check_trailers(event.headers)  # type: ignore[arg-type]
+        except MalformedRequest:
+            if stream := self._streams.get(event.stream_id):
+                self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
+
+    def _stream_ended(self, event: events.StreamEnded) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            return
+        stream.client_ended = True
+        if stream.response_ended:
+            self._forget(stream)
+        elif not stream.headers_sent:
+            self._start(stream)
+
+    def _stream_reset(self, event: events.StreamReset) -> None:
+        if stream := self._streams.get(event.stream_id):
+            self._forget(stream)
+
+    def _window_updated(self, event: events.WindowUpdated) -> None:
+        if event.stream_id == 0:
+            self._writer.wake()
+        elif stream := self._streams.get(event.stream_id):
+            self._writer.queue(stream.buffer)
+
+    def _settings_changed(self, event: events.RemoteSettingsChanged) -> None:
+        # A new INITIAL_WINDOW_SIZE moves every stream's window (RFC 9113 section 6.9.2).
+        if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
+            for stream in self._streams.values():
+                self._writer.queue(stream.buffer)
+
+    def _ping_acknowledged(self, event: events.PingAckReceived) -> None:
+        if event.ping_data == _DRAIN_PING and self._goaway_sent_at is not None:
+            self._send_final_goaway()
+
+    # -- streams --------------------------------------------------------------
+
+    def _start(self, stream: Http2Stream) -> None:
+        """Give `stream` its greenlet, or let it wait for one that ends."""
+        limit = self.worker.config.max_concurrent_streams
+        if len(self._waiting) >= WAITING_FACTOR * limit:
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many requests reset")
+        self._waiting.append(stream)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self._running < self.worker.config.max_concurrent_streams:
+            stream = self._waiting.popleft()
+            if stream.gone_at is not None:
+                stream.sink.close()  # reset before it began
+                continue
+            self._running += 1
+            self.worker.slots.run(stream)
+
+    def stream_finished(self, stream: Http2Stream) -> None:
+        """The greenlet of `stream` is at its end."""
+        self._running -= 1
+        self._start_waiting()
+
+    def send_headers(self, stream: Http2Stream, headers: Any, *, end_stream: bool) -> None:
+        """Send a response's header fields. Raises `ClientGone`."""
+        if stream.buffer.closed:
+            raise ClientGone
+        try:
+            self._h2.send_headers(stream.stream_id, headers, end_stream=end_stream)
+        except ProtocolError as exc:
+            raise ClientGone from exc
+        if end_stream:
+            self._response_ended(stream.stream_id)
+        self._writer.wake()
+
+    def send_buffered(self, stream: Http2Stream) -> None:
+        """Send what is in the stream's buffer, as its window allows."""
+        self._writer.queue(stream.buffer)
+
+    def end(self, stream: Http2Stream) -> None:
+        """End the response after what is in its buffer. Raises `ClientGone`."""
+        buffer = stream.buffer
+        if buffer.closed:
+            raise ClientGone
+        buffer.ending = True
+        if buffer.size:
+            self._writer.queue(buffer)
+            return
+        try:
+            self._h2.end_stream(stream.stream_id)
+        except ProtocolError as exc:
+            raise ClientGone from exc
+        self._response_ended(stream.stream_id)
+        self._writer.wake()
+
+    def reset(self, stream: Http2Stream, code: ErrorCodes) -> None:
+        """Reset `stream` (RFC 9113 section 6.4); nothing if it is closed already."""
+        if stream.buffer.closed:
+            return
+        try:
+            self._h2.reset_stream(stream.stream_id, code)
+        except ProtocolError:
+            pass
+        self._forget(stream)
+        self._writer.wake()
+
+    def _response_ended(self, stream_id: int) -> None:
+        """Our END_STREAM is framed."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        stream.response_ended = True
+        stream.ended_at = time.monotonic()
+        if stream.client_ended:
+            self._forget(stream)
+
+    def _forget(self, stream: Http2Stream) -> None:
+        """The stream is closed, whole or reset."""
+        self._streams.pop(stream.stream_id, None)
+        self._let_go(stream)
+        if not self._streams:
+            self._idle_since = time.monotonic()
+            if self._drain_since is not None:
+                self._close(ErrorCodes.NO_ERROR)
+
+    @staticmethod
+    def _let_go(stream: Http2Stream) -> None:
+        stream.buffer.close()
+        if not stream.response_ended:
+            stream.client_gone()
+        if stream.greenlet is None and not stream.client_ended:
+            stream.sink.close()  # it never became a request
+
+    def _let_go_of_streams(self) -> None:
+        for stream in self._streams.values():
+            self._let_go(stream)
+        self._streams.clear()
+
+    # -- the end of the connection ----------------------------------------------
+
+    def drain(self) -> None:
+        """Let open streams finish, take no new ones, then close (RFC 9113 section 6.8).
+
+        Two GOAWAYs, as gRPC does: the first says "no new streams, please" while streams on
+        their way to us are still served; the second, when a PING has come back or its time
+        is up, names the last stream that is.
+        """
+        if self._drain_since is None:
+            self._drain_since = time.monotonic()
+        if not self._streams and self._last_stream_id:
+            self._close(ErrorCodes.NO_ERROR)
+
+    def _send_first_goaway(self, now: float) -> None:
+        self._goaway_sent_at = now
+        self._writer.send_raw(goaway(MAX_STREAM_ID, ErrorCodes.NO_ERROR))
+        self._h2.ping(_DRAIN_PING)
+        self._writer.wake()
+
+    def _send_final_goaway(self) -> None:
+        if self._final_stream_id is None:
+            self._final_stream_id = self._last_stream_id
+            self._writer.send_raw(goaway(self._last_stream_id, ErrorCodes.NO_ERROR))
+            if not self._streams:
+                self._close(ErrorCodes.NO_ERROR)
+
+    def _close(self, code: ErrorCodes, reason: bytes = b"") -> None:
+        """Send the final GOAWAY if it is still to be sent, then close, our side first."""
+        if self._closing_since is not None:
+            return
+        self._closing_since = time.monotonic()
+        if self._final_stream_id is None or code != ErrorCodes.NO_ERROR:
+            self._writer.send_raw(goaway(self._last_stream_id, code, reason))
+        self._final_stream_id = self._last_stream_id
+        self._let_go_of_streams()
+        gevent.spawn(self._close_after_last_write)
+
+    def _close_after_last_write(self) -> None:
+        while not self._writer.idle:
+            gevent.sleep(0.01)
+        if not self._aborted:
+            close_our_side(self._sock)
+
+    def abort(self) -> None:
+        """Close at once, whatever is still to be sent."""
+        self._aborted = True
+        self._writer.close()
+        self._sock.close()  # wakes the reader, which lets go of the streams
+
+    # -- the worker's sweep -----------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Do what time asks for. Called by the worker, at least once a second."""
+        if self._closing_since is not None:
+            if now - self._closing_since > LINGER_TIMEOUT:
+                self.abort()
+        elif (since := self._writer.writing_since) is not None and now - since > STALL_TIMEOUT:
+            log.debug("Client does not read", extra={"client": self.client})
+            self.abort()
+        elif self._drain_since is not None:
+            self._sweep_drain(now, self._drain_since)
+        elif self._idle_since is not None:
+            self._sweep_idle(now, self._idle_since)
+        for stream in list(self._streams.values()):
+            self._sweep_stream(stream, now)
+
+    def _sweep_drain(self, now: float, since: float) -> None:
+        if self._goaway_sent_at is None:
+            if now - since > DRAIN_GAP:
+                self._send_first_goaway(now)
+        elif now - self._goaway_sent_at > DRAIN_PING_TIMEOUT:
+            self._send_final_goaway()
+
+    def _sweep_idle(self, now: float, since: float) -> None:
+        if now - since > self.worker.keepalive_timeout:
+            self._close(ErrorCodes.NO_ERROR)
+        elif not self._frames.preface_seen and now - self._opened_at > PREFACE_TIMEOUT:
+            self._close(ErrorCodes.PROTOCOL_ERROR, b"no connection preface")
+
+    def _sweep_stream(self, stream: Http2Stream, now: float) -> None:
+        buffer = stream.buffer
+        if stream.response_ended:
+            if now - stream.ended_at > DISCARD_TIMEOUT:
+                self.reset(stream, ErrorCodes.NO_ERROR)
+        elif buffer.size and now - buffer.progress_at > STALL_TIMEOUT:
+            log.debug("Client does not take its response", extra={"client": self.client})
+            self.reset(stream, ErrorCodes.CANCEL)
+        elif not stream.client_ended and not stream.headers_sent and stream.below_rate_floor(now):
+            self._refuse_body(stream, 408)
+
+
+def _error_code(exc: ProtocolError) -> ErrorCodes:
+    """The error code for what `h2` raised (RFC 9113 section 7)."""
+    if isinstance(exc, DenialOfServiceError):
+        return ErrorCodes.ENHANCE_YOUR_CALM
+    if isinstance(exc.__cause__, HPACKError | IndexError | UnicodeDecodeError):
+        return ErrorCodes.COMPRESSION_ERROR  # section 4.3; h2 says PROTOCOL_ERROR
+    return ErrorCodes(exc.error_code)
+
+
+_HANDLERS: dict[type[events.Event], Any] = {
+    events.RequestReceived: Http2Connection._request_received,
+    events.DataReceived: Http2Connection._data_received,
+    events.TrailersReceived: Http2Connection._trailers_received,
+    events.StreamEnded: Http2Connection._stream_ended,
+    events.StreamReset: Http2Connection._stream_reset,
+    events.WindowUpdated: Http2Connection._window_updated,
+    events.RemoteSettingsChanged: Http2Connection._settings_changed,
+    events.PingAckReceived: Http2Connection._ping_acknowledged,
+}

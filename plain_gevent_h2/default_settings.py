@@ -1,0 +1,22 @@
+"""The settings this package adds. Plain's own `SERVER_*` settings keep their meaning."""
+
+# Which kind of worker `plain server` starts: "asyncio" (Plain's own) or "gevent-h2".
+SERVER_WORKER: str = "asyncio"
+
+# The protocols offered in the TLS handshake (ALPN), most wanted first: "h2", "h1".
+SERVER_HTTP_PROTOCOLS: str = "h2,h1"
+
+# SETTINGS_INITIAL_WINDOW_SIZE: bytes of a request body that a client may send on one
+# stream before the server has taken them in.
+SERVER_H2_INITIAL_WINDOW_SIZE: int = 1048576
+
+# SETTINGS_MAX_FRAME_SIZE: bytes, 16384 to 16777215.
+SERVER_H2_MAX_FRAME_SIZE: int = 16384
+
+# SETTINGS_MAX_HEADER_LIST_SIZE: bytes of a request's uncompressed header fields, each
+# counted with 32 bytes on top. A request past it is answered with a 431.
+SERVER_H2_MAX_HEADER_LIST_SIZE: int = 65536
+
+# The most streams (HTTP/1.1 requests included) that run at once in one worker. More than
+# these wait for a free place.
+SERVER_MAX_RUNNING_STREAMS: int = 10000

@@ -1,0 +1,274 @@
+"""Splits what a peer sends into HTTP/2 frames, and settles those that `h2` should not see.
+
+`h2` does not take a GOAWAY and stay open, treats some stream errors as connection errors,
+and names some errors wrongly. `FrameReader` looks at each frame's header first: it raises
+`ConnectionFault` for a violation it can tell from there, hands frames that `h2` handles on
+in whole runs of bytes, and gives the others to its caller.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from h2.errors import ErrorCodes
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+FRAME_HEADER_SIZE = 9
+
+#: The size of a GOAWAY frame without debug data (RFC 9113 section 6.8).
+GOAWAY_SIZE = FRAME_HEADER_SIZE + 8
+
+#: The highest stream identifier: "every stream may still be processed" in a GOAWAY.
+MAX_STREAM_ID = 2**31 - 1
+
+
+class FrameType(IntEnum):
+    """Frame types of RFC 9113 section 6."""
+
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RST_STREAM = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+
+ACK = 0x1
+END_HEADERS = 0x4
+
+_HEADER = struct.Struct(">HBBBL")
+
+
+class ConnectionFault(Exception):
+    """The peer broke the protocol in a way that ends the connection (RFC 9113 section 5.4.1).
+
+    `code` goes into the GOAWAY, `reason` into its debug data and the log.
+    """
+
+    def __init__(self, code: ErrorCodes, reason: str) -> None:
+        super().__init__(f"{code.name}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFault:
+    """The peer broke the protocol on one stream (RFC 9113 section 5.4.2)."""
+
+    stream_id: int
+    code: ErrorCodes
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """The peer is going away (RFC 9113 section 6.8). Its streams are still to be served."""
+
+    code: int
+
+
+def goaway(last_stream_id: int, code: ErrorCodes, debug: bytes = b"") -> bytes:
+    """A GOAWAY frame, in bytes. Written beside `h2`, which takes one for the end."""
+    payload = struct.pack(">LL", last_stream_id, code) + debug
+    return _HEADER.pack(0, len(payload), FrameType.GOAWAY, 0, 0) + payload
+
+
+class FrameReader:
+    """The frames of one connection, in the order they arrived.
+
+    `max_frame_size` is what we told the peer in our SETTINGS, in bytes.
+    """
+
+    def __init__(self, max_frame_size: int) -> None:
+        self._max_frame_size = max_frame_size
+        self._buffer = bytearray()
+        self._preface_seen = False
+        self._settings_seen = False
+        # The stream whose header block is open: only its CONTINUATION may follow.
+        self._block_stream_id = 0
+
+    @property
+    def preface_seen(self) -> bool:
+        """Whether the client has sent its whole preface, SETTINGS included."""
+        return self._settings_seen
+
+    def feed(
+        self, data: bytes, highest_stream_id: int
+    ) -> Iterator[bytes | StreamFault | GoAway]:
+        """Yield what is complete: bytes for `h2`, and frames that it should not see.
+
+        `highest_stream_id` is the highest stream the peer has opened so far. Raises
+        `ConnectionFault`, after everything that came before the violation was yielded.
+        """
+        buffer = self._buffer
+        buffer += data
+        if not self._preface_seen and not self._take_preface():
+            return
+        start = pos = 0
+        try:
+            while len(buffer) - pos >= FRAME_HEADER_SIZE:
+                high, low, kind, flags, stream_id = _HEADER.unpack_from(buffer, pos)
+                length = (high << 8) | low
+                stream_id &= MAX_STREAM_ID
+                if length > self._max_frame_size:
+                    raise ConnectionFault(
+                        ErrorCodes.FRAME_SIZE_ERROR, f"frame of {length} bytes"
+                    )
+                end = pos + FRAME_HEADER_SIZE + length
+                if len(buffer) < end:
+                    break
+                self._check_order(kind, flags, stream_id)
+                if kind == FrameType.HEADERS and stream_id > highest_stream_id:
+                    highest_stream_id = stream_id
+                for_h2 = kind in _FOR_H2
+                item: StreamFault | GoAway | None = None
+                if kind in _LOOKED_AT:
+                    payload = memoryview(buffer)[pos + FRAME_HEADER_SIZE : end]
+                    try:
+                        item = _look(kind, flags, stream_id, payload, highest_stream_id)
+                    finally:
+                        payload.release()
+                if for_h2 and item is None:
+                    pos = end
+                    continue
+                if pos > start:
+                    yield bytes(memoryview(buffer)[start:pos])
+                start = pos = end
+                if item is not None:
+                    yield item
+            if pos > start:
+                run = bytes(memoryview(buffer)[start:pos])
+                start = pos
+                yield run
+        except ConnectionFault:
+            if pos > start:
+                yield bytes(memoryview(buffer)[start:pos])
+            raise
+        finally:
+            del buffer[:pos]
+
+    def _take_preface(self) -> bool:
+        """Check the client connection preface (RFC 9113 section 3.4); True once it is whole."""
+        buffer = self._buffer
+        if not PREFACE.startswith(buffer[: len(PREFACE)]):
+            raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "invalid connection preface")
+        if len(buffer) < len(PREFACE):
+            return False
+        del buffer[: len(PREFACE)]
+        self._preface_seen = True
+        return True
+
+    def _check_order(self, kind: int, flags: int, stream_id: int) -> None:
+        """What may come next, whatever is in it (RFC 9113 sections 3.4 and 6.10)."""
+        if self._block_stream_id:
+            if kind != FrameType.CONTINUATION or stream_id != self._block_stream_id:
+                raise ConnectionFault(
+                    ErrorCodes.PROTOCOL_ERROR, "frame inside a header block"
+                )
+            if flags & END_HEADERS:
+                self._block_stream_id = 0
+        elif kind == FrameType.CONTINUATION:
+            raise ConnectionFault(
+                ErrorCodes.PROTOCOL_ERROR, "CONTINUATION outside a header block"
+            )
+        elif not self._settings_seen:
+            if kind != FrameType.SETTINGS or flags & ACK:
+                raise ConnectionFault(
+                    ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS"
+                )
+            self._settings_seen = True
+        elif kind == FrameType.HEADERS and not flags & END_HEADERS:
+            self._block_stream_id = stream_id
+
+
+#: Frames that `h2` handles. PRIORITY is deprecated and ignored (RFC 9113 section 5.3.2),
+#: as frames of unknown types are (section 4.1).
+_FOR_H2 = frozenset(
+    (
+        FrameType.DATA,
+        FrameType.HEADERS,
+        FrameType.RST_STREAM,
+        FrameType.SETTINGS,
+        FrameType.PUSH_PROMISE,
+        FrameType.PING,
+        FrameType.WINDOW_UPDATE,
+        FrameType.CONTINUATION,
+    )
+)
+
+
+def _look(
+    kind: int, flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
+) -> StreamFault | GoAway | None:
+    """Settle a frame that `h2` gets wrong; None if it may go on as it is."""
+    return _LOOKED_AT[FrameType(kind)](flags, stream_id, payload, highest_stream_id)
+
+
+def _look_at_priority(
+    _flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
+) -> StreamFault | None:
+    """RFC 9113 section 6.3. On a stream that is idle there is nothing to reset."""
+    if stream_id == 0:
+        raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "PRIORITY on stream 0")
+    code = None
+    if len(payload) != 5:
+        code = ErrorCodes.FRAME_SIZE_ERROR
+    elif int.from_bytes(payload[:4]) & MAX_STREAM_ID == stream_id:
+        code = ErrorCodes.PROTOCOL_ERROR  # RFC 7540 section 5.3.1: it depends on itself
+    if code is None:
+        return None
+    if stream_id > highest_stream_id:
+        raise ConnectionFault(code, "malformed PRIORITY")
+    return StreamFault(stream_id, code)
+
+
+def _look_at_rst_stream(
+    _flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
+) -> None:
+    """RFC 9113 section 6.4: resetting an idle stream is a connection error; `h2` ignores it."""
+    if len(payload) == 4 and stream_id > highest_stream_id:
+        raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+
+
+def _look_at_settings(
+    flags: int, stream_id: int, payload: memoryview, _highest_stream_id: int
+) -> None:
+    """RFC 9113 section 6.5: `h2` calls an ACK with a payload a PROTOCOL_ERROR."""
+    if stream_id == 0 and flags & ACK and payload:
+        raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
+
+
+def _look_at_goaway(
+    _flags: int, stream_id: int, payload: memoryview, _highest_stream_id: int
+) -> GoAway:
+    """RFC 9113 section 6.8."""
+    if stream_id != 0:
+        raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "GOAWAY on a stream")
+    if len(payload) < 8:
+        raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, "GOAWAY too short")
+    return GoAway(int.from_bytes(payload[4:8]))
+
+
+def _look_at_window_update(
+    _flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
+) -> StreamFault | None:
+    """RFC 9113 section 6.9: an increment of 0 on a stream is that stream's error only."""
+    if len(payload) != 4 or not 0 < stream_id <= highest_stream_id:
+        return None
+    if int.from_bytes(payload) & MAX_STREAM_ID:
+        return None
+    return StreamFault(stream_id, ErrorCodes.PROTOCOL_ERROR)
+
+
+_LOOKED_AT = {
+    FrameType.PRIORITY: _look_at_priority,
+    FrameType.RST_STREAM: _look_at_rst_stream,
+    FrameType.SETTINGS: _look_at_settings,
+    FrameType.GOAWAY: _look_at_goaway,
+    FrameType.WINDOW_UPDATE: _look_at_window_update,
+}

@@ -1,0 +1,191 @@
+"""HTTP/2 header fields: the rules for a request's, and the building of a response's.
+
+`h2` can check a request's fields too, but ends the connection for a bad one, where RFC
+9113 section 8.1.1 asks for an error of the stream. So its own checks are off and these,
+in one pass, take their place.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any
+
+from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
+from plain.http import content_length_forbidden
+from plain.server.http.errors import InvalidHeader, InvalidHeaderName
+from plain.server.http.message import LIMIT_REQUEST_FIELDS, TOKEN_RE
+from plain.server.http.response import HEADER_VALUE_RE
+
+#: Cookies a request may be split into (RFC 9113 section 8.2.3), beside the limit for other
+#: fields, which is Plain's own. Browsers keep at most 180 cookies for a site.
+LIMIT_COOKIE_FIELDS = 256
+
+#: RFC 9113 section 6.5.2: what each field counts beside its name and value, in bytes.
+FIELD_OVERHEAD = 32
+
+_NAME_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+# RFC 9113 section 8.2.1, and RFC 9110 section 5.5 for the other control characters.
+_BAD_VALUE_RE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]$")
+_METHOD_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# RFC 9113 section 8.3.1: an absolute path, without the fragment that clients never send.
+_PATH_RE = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
+_AUTHORITY_RE = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
+
+_PSEUDO_HEADERS = frozenset((b":method", b":scheme", b":authority", b":path"))
+_CONNECTION_SPECIFIC = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
+
+
+class MalformedRequest(Exception):
+    """RFC 9113 section 8.1.1: the stream ends with PROTOCOL_ERROR."""
+
+
+class HeadersTooLarge(Exception):
+    """More, or larger, header fields than the server takes: a 431."""
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request's header fields, checked.
+
+    `fields` has them all, pseudo-header fields first, names in lower case.
+    """
+
+    method: str
+    path: str
+    content_length: int | None
+    fields: list[tuple[str, str]]
+
+
+def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> RequestHead:
+    """Check a request's header fields (RFC 9113 sections 8.2 and 8.3).
+
+    `max_list_size` is in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them. Raises
+    `MalformedRequest` or `HeadersTooLarge`.
+    """
+    pseudo: dict[bytes, bytes] = {}
+    fields: list[tuple[str, str]] = []
+    host: bytes | None = None
+    content_length: bytes | None = None
+    cookies = size = 0
+    for name, value in raw:
+        size += len(name) + len(value) + FIELD_OVERHEAD
+        if value and _BAD_VALUE_RE.search(value):
+            raise MalformedRequest(f"invalid value of {name!r}")
+        if name[:1] == b":":
+            if len(fields) > len(pseudo) or name in pseudo or name not in _PSEUDO_HEADERS:
+                raise MalformedRequest(f"misplaced, repeated or unknown {name!r}")
+            pseudo[name] = value
+        elif name == b"cookie":
+            cookies += 1
+        elif name == b"host":
+            if host is not None:
+                raise MalformedRequest("more than one host")
+            host = value
+        elif name == b"content-length":
+            content_length = value
+        elif name == b"te":
+            if value.lower() != b"trailers":
+                raise MalformedRequest("te other than trailers")
+        elif name in _CONNECTION_SPECIFIC:
+            raise MalformedRequest(f"connection-specific {name!r}")
+        elif not _NAME_RE.fullmatch(name):
+            raise MalformedRequest(f"invalid name {name!r}")
+        fields.append((name.decode("ascii"), value.decode("utf-8", "surrogateescape")))
+    # After the loop, so that a malformed request is called that whatever its size.
+    if size > max_list_size or cookies > LIMIT_COOKIE_FIELDS:
+        raise HeadersTooLarge(f"{size} bytes of header fields, {cookies} cookies")
+    if len(fields) - len(pseudo) - cookies > LIMIT_REQUEST_FIELDS:
+        raise HeadersTooLarge(f"{len(fields)} header fields")
+    _check_pseudo_headers(pseudo, host)
+    return RequestHead(
+        method=pseudo[b":method"].decode("ascii"),
+        path=pseudo[b":path"].decode("utf-8", "surrogateescape"),
+        # `h2` has refused one that is not a number, or two that differ.
+        content_length=None if content_length is None else int(content_length),
+        fields=fields,
+    )
+
+
+def _check_pseudo_headers(pseudo: dict[bytes, bytes], host: bytes | None) -> None:
+    """RFC 9113 section 8.3.1."""
+    method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+    if not _METHOD_RE.fullmatch(method):
+        raise MalformedRequest("missing or invalid :method")
+    if method == b"CONNECT":
+        raise MalformedRequest("CONNECT: this server is no proxy")
+    if pseudo.get(b":scheme", b"") not in (b"https", b"http"):
+        raise MalformedRequest("missing or unknown :scheme")
+    if not _PATH_RE.fullmatch(path) and not (path == b"*" and method == b"OPTIONS"):
+        raise MalformedRequest("missing or invalid :path")
+    authority = pseudo.get(b":authority")
+    if authority is None:
+        authority = host
+    elif host is not None and host.lower() != authority.lower():
+        raise MalformedRequest(":authority and host differ")
+    if authority is None or not _AUTHORITY_RE.fullmatch(authority):
+        raise MalformedRequest("missing or invalid :authority")
+
+
+def check_trailers(raw: list[tuple[bytes, bytes]]) -> None:
+    """RFC 9113 section 8.1: trailers have no pseudo-header fields. Raises `MalformedRequest`."""
+    for name, value in raw:
+        if not _NAME_RE.fullmatch(name) or _BAD_VALUE_RE.search(value):
+            raise MalformedRequest(f"invalid trailer {name!r}")
+
+
+#: HTTP/1.1's hop-by-hop fields, which no HTTP/2 response may have (RFC 9113 section 8.2.2).
+_NOT_IN_RESPONSES = frozenset(
+    ("connection", "proxy-connection", "transfer-encoding", "keep-alive", "upgrade", "te")
+)
+
+
+class _Date:
+    """The `date` field, formatted anew once a second (it costs 4 us)."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._field = HeaderTuple("date", "")
+
+    def field(self) -> HeaderTuple:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._field = HeaderTuple("date", formatdate(second, usegmt=True))
+        return self._field
+
+
+_date = _Date()
+_SERVER = HeaderTuple("server", "plain")
+
+
+def response_headers(response: Any) -> list[HeaderTuple]:
+    """The HTTP/2 header fields of a Plain response.
+
+    Raises `InvalidHeader` or `InvalidHeaderName` for one that must not reach the wire.
+    """
+    status = response.status_code
+    fields = [HeaderTuple(":status", str(status)), _SERVER, _date.field()]
+    for name, value in response.headers.items():
+        lower = name.lower()
+        if value is None or lower in _NOT_IN_RESPONSES or lower in ("server", "date"):
+            continue
+        if lower == "content-length" and content_length_forbidden(status):
+            continue
+        if not TOKEN_RE.fullmatch(name):
+            raise InvalidHeaderName(name)
+        fields.append(HeaderTuple(lower, _checked(name, value)))
+    for cookie in response.cookies.values():
+        value = _checked("set-cookie", cookie.output(header=""))
+        # Out of the compression table: it is secret, and no two are alike (RFC 7541
+        # section 7.1.3).
+        fields.append(NeverIndexedHeaderTuple("set-cookie", value))
+    return fields
+
+
+def _checked(name: str, value: str) -> bytes:
+    if not HEADER_VALUE_RE.fullmatch(value):
+        raise InvalidHeader(f"{name}: {value!r}")
+    return value.strip(" \t").encode("latin-1")

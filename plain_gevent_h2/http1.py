@@ -1,0 +1,390 @@
+"""One HTTP/1.1 connection, with the same stream interface as HTTP/2.
+
+Plain's own parser, limits, error pages and response framing; only the reading and writing
+is ours, since Plain's waits on an asyncio loop.
+"""
+
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+from gevent.socket import socket
+from plain.http import Response, WebSocketResponse
+from plain.logs import get_framework_logger
+from plain.server import util
+from plain.server.connection import DRAIN_MIN_RECV, RECV_PROGRESS_TIMEOUT
+from plain.server.http import h1
+from plain.server.http.errors import LimitRequestBody, LimitRequestHeaders, ParseException
+from plain.server.http.message import Request as ParsedRequest
+from plain.server.http.request import create_request
+from plain.server.http.sink import BodyRateFloor, BodySink, ChunkedDecoder
+
+from .stream import ClientGone, Stream
+from .tls import close_our_side
+
+if TYPE_CHECKING:
+    from plain.http import Request
+
+    from .worker import GeventWorker
+
+log = get_framework_logger()
+
+RECV_SIZE = 64 * 1024
+
+#: Seconds for which a write may wait for the client to take it.
+SEND_TIMEOUT = 60.0
+
+
+def _run[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of Plain's that only awaits our own writes, which never suspend it."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise RuntimeError("Plain's HTTP/1.1 writer waited for an event loop")
+
+
+class _Output:
+    """What Plain's response writes to: the part of `asyncio.StreamWriter` that it uses.
+
+    Small pieces are kept until `flush()`, so that headers and body leave in one packet.
+    """
+
+    def __init__(self, sock: socket) -> None:
+        self._sock = sock
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    async def drain(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        """Send what was written. Blocks the greenlet; raises `OSError`."""
+        pieces, self._pieces = self._pieces, []
+        head: list[bytes] = []
+        for piece in pieces:
+            head.append(piece)
+            if len(piece) >= RECV_SIZE:  # not worth a copy
+                self._send(b"".join(head[:-1]))
+                self._send(piece)
+                head.clear()
+        self._send(b"".join(head))
+
+    def _send(self, data: bytes) -> None:
+        if data:
+            self._sock.settimeout(SEND_TIMEOUT)
+            self._sock.sendall(data)
+
+
+class _IncompleteBody(Exception):
+    """The request's body did not arrive, or too slowly: a 408."""
+
+
+class Http1Stream(Stream):
+    """One request of an HTTP/1.1 connection."""
+
+    def __init__(
+        self,
+        connection: "Http1Connection",
+        parsed: ParsedRequest,
+        response: Any,
+        sink: BodySink,
+        ingest_seconds: float,
+    ) -> None:
+        super().__init__(connection.worker)
+        self._connection = connection
+        self._sink = sink
+        self._ingest_seconds = ingest_seconds
+        self.log_request = self._parsed = parsed
+        self.log_response = self._response = response
+        self.keep_alive = False
+        self.done = Event()
+
+    def build_request(self) -> "Request":
+        return create_request(
+            self._parsed,
+            self._connection.client,
+            self._connection.server,
+            stream=self._sink.finish(),
+            received=self._sink.received,
+            ingest_seconds=self._ingest_seconds,
+        )
+
+    def send_headers(self, response: Response, *, end_stream: bool) -> None:
+        if isinstance(response, WebSocketResponse):
+            raise NotImplementedError("WebSockets are not served by the gevent-h2 worker yet")
+        # The one place where a shutdown is looked at: a response that promises keep-alive
+        # is followed by one more wait for a request.
+        if not self.worker.alive:
+            self._response.force_close()
+        self._response.prepare_response(response)
+        _run(self._response.async_send_headers())
+        self.headers_sent = True
+        if end_stream:
+            self.end()
+        elif response.streaming:
+            self._flush()
+
+    def send_data(self, data: bytes) -> None:
+        _run(self._response.async_write(data))
+        self._flush()
+
+    def end(self) -> None:
+        _run(self._response.async_close())
+        self._flush()
+        self.keep_alive = not self._response.should_close()
+
+    def _flush(self) -> None:
+        try:
+            self._connection.output.flush()
+        except OSError as exc:
+            self.client_gone()
+            raise ClientGone from exc
+
+    def send_error(self, status: int) -> None:
+        reason = {500: "Internal Server Error"}[status]
+        _run(self._connection.write_error(status, reason, ""))
+
+    def abort(self) -> None:
+        self.keep_alive = False  # the missing rest tells the client that it failed
+
+    def finished(self) -> None:
+        self._sink.close()
+        self.done.set()
+
+
+class Http1Connection:
+    """The HTTP/1.1 side of one accepted connection. `run()` is its only greenlet, but for
+    the one of the request that it has under way.
+
+    Plain's functions take it for their own `Connection`: `client`, `server`, `is_ssl`,
+    `writer`, `req_count`, `request_is_head` and `write_error` are for them.
+    """
+
+    def __init__(self, worker: "GeventWorker", sock: socket, client: Any, server: Any) -> None:
+        self.worker = worker
+        self.client = client
+        self.server = server
+        self.is_ssl = worker.app.is_ssl
+        self.req_count = 0
+        self.request_is_head = False
+        self.output = self.writer = _Output(sock)
+        self._sock = sock
+        self._buffer = bytearray()  # received, not yet used
+        self._idle_since: float | None = time.monotonic()
+        self._drain_since: float | None = None
+
+    # -- the worker's verbs ---------------------------------------------------
+
+    def drain(self) -> None:
+        """Close when idle, after the grace that a request on its way needs."""
+        self._drain_since = time.monotonic()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if it was idle for too long."""
+        if self._idle_since is None:
+            return
+        grace = min(RECV_PROGRESS_TIMEOUT, max(DRAIN_MIN_RECV, self._drain_seconds_left(now)))
+        if now - self._idle_since > self.worker.keepalive_timeout or (
+            self._drain_since is not None and now - self._drain_since > grace
+        ):
+            self.abort()
+
+    def abort(self) -> None:
+        self._sock.close()
+
+    def _drain_seconds_left(self, now: float) -> float:
+        deadline = self.worker.drain_read_deadline
+        return RECV_PROGRESS_TIMEOUT if deadline is None else deadline - now
+
+    # -- the connection's greenlet --------------------------------------------
+
+    def run(self) -> None:
+        """Serve requests until the connection is over. Raises `OSError`."""
+        while self._wait_for_request() and self._serve_request():
+            pass
+
+    def _wait_for_request(self) -> bool:
+        if not self._buffer:
+            self._idle_since = time.monotonic()
+            self._sock.settimeout(None)  # sweep() ends it
+            self._receive()
+        self._idle_since = None
+        return bool(self._buffer)
+
+    def _receive(self, size: int = RECV_SIZE) -> bool:
+        data = self._sock.recv(size)
+        self._buffer += data
+        return bool(data)
+
+    def _serve_request(self) -> bool:
+        """Serve one request; True if another may follow on this connection."""
+        try:
+            head = self._read_head()
+        except LimitRequestHeaders as exc:
+            return self._refuse(None, exc)
+        if head is None:
+            return False
+        if self._is_healthcheck(head):
+            return self._answer_healthcheck()
+        try:
+            parsed, response, started = h1.parse_request(self.worker, self, head)  # type: ignore[arg-type]
+            self._check_length(parsed)
+        except Exception as exc:
+            return self._refuse(None, exc)
+        return self._serve_parsed(parsed, response)
+
+    def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
+        if h1._expects_continue(parsed):
+            self.output.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.output.flush()
+        worker = self.worker
+        sink = BodySink(
+            spool_size=worker.body_max_memory_size,
+            max_size=worker.max_request_body,
+            budget=worker.body_budget,
+        )
+        started = time.monotonic()
+        try:
+            self._ingest(sink, parsed)
+        except _IncompleteBody:
+            sink.close()
+            _run(self.write_error(408, "Request Timeout", "Incomplete request body"))
+            return self._linger()
+        except (ParseException, OSError) as exc:
+            sink.close()
+            return self._refuse(parsed, exc)
+        stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
+        self.req_count += 1
+        worker.slots.run(stream)
+        stream.done.wait()
+        return stream.keep_alive
+
+    def _check_length(self, parsed: ParsedRequest) -> None:
+        limit, length = self.worker.max_request_body, parsed.content_length
+        if limit is not None and length is not None and length > limit:
+            raise LimitRequestBody(length, limit)
+
+    def _read_head(self) -> bytes | None:
+        """A request's line and headers; None if they do not come.
+
+        Raises `LimitRequestHeaders`.
+        """
+        buffer, scanned = self._buffer, 0
+        self.request_is_head = False
+        deadline = time.monotonic() + h1.HEADER_READ_TIMEOUT
+        while True:
+            while buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2
+                del buffer[:2]
+            end = buffer.find(b"\r\n\r\n", scanned)
+            if end >= 0 or len(buffer) > h1.MAX_HEADER_SIZE:
+                self.request_is_head = buffer.startswith(b"HEAD ")
+            if end >= 0:
+                head = bytes(buffer[: end + 4])
+                del buffer[: end + 4]
+                return head
+            if len(buffer) > h1.MAX_HEADER_SIZE:
+                raise LimitRequestHeaders("Request headers exceeded max size")
+            scanned = max(0, len(buffer) - 3)
+            now = time.monotonic()
+            if now >= deadline or (self._drain_since and h1._drain_expired(self.worker)):
+                return None
+            self._sock.settimeout(min(deadline - now, h1._recv_timeout(self.worker)))
+            try:
+                if not self._receive():
+                    return None
+            except TimeoutError:
+                return None
+
+    def _ingest(self, sink: BodySink, parsed: ParsedRequest) -> None:
+        """Take in the whole body, as Plain's own worker does before it runs the view.
+
+        Raises `_IncompleteBody`, and what `BodySink` and `ChunkedDecoder` raise.
+        """
+        rate = BodyRateFloor(self.worker.body_min_rate)
+        if parsed.content_length is None:
+            self._ingest_chunked(sink, parsed, rate)
+            return
+        remaining = parsed.content_length
+        while True:
+            piece = bytes(self._buffer[:remaining])
+            del self._buffer[: len(piece)]
+            if piece:
+                sink.feed(piece)
+                remaining -= len(piece)
+            if not remaining:
+                return
+            self._receive_body(rate)
+
+    def _ingest_chunked(self, sink: BodySink, parsed: ParsedRequest, rate: BodyRateFloor) -> None:
+        decoder = ChunkedDecoder()
+        while True:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            if decoded := decoder.feed(data):
+                sink.feed(decoded)
+            if decoder.finished:
+                self._buffer += decoder.leftover
+                if decoder.trailers:
+                    parsed.parse_headers(decoder.trailers)  # to refuse bad ones
+                return
+            self._receive_body(rate)
+
+    def _receive_body(self, rate: BodyRateFloor) -> None:
+        if rate.violated() or h1._drain_expired(self.worker):
+            raise _IncompleteBody
+        started = time.monotonic()
+        self._sock.settimeout(h1._recv_timeout(self.worker, h1.BODY_RECV_TIMEOUT))
+        try:
+            received = self._receive()
+        except OSError as exc:
+            raise _IncompleteBody from exc
+        if not received:
+            raise _IncompleteBody
+        # The buffer was empty before.
+        rate.record(waited=time.monotonic() - started, received=len(self._buffer))
+
+    # -- answers that need no view --------------------------------------------
+
+    def _is_healthcheck(self, head: bytes) -> bool:
+        path = self.worker.healthcheck_path_bytes
+        return bool(path) and h1.extract_request_path(head) == path
+
+    def _answer_healthcheck(self) -> bool:
+        head_only = self.request_is_head
+        self.output.write(h1.HEALTHCHECK_RESPONSE_HEAD if head_only else h1.HEALTHCHECK_RESPONSE)
+        self.output.flush()
+        return self._linger()
+
+    def _refuse(self, parsed: ParsedRequest | None, exc: Exception) -> bool:
+        """Answer with Plain's error page for `exc`, which is being handled, and close."""
+        _run(h1.async_handle_error(self.worker, parsed, self, exc))  # type: ignore[arg-type, misc]
+        return self._linger()
+
+    async def write_error(self, status: int, reason: str, message: str) -> None:
+        page = util._error_response_bytes(status, reason, message, head=self.request_is_head)
+        self.output.write(page)
+        try:
+            self.output.flush()
+        except OSError:
+            log.debug("Client left before its error page", extra={"client": self.client})
+
+    def _linger(self) -> bool:
+        """Close our side and read on for a while, so that the answer is not lost to a reset."""
+        close_our_side(self._sock)
+        discarded = 0
+        with gevent.Timeout(h1.LINGER_CLOSE_TIMEOUT, False):
+            while discarded < h1.LINGER_CLOSE_MAX_BYTES:
+                try:
+                    data = self._sock.recv(RECV_SIZE)
+                except (OSError, ValueError):
+                    break
+                if not data:
+                    break
+                discarded += len(data)
+        return False

@@ -1,0 +1,246 @@
+"""Runs Plain's middleware, view and response body in the calling greenlet.
+
+The only file that touches the inside of Plain's handler, and the only one that knows its
+two lines apart: 0.164 (the last for Python 3.13) ends the request's span when the view
+returns, 0.165 and later when the response is closed.
+"""
+
+import contextvars
+import io
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from plain.http import AsyncStreamingResponse, FileResponse
+from plain.internal.handlers import base
+from plain.logs import get_framework_logger
+
+from .asyncio_bridge import AsyncioThread
+
+try:
+    from plain.internal.handlers.response_lifecycle import ResponseLifecycle
+except ImportError:  # Plain 0.164
+    ResponseLifecycle = None  # type: ignore[assignment, misc]
+
+if TYPE_CHECKING:
+    from plain.http import Request, Response
+
+log = get_framework_logger()
+
+#: Bytes read from a file at once, each read a trip to a native thread (about 60 us).
+FILE_BLOCK_SIZE = 256 * 1024
+
+_END: Any = object()
+
+
+class ResponseBodyFailed(Exception):
+    """The response's body raised. It is logged already."""
+
+
+class Handled(ABC):
+    """A request that the pipeline has run, with a response that is not sent yet.
+
+    Used by one greenlet, the stream's: read `chunks()` (or not), then `close()` once. A
+    generator is closed in the greenlet and the context that ran it.
+    """
+
+    def __init__(
+        self, response: "Response", context: contextvars.Context, bridge: AsyncioThread
+    ) -> None:
+        self.response = response
+        self._context = context
+        self._bridge = bridge
+
+    @property
+    def headers_first(self) -> bool:
+        """Whether the headers go out before the first chunk.
+
+        An async stream is open-ended (server-sent events): the client should see it open.
+        Any other body that fails before its first chunk can still become a 500.
+        """
+        return isinstance(self.response, AsyncStreamingResponse)
+
+    def chunks(self) -> Generator[bytes]:
+        """The body of a streaming response, each chunk as soon as it is there.
+
+        Raises `ResponseBodyFailed`.
+        """
+        with closing(self._pull()) as pull:
+            while True:
+                try:
+                    chunk = next(pull, _END)
+                except Exception as exc:
+                    self._body_failed(exc)
+                    raise ResponseBodyFailed(str(exc)) from exc
+                if chunk is _END:
+                    return
+                self._body_sent(len(chunk))
+                yield chunk
+
+    def _pull(self) -> Generator[bytes]:
+        response = self.response
+        if isinstance(response, AsyncStreamingResponse):
+            return self._bridge.iterate(response, self._context)
+        file = getattr(response, "file_to_stream", None)
+        if isinstance(response, FileResponse) and _is_disk_file(file):
+            return _read_in_native_thread(file)
+        return self._pull_generator(response)
+
+    def _pull_generator(self, response: "Response") -> Generator[bytes]:
+        iterator = self._context.run(iter, response)  # type: ignore[arg-type]
+        run = self._context.run
+        while (chunk := run(next, iterator, _END)) is not _END:
+            yield chunk
+
+    @abstractmethod
+    def _body_failed(self, exc: Exception) -> None: ...
+
+    def _body_sent(self, size: int) -> None:
+        """Count `size` bytes of a streaming body."""
+
+    @abstractmethod
+    def close(self, sent_status: int | None) -> None:
+        """Run the response's closers and end what is left of the span.
+
+        `sent_status` is the status that went out: None if nothing did.
+        """
+
+
+class _Handled164(Handled):
+    """Plain 0.164: the span is over, only the closers are left."""
+
+    def _body_failed(self, exc: Exception) -> None:
+        self._context.run(log.error, "Response body failed", exc_info=exc)
+
+    def close(self, sent_status: int | None) -> None:
+        self._context.run(self.response.close)
+
+
+class _HandledWithLifecycle(Handled):
+    """Plain 0.165 and later: its `ResponseLifecycle` owns the closers and the span.
+
+    This does what `ResponseLifecycle.read()` does, a chunk at a time.
+    """
+
+    def __init__(
+        self, lifecycle: Any, context: contextvars.Context, bridge: AsyncioThread
+    ) -> None:
+        super().__init__(lifecycle.response, context, bridge)
+        self._lifecycle = lifecycle
+
+    def _body_failed(self, exc: Exception) -> None:
+        self._lifecycle._body_failed(exc, in_context=False)
+
+    def _body_sent(self, size: int) -> None:
+        self._lifecycle._body_read = True
+        self._lifecycle._body_bytes += size
+
+    def close(self, sent_status: int | None) -> None:
+        self._lifecycle.sent_status_code = sent_status
+        self._context.run(self._lifecycle._finish)
+
+
+class Pipeline:
+    """Plain's request handler, called from greenlets. One for a worker."""
+
+    def __init__(self, handler: base.BaseHandler) -> None:
+        self._handler: Any = handler
+        self._bridge = AsyncioThread()
+
+    def handle(self, request: "Request") -> Handled:
+        """Run `request` through middleware and its view, in the calling greenlet.
+
+        As in Plain's own worker, the request gets an empty `contextvars.Context` of its
+        own with the server span in it, and every part of it runs there. What the app
+        raises has become a response; what this raises is a failure of the framework.
+        """
+        handler = self._handler
+        context = contextvars.Context()
+        if ResponseLifecycle is None:
+            return self._handle_164(handler, request, context)
+        span = handler._start_request_span(request)
+        started = time.perf_counter()
+        context.run(otel_context.attach, trace.set_span_in_context(span))
+        try:
+            response = self._run(handler, request, context)
+        except BaseException as exc:
+            handler._fail_request_span(span, exc)
+            raise
+        lifecycle = handler._response_lifecycle(
+            response,
+            request=request,
+            request_context=context,
+            span=span,
+            started=started,
+            executor=None,
+        )
+        return _HandledWithLifecycle(lifecycle, context, self._bridge)
+
+    def _handle_164(
+        self, handler: Any, request: "Request", context: contextvars.Context
+    ) -> Handled:
+        with handler._start_request_span(request) as span:
+            context.run(otel_context.attach, otel_context.get_current())
+            started = time.perf_counter()
+            response = self._run(handler, request, context)
+            response._resource_closers.append(request.close)
+            response.request_context = context
+            handler._finalize_span(span, response)
+            _record_duration_164(request, response, time.perf_counter() - started)
+        return _Handled164(response, context, self._bridge)
+
+    def _run(self, handler: Any, request: "Request", context: contextvars.Context) -> Any:
+        result = context.run(handler._run_sync_pipeline, request)
+        if not isinstance(result, base._AsyncViewPending):
+            return result
+        response = self._bridge.run(_await_view(handler, request, result), context)
+        return context.run(handler._finish_pipeline, request, response, result.ran_before)
+
+
+async def _await_view(handler: Any, request: "Request", pending: Any) -> Any:
+    """An async view's response, or the error response for what it raised."""
+    try:
+        response = await pending.coroutine
+        handler._check_response(response, pending.view_class)
+    except Exception as exc:
+        return base.response_for_exception(request, exc)
+    return response
+
+
+def _record_duration_164(request: "Request", response: "Response", seconds: float) -> None:
+    """The server's duration metric, with the attributes that Plain 0.164 gives it."""
+    method = request.method or ""
+    attributes: dict[str, str | int] = {
+        base.http_attributes.HTTP_REQUEST_METHOD: (
+            method if method in base._KNOWN_HTTP_METHODS else "_OTHER"  # type: ignore[attr-defined]
+        ),
+        base.http_attributes.HTTP_RESPONSE_STATUS_CODE: response.status_code,
+        base.url_attributes.URL_SCHEME: request.scheme,
+        base.network_attributes.NETWORK_PROTOCOL_NAME: "http",  # type: ignore[attr-defined]
+    }
+    if request.resolver_match and request.resolver_match.route is not None:
+        attributes[base.http_attributes.HTTP_ROUTE] = f"/{request.resolver_match.route}"
+    if response.status_code >= 500:
+        attributes[base.error_attributes.ERROR_TYPE] = str(response.status_code)
+    base.request_duration_histogram.record(seconds, attributes)  # type: ignore[attr-defined]
+
+
+def _is_disk_file(file: Any) -> bool:
+    """Whether reading `file` can block the hub and is safe in another native thread.
+
+    Other file-like objects (a `BytesIO`, a socket's file) never block, or block the
+    cooperative way, which only works in the hub's own thread.
+    """
+    file = getattr(file, "file", file)  # tempfile's wrapper
+    return isinstance(file, io.FileIO) or isinstance(getattr(file, "raw", None), io.FileIO)
+
+
+def _read_in_native_thread(file: Any) -> Generator[bytes]:
+    pool = gevent.get_hub().threadpool
+    while block := pool.apply(file.read, (FILE_BLOCK_SIZE,)):
+        yield block

@@ -1,0 +1,195 @@
+"""One request and its response: what the stream's greenlet runs, whatever the protocol."""
+
+import time
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gevent import Greenlet, GreenletExit
+from plain.http import Response, response_omits_body
+from plain.logs import get_framework_logger
+from plain.server.accesslog import log_access
+
+from .pipeline import Handled, ResponseBodyFailed
+
+if TYPE_CHECKING:
+    from plain.http import Request
+
+    from .worker import GeventWorker
+
+log = get_framework_logger()
+
+#: Seconds after its client left that a response body may go on without a write. A body
+#: that blocks for longer (on a queue, say) is stopped at that blocking point.
+STOP_GRACE = 1.0
+
+
+class ClientGone(Exception):
+    """The client reset the stream or left: there is nobody to answer."""
+
+
+class Stream(ABC):
+    """A request that was received whole, and the way its response goes back.
+
+    `run()` is the stream's greenlet. The verbs below it are the protocol's:
+    `connection.Http2Stream` and `http1.Http1Stream` have them. Each raises `ClientGone`
+    once the client has left.
+    """
+
+    #: Plain's access log reads these two.
+    log_request: Any
+    log_response: Any
+
+    def __init__(self, worker: "GeventWorker") -> None:
+        self.worker = worker
+        self.greenlet: Greenlet | None = None
+        self.headers_sent = False
+        self.gone_at: float | None = None  # monotonic time at which the client left
+        self._in_body = False
+
+    # -- the protocol's verbs -------------------------------------------------
+
+    @abstractmethod
+    def build_request(self) -> "Request":
+        """Plain's request. Sets `log_request` and `log_response`."""
+
+    @abstractmethod
+    def send_headers(self, response: Response, *, end_stream: bool) -> None:
+        """Send the header fields of `response`.
+
+        Raises `InvalidHeader` or `InvalidHeaderName`, with nothing sent, for one that
+        must not reach the wire.
+        """
+
+    @abstractmethod
+    def send_data(self, data: bytes) -> None:
+        """Send a part of the body. Blocks while the client does not take it."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End the body."""
+
+    @abstractmethod
+    def send_error(self, status: int) -> None:
+        """Answer with one of the server's own error pages. Nothing was sent before."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End a response that began and cannot be completed."""
+
+    @abstractmethod
+    def finished(self) -> None:
+        """The greenlet is at its end: release what the stream holds."""
+
+    # -- the stream's greenlet ------------------------------------------------
+
+    def run(self) -> None:
+        """Handle the request and answer it. Raises nothing."""
+        try:
+            self._run()
+        except (ClientGone, GreenletExit):
+            pass
+        except Exception:
+            log.exception("Error handling request")
+            self.abort()
+        finally:
+            self.finished()
+
+    def _run(self) -> None:
+        started = datetime.now(UTC)
+        try:
+            request = self.build_request()
+            handled = self.worker.pipeline.handle(request)
+        except Exception:
+            log.exception("Error handling request")
+            self.send_error(500)
+            return
+        self._answer(handled, started)
+
+    def _answer(self, handled: Handled, started: datetime) -> None:
+        response = handled.response
+        status: int | None = response.status_code
+        try:
+            self._send(handled)
+        except (ClientGone, GreenletExit):
+            if not self.headers_sent:
+                status = None
+            raise
+        except Exception as exc:
+            if not isinstance(exc, ResponseBodyFailed):
+                log.exception("Error sending response")
+            if self.headers_sent:
+                self.abort()
+            else:
+                status = 500
+                self.log_response.status = "500 Internal Server Error"
+                self.send_error(500)
+        finally:
+            if self.log_response.status is None:
+                self.log_response.status = f"{response.status_code} {response.reason_phrase}"
+            if response.log_access:
+                log_access(self.log_response, self.log_request, datetime.now(UTC) - started)
+            handled.close(status)
+
+    def _send(self, handled: Handled) -> None:
+        response = handled.response
+        if response_omits_body(method=self.log_request.method, status_code=response.status_code):
+            self.send_headers(response, end_stream=True)
+        elif response.streaming:
+            self._send_streaming(handled)
+        elif content := response.content:
+            if "Content-Length" not in response.headers:
+                response.headers["Content-Length"] = str(len(content))
+            self.send_headers(response, end_stream=False)
+            self.send_data(content)
+            self.end()
+        else:
+            self.send_headers(response, end_stream=True)
+
+    def _send_streaming(self, handled: Handled) -> None:
+        """Send each chunk as it comes, and the headers with the first one.
+
+        So a body that fails before its first chunk can still be answered with a 500.
+        """
+        response = handled.response
+        self._in_body = True
+        chunks = handled.chunks()
+        try:
+            first = None if handled.headers_first else next(chunks, None)
+            self.send_headers(response, end_stream=False)
+            if first:
+                self.send_data(first)
+            for chunk in chunks:
+                if chunk:
+                    self.send_data(chunk)
+        finally:
+            chunks.close()
+            self._in_body = False
+        self.end()
+
+    # -- called from outside the stream's greenlet ----------------------------
+
+    def client_gone(self) -> None:
+        """The client reset the stream or left.
+
+        A view that still computes its response may finish. A streaming body ends at its
+        next write, or (`stop_body`) where it blocks.
+        """
+        if self.gone_at is None:
+            self.gone_at = time.monotonic()
+            if self.greenlet is not None:
+                self.worker.leaving.add(self)
+
+    def stop_body(self, now: float) -> bool:
+        """Stop a streaming body that goes on without its client; True if it is over.
+
+        Called once a second for streams whose client has left.
+        """
+        if self.greenlet is None or self.greenlet.dead:
+            return True
+        if self._in_body and self.gone_at is not None and now - self.gone_at > STOP_GRACE:
+            self.greenlet.kill(block=False)
+            return True
+        return False
+
+

@@ -1,0 +1,274 @@
+"""The worker process: listeners, connections, signals, heartbeat, drain and recycling."""
+
+import errno
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.server import StreamServer
+from gevent.socket import IPPROTO_TCP, socket
+from plain.server import util
+from plain.server.connection import is_client_socket_noise
+from plain.server.workers import entry
+from plain.server.workers import worker as plain_worker
+
+from . import patches
+from .config import Config
+from .connection import Http2Connection
+from .http1 import Http1Connection
+from .pipeline import Pipeline
+from .stream import Stream
+from .tls import handshake, server_context
+
+#: Seconds between heartbeats, and between looks at what time asks of connections; while
+#: the worker drains, every tenth of that.
+SWEEP_INTERVAL = 1.0
+
+#: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
+#: small response would queue behind that much of a download on the same connection.
+TCP_NOTSENT_LOWAT_BYTES = 128 * 1024
+_TCP_NOTSENT_LOWAT = getattr(gevent.socket, "TCP_NOTSENT_LOWAT", None)
+
+#: Connections taken from one listener in a turn of the loop. With several workers on it,
+#: one, so that a burst is shared among them.
+MAX_ACCEPT = 100
+
+#: Seconds between two log lines that say the worker is at its limit of connections.
+CAPACITY_LOG_INTERVAL = 60.0
+
+
+def worker_main(*args: Any) -> None:
+    """The target of a worker process: Plain's own, with our worker in place of its."""
+    plain_worker.Worker = GeventWorker  # type: ignore[misc]
+    patches.mend_reloader()
+    entry.worker_main(*args)
+
+
+class Slots:
+    """The places for streams that run at once. More wait, first come first served."""
+
+    def __init__(self, limit: int, started: Callable[[], None]) -> None:
+        self._limit = limit
+        self._started = started
+        self._waiting: deque[Stream] = deque()
+        self.running = 0
+
+    def run(self, stream: Stream) -> None:
+        """Start the stream's greenlet now, or when a place is free."""
+        self._waiting.append(stream)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self.running < self._limit:
+            stream = self._waiting.popleft()
+            if stream.gone_at is not None:
+                stream.finished()
+                continue
+            self.running += 1
+            self._started()
+            stream.greenlet = gevent.spawn(self._run, stream)
+
+    def _run(self, stream: Stream) -> None:
+        try:
+            stream.run()
+        finally:
+            self.running -= 1
+            self._start_waiting()
+
+
+class GeventWorker(plain_worker.Worker):
+    """Plain's worker with greenlets in place of its asyncio loop and thread pool.
+
+    Its settings, counters, heartbeat and drain deadlines are Plain's. Everything here runs
+    in greenlets of the process's main thread.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        from plain.runtime import settings
+
+        self.config = Config.load(settings, self.app.http_protocols)  # type: ignore[attr-defined]
+        # Threads play no part here, so every connection may be kept alive.
+        self.max_keepalived = self.max_connections + 1
+        self.graceful_timeout: float = settings.SERVER_GRACEFUL_TIMEOUT
+        self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
+        self.pipeline = Pipeline(self.handler)
+        self.slots = Slots(self.config.max_running_streams, self._count_request)
+        self.leaving: set[Stream] = set()  # streams whose client left before they ended
+        self._connections: set[Http1Connection | Http2Connection] = set()
+        self._listening: list[StreamServer] = []
+        self._wake = Event()  # wakes the main greenlet before its next interval
+        self._tls = (
+            server_context(self.app.certfile, self.app.keyfile, self.config.protocols)
+            if self.app.is_ssl
+            else None
+        )
+
+    # -- life -----------------------------------------------------------------
+
+    def init_process(self) -> None:
+        """Run the worker. Called by Plain's entry point; returns when it is to exit."""
+        util.seed()
+        self._apply_jitter()
+        for listener in self.sockets:
+            util.close_on_exec(listener.fileno())
+        self._install_signals()
+        if self.app.reload:
+            self._start_reloader()
+        self.booted = True
+        self._listen()
+        self._live()
+        self._drain()
+
+    def _apply_jitter(self) -> None:
+        from plain.runtime import settings
+
+        jitter = settings.SERVER_MAX_REQUESTS_JITTER
+        if self.max_requests and jitter:
+            self.max_requests = max(1, self.max_requests + random.randint(-jitter, jitter))
+
+    def _install_signals(self) -> None:
+        for number in plain_worker.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        gevent.signal_handler(signal.SIGTERM, self._signal_exit)
+        gevent.signal_handler(signal.SIGUSR1, self._handle_memory_signal)
+        # Python's own handlers run even while a view blocks the hub.
+        signal.signal(signal.SIGINT, self._stop_now)
+        signal.signal(signal.SIGQUIT, self._stop_now)
+        signal.signal(signal.SIGABRT, self._abort)
+        signal.signal(signal.SIGWINCH, signal.SIG_IGN)
+
+    def _start_reloader(self) -> None:
+        """Drain when the code changes; the arbiter then starts a worker with the new code."""
+        loop = gevent.get_hub().loop
+
+        def changed(_file: str) -> None:  # in the watcher's native thread
+            loop.run_callback_threadsafe(self._signal_exit)
+
+        self.reloader = plain_worker.Reloader(callback=changed, watch_html=True)
+        self.reloader.start()
+
+    def _live(self) -> None:
+        while self.alive and self.is_parent_alive():
+            self.notify()
+            self._sweep()
+            self._wake.wait(SWEEP_INTERVAL)
+        self._signal_exit()
+
+    def _signal_exit(self) -> None:
+        """Start the drain: take no new connections, let requests finish."""
+        self._begin_drain()
+        for server in self._listening:
+            server.close()
+        self._wake.set()
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + self.graceful_timeout
+        margin = min(plain_worker.DRAIN_TEARDOWN_MARGIN, self.graceful_timeout / 2)
+        for connection in list(self._connections):
+            connection.drain()
+        while self._connections or self.slots.running:
+            now = time.monotonic()
+            # The arbiter tells when it will kill this worker: finish before that.
+            if kill_at := self.heartbeat.kill_deadline():
+                deadline = min(deadline, kill_at - margin)
+            if now >= deadline or not self.is_parent_alive():
+                break
+            self.notify()
+            self._sweep()
+            gevent.sleep(SWEEP_INTERVAL / 10)
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _stop_now(self, _signal: int, _frame: FrameType | None) -> None:
+        # Not SystemExit: raised in whatever greenlet runs now, a view could catch it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    def _abort(self, _signal: int, frame: FrameType | None) -> None:
+        """The arbiter's SIGABRT: a view blocked the hub for longer than `--timeout`."""
+        stack = "".join(traceback.format_stack(frame))
+        sys.stderr.write(f"Worker {self.pid} was blocked and is stopped here:\n{stack}")
+        sys.stderr.flush()
+        os._exit(1)
+
+    # -- connections ----------------------------------------------------------
+
+    def _listen(self) -> None:
+        for listener in self.sockets:
+            sock = listener.sock
+            assert sock is not None
+            if _TCP_NOTSENT_LOWAT is not None and not isinstance(listener.cfg_addr, str):
+                # Inherited by the connections that it accepts.
+                sock.setsockopt(IPPROTO_TCP, _TCP_NOTSENT_LOWAT, TCP_NOTSENT_LOWAT_BYTES)
+            server = StreamServer(sock, self._accepted)
+            server.max_accept = MAX_ACCEPT if self.app.workers == 1 else 1
+            server.start()
+            self._listening.append(server)
+
+    def _accepted(self, sock: socket, client: Any) -> None:
+        """One connection's greenlet, from the accept to the close (which is gevent's)."""
+        if self.nr_conns >= self.max_connections:
+            self._log_capacity()
+            return
+        self.nr_conns += 1
+        try:
+            self._serve(sock, client)
+        except OSError as exc:
+            # EBADF is our own doing: the connection was closed in another greenlet.
+            if is_client_socket_noise(exc) or exc.errno == errno.EBADF:
+                self.log.debug("Connection closed", extra={"client": client, "error": str(exc)})
+            else:
+                self.log.exception("Unexpected connection error", extra={"client": client})
+        except Exception:
+            self.log.exception("Unexpected connection error", extra={"client": client})
+        finally:
+            self.nr_conns -= 1
+
+    def _serve(self, sock: socket, client: Any) -> None:
+        server = sock.getsockname()
+        protocol = "http/1.1"
+        if self._tls is not None:
+            sock = handshake(sock, self._tls)
+            protocol = sock.selected_alpn_protocol() or protocol
+        if protocol not in self.config.protocols and self._tls is not None:
+            return
+        kind = Http2Connection if protocol == "h2" else Http1Connection
+        connection = kind(self, sock, client, server)
+        self._connections.add(connection)
+        try:
+            if not self.alive:
+                connection.drain()
+            connection.run()
+        finally:
+            self._connections.discard(connection)
+            sock.close()
+
+    def _log_capacity(self) -> None:
+        now = time.monotonic()
+        if now - self._capacity_warned_at >= CAPACITY_LOG_INTERVAL:
+            self._capacity_warned_at = now
+            self.log.warning(
+                "Worker at connection capacity, rejecting new connections",
+                extra={"max_connections": self.max_connections},
+            )
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._connections):
+            try:
+                connection.sweep(now)
+            except Exception:
+                self.log.exception("Unexpected connection error")
+                connection.abort()
+        self.leaving = {stream for stream in self.leaving if not stream.stop_body(now)}

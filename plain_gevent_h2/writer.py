@@ -1,0 +1,218 @@
+"""The write side of an HTTP/2 connection: what is sent next, and to whom a view waits.
+
+Only the writer's greenlet writes to the socket. It runs while there is something to send
+and then ends, so that an idle connection holds no greenlet for it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+from gevent.socket import socket
+from h2.connection import H2Connection
+from h2.exceptions import ProtocolError
+
+#: Bytes of one stream's body that may wait to be sent before its view does, and to which
+#: they must fall before it goes on.
+HIGH_WATER = 64 * 1024
+LOW_WATER = 16 * 1024
+
+#: Bytes that the writer frames before it calls the socket. One call for the responses that
+#: finished in one turn of the loop: +30 % to +60 % requests (DESIGN, measured).
+BATCH_SIZE = 64 * 1024
+
+#: The largest DATA frame sent, in bytes: the turn of one stream among those that have data.
+MAX_DATA_FRAME = 16 * 1024
+
+#: Bytes of control frames and headers that may wait for a peer that does not read. Past
+#: it, nothing more is read from the peer either.
+MAX_CONTROL_BACKLOG = 64 * 1024
+
+
+class SendBuffer:
+    """The part of a response's body that is not framed yet. One for a stream.
+
+    Filled by the stream's greenlet, which waits in it for room; emptied by the writer.
+    """
+
+    __slots__ = ("_chunks", "_offset", "_room", "closed", "ending", "progress_at", "queued",
+                 "size", "stream_id")
+
+    def __init__(self, stream_id: int) -> None:
+        self.stream_id = stream_id
+        self.size = 0  # bytes
+        self.ending = False  # END_STREAM goes with the last byte
+        self.queued = False  # the writer has it among those to send
+        self.closed = False  # nothing of it can be sent any more
+        self.progress_at = 0.0  # monotonic time of the last byte taken, or of the first put
+        self._chunks: deque[bytes] = deque()
+        self._offset = 0  # bytes of the first chunk already taken
+        self._room: Event | None = None  # made by the first wait
+
+    def put(self, data: bytes) -> None:
+        if not self.size:
+            self.progress_at = time.monotonic()
+        self._chunks.append(data)
+        self.size += len(data)
+
+    def take(self, limit: int) -> bytes | memoryview:
+        """The next bytes, `limit` of them at most."""
+        chunk, start = self._chunks[0], self._offset
+        left = len(chunk) - start
+        if left <= limit:
+            self._chunks.popleft()
+            self._offset = 0
+            self.size -= left
+            return memoryview(chunk)[start:] if start else chunk
+        self._offset = start + limit
+        self.size -= limit
+        return memoryview(chunk)[start : start + limit]
+
+    def wait_for_room(self) -> None:
+        """Block the stream's greenlet while too much of its body is still here."""
+        if self.size <= HIGH_WATER or self.closed:
+            return
+        self._room = Event()
+        self._room.wait()
+        self._room = None
+
+    def wake(self) -> None:
+        """Let the stream's greenlet go on if there is room, or nothing to wait for."""
+        if self._room is not None and (self.closed or self.size <= LOW_WATER):
+            self._room.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._chunks.clear()
+        self.size = 0
+        self.wake()
+
+
+class Writer:
+    """Frames DATA by turns and windows, and writes everything that the connection sends.
+
+    `ended` is called when a stream's last byte is framed, `failed` when the socket fails.
+    """
+
+    def __init__(
+        self,
+        sock: socket,
+        h2: H2Connection,
+        *,
+        ended: Callable[[int], None],
+        failed: Callable[[], None],
+    ) -> None:
+        self._sock = sock
+        self._h2 = h2
+        self._ended = ended
+        self._failed = failed
+        # Streams that have data and, as far as is known, window. Taken by turns.
+        self._ready: deque[SendBuffer] = deque()
+        self._control = bytearray()
+        self._running = False
+        self._closed = False
+        self._room: Event | None = None
+        #: When the write that is under way began (monotonic), or None.
+        self.writing_since: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that can be sent now was handed to the kernel."""
+        return not self._running
+
+    def wake(self) -> None:
+        """Send what there is, once the greenlets whose turn it is have had it."""
+        if not self._running and not self._closed:
+            self._running = True
+            gevent.spawn(self._run)
+
+    def send_raw(self, frame: bytes) -> None:
+        """Send a frame that `h2` does not know of, after all that `h2` has framed."""
+        self._control += self._h2.data_to_send()
+        self._control += frame
+        self.wake()
+
+    def queue(self, buffer: SendBuffer) -> None:
+        """Send of `buffer` what its window allows. Called when it got data, or window."""
+        if buffer.size and not buffer.queued and not buffer.closed:
+            buffer.queued = True
+            self._ready.append(buffer)
+            self.wake()
+
+    def wait_for_room(self) -> None:
+        """Block the reader while the peer leaves too many of our answers unread."""
+        self._control += self._h2.data_to_send()
+        if len(self._control) > MAX_CONTROL_BACKLOG and not self._closed:
+            self._room = Event()
+            self._room.wait()
+            self._room = None
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._closed = True
+        self._ready.clear()
+        self._control.clear()
+        if self._room is not None:
+            self._room.set()
+
+    def _run(self) -> None:
+        try:
+            while batch := self._next_batch():
+                self.writing_since = time.monotonic()
+                self._sock.sendall(batch)
+                self.writing_since = None
+                if self._room is not None:
+                    self._room.set()
+                if self._ready:
+                    # A peer that always takes more must not keep the hub to itself.
+                    gevent.sleep(0)
+        except OSError:
+            self.close()
+            self._failed()
+        finally:
+            self._running = False
+            self.writing_since = None
+
+    def _next_batch(self) -> bytes:
+        h2, ready = self._h2, self._ready
+        room = BATCH_SIZE - len(self._control)
+        while ready and room > 0 and h2.outbound_flow_control_window > 0:
+            buffer = ready.popleft()
+            buffer.queued = False
+            sent = 0 if buffer.closed else self._frame(buffer)
+            if sent:
+                room -= sent
+                # Once more at the end of the queue. Without window it waits for a
+                # WINDOW_UPDATE or SETTINGS instead, which queue it again.
+                if buffer.size:
+                    buffer.queued = True
+                    ready.append(buffer)
+                buffer.wake()
+        if self._closed:
+            return b""
+        self._control += h2.data_to_send()
+        batch = bytes(self._control)
+        self._control.clear()
+        return batch
+
+    def _frame(self, buffer: SendBuffer) -> int:
+        """Frame one DATA of `buffer`; return its size in bytes, 0 if its window is empty."""
+        h2, stream_id = self._h2, buffer.stream_id
+        try:
+            window = h2.local_flow_control_window(stream_id)
+            limit = min(window, MAX_DATA_FRAME, h2.max_outbound_frame_size)
+            if limit <= 0:
+                return 0
+            data = buffer.take(limit)
+            end = buffer.ending and not buffer.size
+            h2.send_data(stream_id, data, end_stream=end)
+        except ProtocolError:
+            # The stream was closed under the buffer; its owner hears of it in its own way.
+            buffer.close()
+            return 0
+        buffer.progress_at = time.monotonic()
+        if end:
+            self._ended(stream_id)
+        return len(data)
