@@ -21,7 +21,9 @@ STREAM_BACKLOG = 4
 
 
 class _EventLoop(asyncio.SelectorEventLoop):
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> Any:
         """Run `func` in a greenlet of this thread.
 
         From CPython 3.13.12 and 3.14.3 on, the standard executor stalls under gevent's

@@ -21,9 +21,7 @@ from .config import WORKERS, Config
 class WorkerChoice(click.Choice[str]):
     """`click.Choice` that names the setting if that is where a bad value came from."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as exc:
@@ -53,13 +51,11 @@ def _serve_with_gevent(
     _warn_of_threads(settings)
     # Plain's ServerApplication takes its arbiter from this name when it runs.
     arbiter = plain.server.app.Arbiter
-    plain.server.app.Arbiter = partial(  # type: ignore[assignment, misc]
-        GeventArbiter, http_protocols=http_protocols
-    )
+    vars(plain.server.app)["Arbiter"] = partial(GeventArbiter, http_protocols=http_protocols)
     try:
         serve(**options)
     finally:
-        plain.server.app.Arbiter = arbiter  # type: ignore[misc]
+        vars(plain.server.app)["Arbiter"] = arbiter
 
 
 def _warn_of_threads(settings: Any) -> None:

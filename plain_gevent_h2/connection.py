@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -33,6 +34,7 @@ from .frames import (
 from .headers import (
     HeadersTooLarge,
     MalformedRequest,
+    MemoEncoder,
     RequestHead,
     check_trailers,
     parse_request,
@@ -117,6 +119,7 @@ def _h2_connection(config: "Config") -> H2Connection:
     told of no limit, and the connection refuses just that stream.
     """
     h2 = _H2Connection(_H2_CONFIG)
+    h2.encoder = MemoEncoder()
     settings = {
         SettingCodes.MAX_CONCURRENT_STREAMS: config.max_concurrent_streams,
         SettingCodes.INITIAL_WINDOW_SIZE: config.initial_window_size,
@@ -143,9 +146,7 @@ def _h2_connection(config: "Config") -> H2Connection:
 class Http2Stream(Stream):
     """A stream of an HTTP/2 connection."""
 
-    def __init__(
-        self, connection: "Http2Connection", stream_id: int, head: RequestHead
-    ) -> None:
+    def __init__(self, connection: "Http2Connection", stream_id: int, head: RequestHead) -> None:
         worker = connection.worker
         super().__init__(worker)
         self.connection = connection
@@ -498,10 +499,8 @@ class Http2Connection:
         """Reset `stream` (RFC 9113 section 6.4); nothing if it is closed already."""
         if stream.buffer.closed:
             return
-        try:
+        with suppress(ProtocolError):
             self._h2.reset_stream(stream.stream_id, code)
-        except ProtocolError:
-            pass
         self._forget(stream)
         self._writer.wake()
 

@@ -7,7 +7,7 @@ in whole runs of bytes, and gives the others to its caller.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -97,60 +97,55 @@ class FrameReader:
         """Whether the client has sent its whole preface, SETTINGS included."""
         return self._settings_seen
 
-    def feed(
-        self, data: bytes, highest_stream_id: int
-    ) -> Iterator[bytes | StreamFault | GoAway]:
+    def feed(self, data: bytes, highest_stream_id: int) -> Iterator[bytes | StreamFault | GoAway]:
         """Yield what is complete: bytes for `h2`, and frames that it should not see.
 
         `highest_stream_id` is the highest stream the peer has opened so far. Raises
         `ConnectionFault`, after everything that came before the violation was yielded.
         """
-        buffer = self._buffer
-        buffer += data
+        self._buffer += data
         if not self._preface_seen and not self._take_preface():
             return
-        start = pos = 0
+        start = pos = 0  # of the run of frames that h2 is to see
         try:
-            while len(buffer) - pos >= FRAME_HEADER_SIZE:
-                high, low, kind, flags, stream_id = _HEADER.unpack_from(buffer, pos)
-                length = (high << 8) | low
-                stream_id &= MAX_STREAM_ID
-                if length > self._max_frame_size:
-                    raise ConnectionFault(
-                        ErrorCodes.FRAME_SIZE_ERROR, f"frame of {length} bytes"
-                    )
-                end = pos + FRAME_HEADER_SIZE + length
-                if len(buffer) < end:
-                    break
+            while (header := self._header_at(pos)) is not None:
+                kind, flags, stream_id, end = header
                 self._check_order(kind, flags, stream_id)
                 if kind == FrameType.HEADERS and stream_id > highest_stream_id:
                     highest_stream_id = stream_id
-                for_h2 = kind in _FOR_H2
-                item: StreamFault | GoAway | None = None
+                item = None
                 if kind in _LOOKED_AT:
-                    payload = memoryview(buffer)[pos + FRAME_HEADER_SIZE : end]
-                    try:
-                        item = _look(kind, flags, stream_id, payload, highest_stream_id)
-                    finally:
-                        payload.release()
-                if for_h2 and item is None:
+                    payload = bytes(self._buffer[pos + FRAME_HEADER_SIZE : end])
+                    item = _LOOKED_AT[kind](flags, stream_id, payload, highest_stream_id)
+                if item is None and kind in _FOR_H2:
                     pos = end
                     continue
-                if pos > start:
-                    yield bytes(memoryview(buffer)[start:pos])
+                yield from self._run(start, pos)
                 start = pos = end
                 if item is not None:
                     yield item
-            if pos > start:
-                run = bytes(memoryview(buffer)[start:pos])
-                start = pos
-                yield run
+            yield from self._run(start, pos)
         except ConnectionFault:
-            if pos > start:
-                yield bytes(memoryview(buffer)[start:pos])
+            yield from self._run(start, pos)
             raise
         finally:
-            del buffer[:pos]
+            del self._buffer[:pos]
+
+    def _header_at(self, pos: int) -> tuple[int, int, int, int] | None:
+        """Type, flags, stream and end of the frame at `pos`; None if it is not all here."""
+        buffer = self._buffer
+        if len(buffer) - pos < FRAME_HEADER_SIZE:
+            return None
+        high, low, kind, flags, stream_id = _HEADER.unpack_from(buffer, pos)
+        length = (high << 8) | low
+        if length > self._max_frame_size:
+            raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, f"frame of {length} bytes")
+        end = pos + FRAME_HEADER_SIZE + length
+        return None if len(buffer) < end else (kind, flags, stream_id & MAX_STREAM_ID, end)
+
+    def _run(self, start: int, end: int) -> Iterator[bytes]:
+        if end > start:
+            yield bytes(memoryview(self._buffer)[start:end])
 
     def _take_preface(self) -> bool:
         """Check the client connection preface (RFC 9113 section 3.4); True once it is whole."""
@@ -167,20 +162,14 @@ class FrameReader:
         """What may come next, whatever is in it (RFC 9113 sections 3.4 and 6.10)."""
         if self._block_stream_id:
             if kind != FrameType.CONTINUATION or stream_id != self._block_stream_id:
-                raise ConnectionFault(
-                    ErrorCodes.PROTOCOL_ERROR, "frame inside a header block"
-                )
+                raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "frame inside a header block")
             if flags & END_HEADERS:
                 self._block_stream_id = 0
         elif kind == FrameType.CONTINUATION:
-            raise ConnectionFault(
-                ErrorCodes.PROTOCOL_ERROR, "CONTINUATION outside a header block"
-            )
+            raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "CONTINUATION outside a header block")
         elif not self._settings_seen:
             if kind != FrameType.SETTINGS or flags & ACK:
-                raise ConnectionFault(
-                    ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS"
-                )
+                raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._settings_seen = True
         elif kind == FrameType.HEADERS and not flags & END_HEADERS:
             self._block_stream_id = stream_id
@@ -202,15 +191,8 @@ _FOR_H2 = frozenset(
 )
 
 
-def _look(
-    kind: int, flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
-) -> StreamFault | GoAway | None:
-    """Settle a frame that `h2` gets wrong; None if it may go on as it is."""
-    return _LOOKED_AT[FrameType(kind)](flags, stream_id, payload, highest_stream_id)
-
-
 def _look_at_priority(
-    _flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
+    _flags: int, stream_id: int, payload: bytes, highest_stream_id: int
 ) -> StreamFault | None:
     """RFC 9113 section 6.3. On a stream that is idle there is nothing to reset."""
     if stream_id == 0:
@@ -228,24 +210,20 @@ def _look_at_priority(
 
 
 def _look_at_rst_stream(
-    _flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
+    _flags: int, stream_id: int, payload: bytes, highest_stream_id: int
 ) -> None:
     """RFC 9113 section 6.4: resetting an idle stream is a connection error; `h2` ignores it."""
     if len(payload) == 4 and stream_id > highest_stream_id:
         raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
 
 
-def _look_at_settings(
-    flags: int, stream_id: int, payload: memoryview, _highest_stream_id: int
-) -> None:
+def _look_at_settings(flags: int, stream_id: int, payload: bytes, _highest_stream_id: int) -> None:
     """RFC 9113 section 6.5: `h2` calls an ACK with a payload a PROTOCOL_ERROR."""
     if stream_id == 0 and flags & ACK and payload:
         raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
 
 
-def _look_at_goaway(
-    _flags: int, stream_id: int, payload: memoryview, _highest_stream_id: int
-) -> GoAway:
+def _look_at_goaway(_flags: int, stream_id: int, payload: bytes, _highest_stream_id: int) -> GoAway:
     """RFC 9113 section 6.8."""
     if stream_id != 0:
         raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "GOAWAY on a stream")
@@ -255,7 +233,7 @@ def _look_at_goaway(
 
 
 def _look_at_window_update(
-    _flags: int, stream_id: int, payload: memoryview, highest_stream_id: int
+    _flags: int, stream_id: int, payload: bytes, highest_stream_id: int
 ) -> StreamFault | None:
     """RFC 9113 section 6.9: an increment of 0 on a stream is that stream's error only."""
     if len(payload) != 4 or not 0 < stream_id <= highest_stream_id:
@@ -265,7 +243,9 @@ def _look_at_window_update(
     return StreamFault(stream_id, ErrorCodes.PROTOCOL_ERROR)
 
 
-_LOOKED_AT = {
+#: Frames whose payload is looked at first: what settles one is given to the caller, and
+#: `h2` does not see it; None lets it go on.
+_LOOKED_AT: dict[int, Callable[[int, int, bytes, int], StreamFault | GoAway | None]] = {
     FrameType.PRIORITY: _look_at_priority,
     FrameType.RST_STREAM: _look_at_rst_stream,
     FrameType.SETTINGS: _look_at_settings,

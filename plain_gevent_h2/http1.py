@@ -233,7 +233,7 @@ class Http1Connection:
         if self._is_healthcheck(head):
             return self._answer_healthcheck()
         try:
-            parsed, response, started = h1.parse_request(self.worker, self, head)  # type: ignore[arg-type]
+            parsed, response, _ = h1.parse_request(self.worker, self, head)  # type: ignore[arg-type]
             self._check_length(parsed)
         except Exception as exc:
             return self._refuse(None, exc)
@@ -378,7 +378,7 @@ class Http1Connection:
         """Close our side and read on for a while, so that the answer is not lost to a reset."""
         close_our_side(self._sock)
         discarded = 0
-        with gevent.Timeout(h1.LINGER_CLOSE_TIMEOUT, False):
+        with gevent.Timeout(h1.LINGER_CLOSE_TIMEOUT, False):  # type: ignore[arg-type]
             while discarded < h1.LINGER_CLOSE_MAX_BYTES:
                 try:
                     data = self._sock.recv(RECV_SIZE)

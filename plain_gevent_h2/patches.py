@@ -17,9 +17,12 @@ def patch() -> None:
     if "ssl" in sys.modules:
         raise RuntimeError("plain_gevent_h2: ssl was imported before gevent could patch it")
 
+    import gevent
     from gevent import monkey
 
     monkey.patch_all()
+    # Which greenlet spawned which, and from where, is of no use here and costs 4 us a stream.
+    gevent.config.track_greenlet_tree = False
 
 
 def mend_reloader() -> None:
@@ -40,4 +43,4 @@ def mend_reloader() -> None:
             start_new_thread(self.run, ())
 
     for module in (worker, boot_failure):
-        module.Reloader = NativeReloader  # type: ignore[misc]
+        vars(module)["Reloader"] = NativeReloader

@@ -23,9 +23,11 @@ from plain.logs import get_framework_logger
 from .asyncio_bridge import AsyncioThread
 
 try:
-    from plain.internal.handlers.response_lifecycle import ResponseLifecycle
+    from plain.internal.handlers.response_lifecycle import (  # type: ignore[import-not-found, unused-ignore]
+        ResponseLifecycle,
+    )
 except ImportError:  # Plain 0.164
-    ResponseLifecycle = None  # type: ignore[assignment, misc]
+    ResponseLifecycle = None  # type: ignore[assignment, misc, unused-ignore]
 
 if TYPE_CHECKING:
     from plain.http import Request, Response
@@ -98,10 +100,12 @@ class Handled(ABC):
             yield chunk
 
     @abstractmethod
-    def _body_failed(self, exc: Exception) -> None: ...
+    def _body_failed(self, exc: Exception) -> None:
+        """Log what the body raised, in the request's context."""
 
+    @abstractmethod
     def _body_sent(self, size: int) -> None:
-        """Count `size` bytes of a streaming body."""
+        """Count `size` bytes of a streaming body for the span."""
 
     @abstractmethod
     def close(self, sent_status: int | None) -> None:
@@ -117,6 +121,9 @@ class _Handled164(Handled):
     def _body_failed(self, exc: Exception) -> None:
         self._context.run(log.error, "Response body failed", exc_info=exc)
 
+    def _body_sent(self, size: int) -> None:
+        pass  # the span is over
+
     def close(self, sent_status: int | None) -> None:
         self._context.run(self.response.close)
 
@@ -127,9 +134,7 @@ class _HandledWithLifecycle(Handled):
     This does what `ResponseLifecycle.read()` does, a chunk at a time.
     """
 
-    def __init__(
-        self, lifecycle: Any, context: contextvars.Context, bridge: AsyncioThread
-    ) -> None:
+    def __init__(self, lifecycle: Any, context: contextvars.Context, bridge: AsyncioThread) -> None:
         super().__init__(lifecycle.response, context, bridge)
         self._lifecycle = lifecycle
 

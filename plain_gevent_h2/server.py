@@ -38,7 +38,7 @@ def _patch_in_command_line() -> Iterator[None]:
 class _PatchedPopen(popen_spawn_posix.Popen):
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with _patch_in_command_line():
-            super()._launch(process_obj)
+            super()._launch(process_obj)  # type: ignore[misc]
 
 
 class _PatchedProcess(context.SpawnProcess):

@@ -42,7 +42,7 @@ class Stream(ABC):
 
     def __init__(self, worker: "GeventWorker") -> None:
         self.worker = worker
-        self.greenlet: Greenlet | None = None
+        self.greenlet: Greenlet[..., None] | None = None
         self.headers_sent = False
         self.gone_at: float | None = None  # monotonic time at which the client left
         self._in_body = False
@@ -191,5 +191,3 @@ class Stream(ABC):
             self.greenlet.kill(block=False)
             return True
         return False
-
-

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 
 import gevent
 from gevent import socket as gsocket
@@ -64,7 +65,5 @@ def close_our_side(sock: gsocket.socket) -> None:
         pass
     finally:
         sock.settimeout(timeout)
-    try:
+    with suppress(OSError):
         gsocket.socket.shutdown(sock, gsocket.SHUT_WR)
-    except OSError:
-        pass

@@ -18,11 +18,13 @@ class Echo(View):
 
     def post(self) -> Response:
         body = self.request.body
-        return JsonResponse({
-            "length": len(body),
-            "sha256": hashlib.sha256(body).hexdigest(),
-            "content_length": self.request.headers.get("Content-Length"),
-        })
+        return JsonResponse(
+            {
+                "length": len(body),
+                "sha256": hashlib.sha256(body).hexdigest(),
+                "content_length": self.request.headers.get("Content-Length"),
+            }
+        )
 
     put = post
 
@@ -32,18 +34,20 @@ class Meta(View):
 
     def get(self) -> Response:
         request = self.request
-        return JsonResponse({
-            "method": request.method,
-            "path": request.path,
-            "query": request.query_string,
-            "scheme": request.scheme,
-            "host": request.host,
-            "server_name": request.server_name,
-            "server_port": request.server_port,
-            "client_ip": request.client_ip,
-            "headers": dict(request.headers),
-            "cookies": request.cookies,
-        })
+        return JsonResponse(
+            {
+                "method": request.method,
+                "path": request.path,
+                "query": request.query_string,
+                "scheme": request.scheme,
+                "host": request.host,
+                "server_name": request.server_name,
+                "server_port": request.server_port,
+                "client_ip": request.client_ip,
+                "headers": dict(request.headers),
+                "cookies": request.cookies,
+            }
+        )
 
 
 class Sleep(View):
