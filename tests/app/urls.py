@@ -1,6 +1,6 @@
 from plain.urls import Router, path
 
-from . import views
+from . import body_views, life_views, trace_views, views
 
 
 class AppRouter(Router):
@@ -12,4 +12,7 @@ class AppRouter(Router):
         path("sleep", views.Sleep),
         path("bytes", views.Bytes),
         path("chunks", views.Chunks),
+        *body_views.urls,
+        *life_views.urls,
+        *trace_views.urls,
     )
