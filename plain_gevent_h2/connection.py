@@ -1,8 +1,8 @@
 """One HTTP/2 connection: its reader, its state machine, its streams and its end."""
 
 import time
-from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -63,6 +63,10 @@ CONNECTION_WINDOW = 16 * 1024 * 1024
 #: 9113 section 6.9.2).
 DEFAULT_WINDOW = 65535
 
+#: Seconds of idleness after which a connection gives up its reader's greenlet.
+PARK_AFTER = 1.0
+_READ = 1  # a loop's io watcher: readable
+
 #: Seconds a client has to send its connection preface.
 PREFACE_TIMEOUT = 10.0
 
@@ -108,8 +112,26 @@ _H2_CONFIG = H2Configuration(
 )
 
 
+class _Park(Exception):
+    """Thrown into a reader that waits for an idle peer."""
+
+
 class _H2Connection(H2Connection):
     MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
+
+
+@lru_cache
+def _settings(config: "Config", max_concurrent_streams: int, initial_window_size: int) -> Settings:
+    """Our SETTINGS. One value for all connections: they never change, and take 4 KiB."""
+    return Settings(
+        client=False,
+        initial_values={
+            SettingCodes.MAX_CONCURRENT_STREAMS: max_concurrent_streams,
+            SettingCodes.INITIAL_WINDOW_SIZE: initial_window_size,
+            SettingCodes.MAX_FRAME_SIZE: config.max_frame_size,
+            SettingCodes.MAX_HEADER_LIST_SIZE: config.max_header_list_size,
+        },
+    )
 
 
 def _h2_connection(config: "Config") -> H2Connection:
@@ -120,21 +142,14 @@ def _h2_connection(config: "Config") -> H2Connection:
     """
     h2 = _H2Connection(_H2_CONFIG)
     h2.encoder = MemoEncoder()
-    settings = {
-        SettingCodes.MAX_CONCURRENT_STREAMS: config.max_concurrent_streams,
-        SettingCodes.INITIAL_WINDOW_SIZE: config.initial_window_size,
-        SettingCodes.MAX_FRAME_SIZE: config.max_frame_size,
-        SettingCodes.MAX_HEADER_LIST_SIZE: config.max_header_list_size,
-    }
-    h2.local_settings = Settings(client=False, initial_values=settings)
+    h2.local_settings = _settings(config, config.max_concurrent_streams, config.initial_window_size)
     h2.initiate_connection()
     h2.increment_flow_control_window(CONNECTION_WINDOW - DEFAULT_WINDOW)
-
-    settings[SettingCodes.MAX_CONCURRENT_STREAMS] = MAX_STREAM_ID
-    settings[SettingCodes.INITIAL_WINDOW_SIZE] = max(config.initial_window_size, DEFAULT_WINDOW)
-    h2.local_settings = Settings(client=False, initial_values=settings)
-    if config.initial_window_size < DEFAULT_WINDOW:
-        # In force once the client has acknowledged it.
+    if config.initial_window_size >= DEFAULT_WINDOW:
+        h2.local_settings = _settings(config, MAX_STREAM_ID, config.initial_window_size)
+    else:
+        # In force once the client has acknowledged it: not a value to share.
+        h2.local_settings = _settings.__wrapped__(config, MAX_STREAM_ID, DEFAULT_WINDOW)
         h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
     h2.max_inbound_frame_size = config.max_frame_size
     # A list past our limit but within this one is decoded, and answered with a 431.
@@ -256,6 +271,11 @@ class Http2Connection:
         self._sock = sock
         self._opened_at = time.monotonic()
 
+        # The reader, and what stands for it while it is parked.
+        self._reader: Any = None
+        self._receiving = False  # it waits for the peer, in recv()
+        self._parked: Any = None  # the watcher that starts it again
+
         # Changed by the reader alone.
         self._frames = FrameReader(worker.config.max_frame_size)
         self._last_stream_id = 0  # the highest stream that was not refused
@@ -264,7 +284,7 @@ class Http2Connection:
         self._h2 = _h2_connection(worker.config)
         self._writer = Writer(sock, self._h2, ended=self._response_ended, failed=self.abort)
         self._streams: dict[int, Http2Stream] = {}  # open, as RFC 9113 section 5.1.2 counts
-        self._waiting: deque[Http2Stream] = deque()  # received whole, to be started
+        self._waiting: list[Http2Stream] = []  # received whole, to be started
         self._running = 0  # streams with a greenlet, the client's resets included
         self._idle_since: float | None = self._opened_at  # monotonic, None with streams open
 
@@ -277,23 +297,59 @@ class Http2Connection:
 
     # -- the reader -----------------------------------------------------------
 
-    def run(self) -> None:
-        """Read until the connection is over. Raises `OSError` if the socket fails."""
+    def run(self) -> bool:
+        """Read until the connection is over (True) or idle for long enough to park (False).
+
+        A parked connection has no greenlet (8 KiB): the worker's `read()` runs it again when
+        the peer sends something. Raises `OSError` if the socket fails.
+        """
+        self._reader = gevent.getcurrent()
         self._writer.wake()
         try:
-            while data := self._sock.recv(RECV_SIZE):
+            while data := self._recv():
                 if self._closing_since is not None:
                     continue  # read and thrown away: see LINGER_TIMEOUT
                 self._receive(data)
                 self._writer.wait_for_room()
                 # A peer that always has more to say must not keep the hub to itself.
                 gevent.sleep(0)
+        except _Park:
+            self._reader = None
+            self._parked = gevent.get_hub().loop.io(self._sock.fileno(), _READ)
+            self._parked.start(self._unpark)
+            return False
         except ValueError:
             pass  # the TLS layer was closed both ways while this greenlet waited
+        except BaseException:
+            self._over()
+            raise
+        self._over()
+        return True
+
+    def _recv(self) -> bytes:
+        self._receiving = True
+        try:
+            return self._sock.recv(RECV_SIZE)
         finally:
-            self._aborted = True
-            self._let_go_of_streams()
-            self._writer.close()
+            self._receiving = False
+
+    def _over(self) -> None:
+        self._aborted = True
+        self._let_go_of_streams()
+        self._writer.close()
+        self._sock.close()
+
+    def _park(self) -> None:
+        """Stop the reader where it waits. Runs in the hub, as the timer of a Timeout does."""
+        if self._receiving and self._idle_since is not None and self._closing_since is None:
+            self._reader.throw(_Park())
+
+    def _unpark(self) -> None:
+        if self._parked is not None:
+            self._parked.stop()
+            self._parked.close()
+            self._parked = None
+            gevent.spawn(self.worker.read, self)
 
     def _receive(self, data: bytes) -> None:
         try:
@@ -451,7 +507,7 @@ class Http2Connection:
 
     def _start_waiting(self) -> None:
         while self._waiting and self._running < self.worker.config.max_concurrent_streams:
-            stream = self._waiting.popleft()
+            stream = self._waiting.pop(0)
             if stream.gone_at is not None:
                 stream.sink.close()  # reset before it began
                 continue
@@ -520,6 +576,7 @@ class Http2Connection:
         self._let_go(stream)
         if not self._streams:
             self._idle_since = time.monotonic()
+            _ = self._h2.open_inbound_streams  # drops the closed ones: 2 KiB each
             if self._drain_since is not None:
                 self._close(ErrorCodes.NO_ERROR)
 
@@ -568,6 +625,7 @@ class Http2Connection:
         if self._closing_since is not None:
             return
         self._closing_since = time.monotonic()
+        self._unpark()
         if self._final_stream_id is None or code != ErrorCodes.NO_ERROR:
             self._writer.send_raw(goaway(self._last_stream_id, code, reason))
         self._final_stream_id = self._last_stream_id
@@ -584,6 +642,7 @@ class Http2Connection:
         """Close at once, whatever is still to be sent."""
         self._aborted = True
         self._writer.close()
+        self._unpark()
         self._sock.close()  # wakes the reader, which lets go of the streams
 
     # -- the worker's sweep -----------------------------------------------------
@@ -615,6 +674,8 @@ class Http2Connection:
             self._close(ErrorCodes.NO_ERROR)
         elif not self._frames.preface_seen and now - self._opened_at > PREFACE_TIMEOUT:
             self._close(ErrorCodes.PROTOCOL_ERROR, b"no connection preface")
+        elif self._receiving and now - since > PARK_AFTER:
+            gevent.get_hub().loop.run_callback(self._park)
 
     def _sweep_stream(self, stream: Http2Stream, now: float) -> None:
         buffer = stream.buffer

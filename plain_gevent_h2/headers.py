@@ -253,4 +253,4 @@ class MemoEncoder(Encoder):
 
 
 #: Blocks that one connection's encoder remembers.
-_BLOCKS_REMEMBERED = 16
+_BLOCKS_REMEMBERED = 4

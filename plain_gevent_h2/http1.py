@@ -204,10 +204,14 @@ class Http1Connection:
 
     # -- the connection's greenlet --------------------------------------------
 
-    def run(self) -> None:
-        """Serve requests until the connection is over. Raises `OSError`."""
-        while self._wait_for_request() and self._serve_request():
-            pass
+    def run(self) -> bool:
+        """Serve requests until the connection is over; then True. Raises `OSError`."""
+        try:
+            while self._wait_for_request() and self._serve_request():
+                pass
+        finally:
+            self._sock.close()
+        return True
 
     def _wait_for_request(self) -> bool:
         if not self._buffer:

@@ -9,7 +9,8 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -94,6 +95,13 @@ class Slots:
         finally:
             self.running -= 1
             self._start_waiting()
+
+
+class _Listener(StreamServer):
+    """Accepts; each connection closes its own socket, which may outlive a greenlet."""
+
+    def do_close(self, *args: Any) -> None:
+        pass
 
 
 class GeventWorker(plain_worker.Worker):
@@ -223,19 +231,57 @@ class GeventWorker(plain_worker.Worker):
             if _TCP_NOTSENT_LOWAT is not None and not isinstance(listener.cfg_addr, str):
                 # Inherited by the connections that it accepts.
                 sock.setsockopt(IPPROTO_TCP, _TCP_NOTSENT_LOWAT, TCP_NOTSENT_LOWAT_BYTES)
-            server = StreamServer(sock, self._accepted)
+            server = _Listener(sock, self._accepted)
             server.max_accept = MAX_ACCEPT if self.app.workers == 1 else 1
             server.start()
             self._listening.append(server)
 
     def _accepted(self, sock: socket, client: Any) -> None:
-        """One connection's greenlet, from the accept to the close (which is gevent's)."""
+        """An accepted connection's first greenlet: the TLS handshake, then its reader."""
         if self.nr_conns >= self.max_connections:
             self._log_capacity()
+            sock.close()
             return
         self.nr_conns += 1
+        connection = None
+        with self._log_failure(client):
+            connection = self._open(sock, client)
+        if connection is None:
+            sock.close()
+            self.nr_conns -= 1
+            return
+        self._connections.add(connection)
+        if not self.alive:
+            connection.drain()
+        self.read(connection)
+
+    def _open(self, sock: socket, client: Any) -> Http1Connection | Http2Connection | None:
+        """The connection, of the protocol that the TLS handshake agreed on."""
+        server = sock.getsockname()
+        if self._tls is None:
+            return Http1Connection(self, sock, client, server)
+        sock = handshake(sock, self._tls)
+        protocol = sock.selected_alpn_protocol() or "http/1.1"
+        if protocol not in self.config.protocols:
+            sock.close()
+            return None
+        kind = Http2Connection if protocol == "h2" else Http1Connection
+        return kind(self, sock, client, server)
+
+    def read(self, connection: Http1Connection | Http2Connection) -> None:
+        """Run the reader of `connection`, in its greenlet, until it is over or parks."""
+        over = True
+        with self._log_failure(connection.client):
+            over = connection.run()
+        if over:
+            self._connections.discard(connection)
+            self.nr_conns -= 1
+
+    @contextmanager
+    def _log_failure(self, client: Any) -> Iterator[None]:
+        """Keep what one connection raises from all others."""
         try:
-            self._serve(sock, client)
+            yield
         except OSError as exc:
             # EBADF is our own doing: the connection was closed in another greenlet.
             if is_client_socket_noise(exc) or exc.errno == errno.EBADF:
@@ -244,27 +290,6 @@ class GeventWorker(plain_worker.Worker):
                 self.log.exception("Unexpected connection error", extra={"client": client})
         except Exception:
             self.log.exception("Unexpected connection error", extra={"client": client})
-        finally:
-            self.nr_conns -= 1
-
-    def _serve(self, sock: socket, client: Any) -> None:
-        server = sock.getsockname()
-        protocol = "http/1.1"
-        if self._tls is not None:
-            sock = handshake(sock, self._tls)
-            protocol = sock.selected_alpn_protocol() or protocol
-        if protocol not in self.config.protocols and self._tls is not None:
-            return
-        kind = Http2Connection if protocol == "h2" else Http1Connection
-        connection = kind(self, sock, client, server)
-        self._connections.add(connection)
-        try:
-            if not self.alive:
-                connection.drain()
-            connection.run()
-        finally:
-            self._connections.discard(connection)
-            sock.close()
 
     def _log_capacity(self) -> None:
         now = time.monotonic()
