@@ -28,7 +28,7 @@ class WorkerChoice(click.Choice[str]):
             if ctx is None or ctx.get_parameter_source("worker") == ParameterSource.COMMANDLINE:
                 raise
             names = " or ".join(map(repr, self.choices))
-            raise click.UsageError(f"SERVER_WORKER must be {names} (got {value!r}).") from exc
+            raise click.ClickException(f"SERVER_WORKER must be {names} (got {value!r}).") from exc
 
 
 def _serve_with_gevent(

@@ -248,6 +248,7 @@ class Http2Stream(Stream):
 
     def abort(self) -> None:
         # Not NO_ERROR: that would call a response whole that is not (RFC 9113 section 8.1).
+        self.connection.send_what_fits(self)
         self.connection.reset(self, ErrorCodes.INTERNAL_ERROR)
 
     def finished(self) -> None:
@@ -534,6 +535,11 @@ class Http2Connection:
     def send_buffered(self, stream: Http2Stream) -> None:
         """Send what is in the stream's buffer, as its window allows."""
         self._writer.queue(stream.buffer)
+
+    def send_what_fits(self, stream: Http2Stream) -> None:
+        """Frame now what the stream's window allows of its buffer."""
+        if not stream.buffer.closed:
+            self._writer.frame_now(stream.buffer)
 
     def end(self, stream: Http2Stream) -> None:
         """End the response after what is in its buffer. Raises `ClientGone`."""

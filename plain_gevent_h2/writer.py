@@ -151,6 +151,11 @@ class Writer:
             self._ready.append(buffer)
             self.wake()
 
+    def frame_now(self, buffer: SendBuffer) -> None:
+        """Frame of `buffer` all that its window allows, out of turn: it is to be reset."""
+        while buffer.size and self._h2.outbound_flow_control_window > 0 and self._frame(buffer):
+            pass
+
     def wait_for_room(self) -> None:
         """Block the reader while the peer leaves too many of our answers unread."""
         self._control += self._h2.data_to_send()

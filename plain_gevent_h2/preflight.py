@@ -1,0 +1,23 @@
+"""What `plain check` says about the settings of this package."""
+
+from plain.exceptions import ImproperlyConfigured
+from plain.preflight import PreflightCheck, PreflightResult, register_check
+from plain.runtime import settings
+
+from .config import WORKERS, Config
+
+
+@register_check(name="gevent_h2.settings")
+class CheckGeventH2Settings(PreflightCheck):
+    """The settings that `plain server --worker gevent-h2` would refuse to start with."""
+
+    def run(self) -> list[PreflightResult]:
+        if settings.SERVER_WORKER not in WORKERS:
+            names = " or ".join(map(repr, WORKERS))
+            fix = f"SERVER_WORKER must be {names} (got {settings.SERVER_WORKER!r})."
+            return [PreflightResult(fix=fix, id="gevent_h2.worker_unknown")]
+        try:
+            Config.load(settings)
+        except ImproperlyConfigured as exc:
+            return [PreflightResult(fix=str(exc), id="gevent_h2.setting_invalid")]
+        return []
