@@ -19,7 +19,7 @@ from gevent.event import Event
 from gevent.server import StreamServer
 from gevent.socket import IPPROTO_TCP, socket
 from plain.server import util
-from plain.server.connection import is_client_socket_noise
+from plain.server.connection import RECV_PROGRESS_TIMEOUT, is_client_socket_noise
 from plain.server.workers import entry
 from plain.server.workers import worker as plain_worker
 
@@ -192,11 +192,12 @@ class GeventWorker(plain_worker.Worker):
         self._wake.set()
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + self.graceful_timeout
+        started = time.monotonic()
+        deadline = started + self.graceful_timeout
         margin = min(plain_worker.DRAIN_TEARDOWN_MARGIN, self.graceful_timeout / 2)
         for connection in list(self._connections):
             connection.drain()
-        while self._connections or self.slots.running:
+        while self._connections or self.slots.running or self._handshakes_since(started):
             now = time.monotonic()
             # The arbiter tells when it will kill this worker: finish before that.
             if kill_at := self.heartbeat.kill_deadline():
@@ -208,6 +209,13 @@ class GeventWorker(plain_worker.Worker):
             gevent.sleep(SWEEP_INTERVAL / 10)
         for connection in list(self._connections):
             connection.abort()
+
+    def _handshakes_since(self, drain_started: float) -> bool:
+        """Whether clients that connected before the drain are still to be served."""
+        return (
+            self.nr_conns > len(self._connections)
+            and time.monotonic() - drain_started < RECV_PROGRESS_TIMEOUT
+        )
 
     def _stop_now(self, _signal: int, _frame: FrameType | None) -> None:
         # Not SystemExit: raised in whatever greenlet runs now, a view could catch it.
