@@ -4,12 +4,14 @@ Plain's own parser, limits, error pages and response framing; only the reading a
 is ours, since Plain's waits on an asyncio loop.
 """
 
+import select
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
+from gevent.monkey import get_original
 from gevent.socket import socket
 from plain.http import Response, WebSocketResponse
 from plain.logs import get_framework_logger
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 log = get_framework_logger()
 
 RECV_SIZE = 64 * 1024
+
+# The real ones: this poll never waits.
+_poll = get_original("select", "poll")
+_POLLRDHUP = getattr(select, "POLLRDHUP", None)
 
 #: Seconds for which a write may wait for the client to take it.
 SEND_TIMEOUT = 60.0
@@ -151,7 +157,9 @@ class Http1Stream(Stream):
         _run(self._connection.write_error(status, reason, ""))
 
     def abort(self) -> None:
-        self.keep_alive = False  # the missing rest tells the client that it failed
+        # Not a clean close: where the close ends the body, that would call it whole.
+        self.keep_alive = False
+        self._connection.abort()
 
     def finished(self) -> None:
         self._sink.close()
@@ -178,6 +186,7 @@ class Http1Connection:
         self._buffer = bytearray()  # received, not yet used
         self._idle_since: float | None = time.monotonic()
         self._drain_since: float | None = None
+        self._stream: Http1Stream | None = None  # the request under way
 
     # -- the worker's verbs ---------------------------------------------------
 
@@ -188,15 +197,29 @@ class Http1Connection:
     def sweep(self, now: float) -> None:
         """Close the connection if it was idle for too long."""
         if self._idle_since is None:
+            if self._stream is not None and self._stream.in_body and self._client_left():
+                self._stream.client_gone()
             return
         grace = min(RECV_PROGRESS_TIMEOUT, max(DRAIN_MIN_RECV, self._drain_seconds_left(now)))
         if now - self._idle_since > self.worker.keepalive_timeout or (
             self._drain_since is not None and now - self._drain_since > grace
         ):
+            close_our_side(self._sock)
             self.abort()
 
     def abort(self) -> None:
         self._sock.close()
+
+    def _client_left(self) -> bool:
+        """Whether the client closed its side, as far as the system tells (Linux does).
+
+        A client that only half-closes would still read, but none that streams is known to.
+        """
+        if _POLLRDHUP is None:
+            return False
+        poll = _poll()
+        poll.register(self._sock.fileno(), _POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _drain_seconds_left(self, now: float) -> float:
         deadline = self.worker.drain_read_deadline
@@ -207,19 +230,29 @@ class Http1Connection:
     def run(self) -> bool:
         """Serve requests until the connection is over; then True. Raises `OSError`."""
         try:
-            while self._wait_for_request() and self._serve_request():
-                pass
+            while self._wait_for_request():
+                if not self._serve_request():
+                    return True
+            close_our_side(self._sock)  # the client has closed its own
         finally:
             self._sock.close()
         return True
 
     def _wait_for_request(self) -> bool:
-        if not self._buffer:
-            self._idle_since = time.monotonic()
+        self._idle_since = time.monotonic()
+        self._skip_empty_lines()
+        while not self._buffer:
             self._sock.settimeout(None)  # sweep() ends it
-            self._receive()
+            if not self._receive():
+                return False
+            self._skip_empty_lines()
         self._idle_since = None
-        return bool(self._buffer)
+        return True
+
+    def _skip_empty_lines(self) -> None:
+        """RFC 9112 section 2.2: some clients send a line break after a body."""
+        while self._buffer.startswith(b"\r\n"):
+            del self._buffer[:2]
 
     def _receive(self, size: int = RECV_SIZE) -> bool:
         data = self._sock.recv(size)
@@ -265,9 +298,11 @@ class Http1Connection:
             return self._refuse(parsed, exc)
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
         self.req_count += 1
+        self._stream = stream
         worker.slots.run(stream)
         stream.done.wait()
-        return stream.keep_alive
+        self._stream = None
+        return stream.keep_alive or self._linger()
 
     def _check_length(self, parsed: ParsedRequest) -> None:
         limit, length = self.worker.max_request_body, parsed.content_length
@@ -283,8 +318,7 @@ class Http1Connection:
         self.request_is_head = False
         deadline = time.monotonic() + h1.HEADER_READ_TIMEOUT
         while True:
-            while buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2
-                del buffer[:2]
+            self._skip_empty_lines()
             end = buffer.find(b"\r\n\r\n", scanned)
             if end >= 0 or len(buffer) > h1.MAX_HEADER_SIZE:
                 self.request_is_head = buffer.startswith(b"HEAD ")

@@ -2,10 +2,10 @@
 
 import time
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from gevent import Greenlet, GreenletExit
+from gevent import Greenlet
 from plain.http import Response, response_omits_body
 from plain.logs import get_framework_logger
 from plain.server.accesslog import log_access
@@ -45,7 +45,7 @@ class Stream(ABC):
         self.greenlet: Greenlet[..., None] | None = None
         self.headers_sent = False
         self.gone_at: float | None = None  # monotonic time at which the client left
-        self._in_body = False
+        self.in_body = False
 
     # -- the protocol's verbs -------------------------------------------------
 
@@ -84,52 +84,50 @@ class Stream(ABC):
     # -- the stream's greenlet ------------------------------------------------
 
     def run(self) -> None:
-        """Handle the request and answer it. Raises nothing."""
+        """Handle the request and answer it. Raises nothing.
+
+        Not even `SystemExit`, which gevent would take for the end of the process, or what a
+        view threw into its own greenlet: such a request failed, and the worker lives on.
+        """
         try:
             self._run()
-        except (ClientGone, GreenletExit):
+        except ClientGone:
             pass
-        except Exception:
-            log.exception("Error handling request")
-            self.abort()
+        except BaseException as exc:
+            self._failed(exc)
         finally:
             self.finished()
 
     def _run(self) -> None:
         started = datetime.now(UTC)
-        try:
-            request = self.build_request()
-            handled = self.worker.pipeline.handle(request)
-        except Exception:
-            log.exception("Error handling request")
-            self.send_error(500)
-            return
-        self._answer(handled, started)
-
-    def _answer(self, handled: Handled, started: datetime) -> None:
-        response = handled.response
-        status: int | None = response.status_code
+        handled = self.worker.pipeline.handle(self.build_request())
+        status: int | None = handled.response.status_code
         try:
             self._send(handled)
-        except (ClientGone, GreenletExit):
-            if not self.headers_sent:
-                status = None
-            raise
-        except Exception as exc:
-            if not isinstance(exc, ResponseBodyFailed):
-                log.exception("Error sending response")
-            if self.headers_sent:
-                self.abort()
-            else:
-                status = 500
-                self.log_response.status = "500 Internal Server Error"
-                self.send_error(500)
+        except ClientGone:
+            status = status if self.headers_sent else None
+        except BaseException as exc:
+            status = status if self.headers_sent else 500
+            self._failed(exc)
         finally:
-            if self.log_response.status is None:
-                self.log_response.status = f"{response.status_code} {response.reason_phrase}"
-            if response.log_access:
-                log_access(self.log_response, self.log_request, datetime.now(UTC) - started)
+            self._log_access(handled.response, status, datetime.now(UTC) - started)
             handled.close(status)
+
+    def _failed(self, exc: BaseException) -> None:
+        """Log what stopped the response, and tell the client."""
+        if self.gone_at is not None:
+            return  # it is stop_body() that stopped it
+        if not isinstance(exc, ResponseBodyFailed):
+            log.error("Error handling request", exc_info=exc)
+        if self.headers_sent:
+            self.abort()
+        else:
+            self.send_error(500)
+
+    def _log_access(self, response: Response, status: int | None, elapsed: timedelta) -> None:
+        if response.log_access:
+            self.log_response.status = str(status or response.status_code)
+            log_access(self.log_response, self.log_request, elapsed)
 
     def _send(self, handled: Handled) -> None:
         response = handled.response
@@ -152,7 +150,7 @@ class Stream(ABC):
         So a body that fails before its first chunk can still be answered with a 500.
         """
         response = handled.response
-        self._in_body = True
+        self.in_body = True
         chunks = handled.chunks()
         try:
             first = None if handled.headers_first else next(chunks, None)
@@ -164,7 +162,7 @@ class Stream(ABC):
                     self.send_data(chunk)
         finally:
             chunks.close()
-            self._in_body = False
+            self.in_body = False
         self.end()
 
     # -- called from outside the stream's greenlet ----------------------------
@@ -187,7 +185,7 @@ class Stream(ABC):
         """
         if self.greenlet is None or self.greenlet.dead:
             return True
-        if self._in_body and self.gone_at is not None and now - self.gone_at > STOP_GRACE:
+        if self.in_body and self.gone_at is not None and now - self.gone_at > STOP_GRACE:
             self.greenlet.kill(block=False)
             return True
         return False

@@ -13,6 +13,9 @@ from gevent.event import Event
 from gevent.socket import socket
 from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
+from plain.logs import get_framework_logger
+
+log = get_framework_logger()
 
 #: Bytes of one stream's body that may wait to be sent before its view does, and to which
 #: they must fall before it goes on.
@@ -183,7 +186,9 @@ class Writer:
                 if self._ready:
                     # A peer that always takes more must not keep the hub to itself.
                     gevent.sleep(0)
-        except OSError:
+        except Exception as exc:
+            if not isinstance(exc, OSError):
+                log.exception("Unexpected connection error")
             self.close()
             self._failed()
         finally:

@@ -30,7 +30,10 @@ def text(body: str | bytes) -> Response:
 
 
 class Pid(View):
+    """Which worker answers, after a wait of `s` seconds."""
+
     def get(self) -> Response:
+        time.sleep(float(self.request.query_params.get("s", "0")))
         return text(str(os.getpid()))
 
 
@@ -146,7 +149,7 @@ class Sabotage(View):
             case "reader":
                 connection._frames = None
             case "writer":
-                connection._writer._ready = None
+                connection._writer._sock = None
             case "sweep":
                 connection._closing_since = "never"
         return text("broken")
