@@ -1,0 +1,407 @@
+"""How a worker lives and dies: blocked hubs, signals, limits, crashes, and what is logged."""
+
+import inspect
+import json
+import os
+import re
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from app import life_views
+from harness import Server, wait_for
+from load_client import (
+    INTERNAL_ERROR,
+    NO_ERROR,
+    Http1Client,
+    Http2Client,
+    Load,
+    connect,
+)
+from plain.server.workers._memory import profile_path
+
+Serve = Callable[..., Server]
+
+#: Seconds for "at once": well under the 30 of the graceful timeout.
+AT_ONCE = 10.0
+
+STARTED = "Server worker started"
+
+
+def pid_of(client: Http2Client) -> int:
+    return int(client.get("/life/pid").body)
+
+
+def new_worker(server: Server, old: int) -> int:
+    """The pid of the worker that took the place of `old`, once it answers."""
+    wait_for(lambda: server.log().count(STARTED) > 1, "replacement of the worker")
+    with Http2Client(server) as client:
+        pid = pid_of(client)
+    assert pid != old
+    return pid
+
+
+def test_workers_with_a_blocked_hub_are_killed_and_replaced(serve: Serve) -> None:
+    # More than 2 seconds: on a busy machine three workers may take that long to start.
+    server = serve("--timeout", "4", "--workers", "3")
+    wait_for(lambda: server.log().count(STARTED) == 3, "all workers")
+    blocked: dict[str, int] = {}
+    clients = []
+    # A blocked worker takes no connection, so each view blocks another one.
+    for view in ("spin", "hash", "one-hash"):
+        client = Http2Client(server)
+        clients.append(client)
+        blocked[view] = pid_of(client)
+        client.open(f"/life/{view}")
+        process = psutil.Process(blocked[view])
+        wait_for(lambda p=process: p.cpu_percent(0.1) > 20, f"worker blocked in {view}")
+    for client in clients:
+        client.until_closed()
+    wait_for(lambda: server.log().count(STARTED) == 6, "replacement of the workers")
+    with Http2Client(server) as client:
+        assert pid_of(client) not in blocked.values()
+    wait_for(lambda: not any(map(psutil.pid_exists, blocked.values())), "end of the old workers")
+
+    log = server.log()
+    assert log.count("WORKER TIMEOUT") == 3
+    for view, name in (("spin", "Spin"), ("hash", "Hash")):
+        # Where it was blocked: the view's file and function.
+        stack = log.partition(f"Worker {blocked[view]} was blocked")[2].partition("[")[0]
+        line = inspect.getsourcelines(getattr(life_views, name).get)[1]
+        numbers = [int(n) for n in re.findall(r'life_views\.py", line (\d+), in get', stack)]
+        assert any(0 < n - line < 4 for n in numbers), f"{view} is not in:\n{stack}"
+
+
+class TestSignals:
+    @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGQUIT])
+    def test_sigint_and_sigquit_stop_at_once(
+        self, serve: Serve, sig: signal.Signals, tmp_path: Path
+    ) -> None:
+        server = serve()
+        with Http2Client(server) as client:
+            client.open(f"/life/gate?gate={tmp_path}/gate")
+            wait_for((tmp_path / "gate.reached").exists, "start of the view")
+            stream_id = client.open("/life/endless")
+            client.until(lambda: client.answers[stream_id].body, "first chunk")
+            worker = server.worker()
+            server.signal(sig)
+            assert server.wait(AT_ONCE) == 0
+            wait_for(lambda: not worker.is_running(), "end of the worker")
+            client.until_closed()
+
+    def test_sigquit_of_a_worker_whose_hub_is_blocked(self, serve: Serve) -> None:
+        server = serve()
+        with Http2Client(server) as client:
+            worker = server.worker()
+            client.open("/life/spin")
+            wait_for(lambda: worker.cpu_percent(0.1) > 50, "busy worker")
+            worker.send_signal(signal.SIGQUIT)
+            client.until_closed(AT_ONCE)
+            new_worker(server, worker.pid)
+
+    def test_sigusr1_three_times_writes_the_memory_profile(
+        self, serve: Serve, tmp_path: Path
+    ) -> None:
+        server = serve("--workers", "2", env={"TMPDIR": str(tmp_path)})
+        wait_for(lambda: server.log().count(STARTED) == 2, "second worker")
+        for phase in ("STARTED", "MIDPOINT", "STOPPED"):
+            server.signal(signal.SIGUSR1)  # the arbiter forwards it
+            line = f"Memory recording {phase}"
+            wait_for(lambda line=line: server.log().count(line) == 2, line)
+        for worker in server.workers():
+            profile = json.loads((tmp_path / Path(profile_path(worker.pid)).name).read_text())
+            assert profile["pid"] == worker.pid
+            assert profile["rss_after"] > 0
+        with Http2Client(server) as client:
+            assert client.get("/").body == b"hello"
+
+
+class TestArbiterGone:
+    def test_workers_go_away_by_themselves(self, serve: Serve) -> None:
+        server = serve("--workers", "2")
+        wait_for(lambda: server.log().count(STARTED) == 2, "second worker")
+        workers = server.workers()
+        assert len(workers) == 2
+        with Http2Client(server) as client:
+            stream_id = client.open("/life/endless")
+            client.until(lambda: client.answers[stream_id].body, "first chunk")
+            server.signal(signal.SIGKILL)
+            server.wait()
+            gone, left = psutil.wait_procs(workers, timeout=AT_ONCE)
+            for process in left:
+                process.kill()
+            assert len(gone) == 2
+
+
+class TestKeepAliveTimeout:
+    @pytest.fixture
+    def short(self, serve: Serve) -> Server:
+        return serve("--timeout", "2", env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "1"})
+
+    def test_idle_connections_are_closed(self, short: Server) -> None:
+        with Http2Client(short) as unused, Http2Client(short) as client, Http1Client(short) as old:
+            for _ in range(2):
+                assert client.get("/").body == b"hello"
+                assert old.get("/").body == b"hello"
+            for http2, last_stream_id in ((unused, 0), (client, 3)):
+                http2.until_closed(AT_ONCE)
+                assert http2.end == "clean"
+                (goaway,) = http2.goaways
+                assert goaway.error_code == NO_ERROR
+                assert goaway.last_stream_id == last_stream_id
+                assert http2.frames[-1] is goaway
+            assert old.receive() is None
+            assert old.end == "clean"
+
+    def test_busy_stream_is_not_cut(self, short: Server) -> None:
+        """Nor is a view that waits for longer than `--timeout` a blocked hub."""
+        with Http2Client(short) as slow, Http2Client(short) as body, Http1Client(short) as old:
+            waiting = slow.open("/sleep?s=4")
+            streaming = body.open("/chunks?n=3&wait=1.5")
+            old.send("/sleep?s=4")
+            assert slow.answer(waiting).body == b"slept"
+            assert body.answer(streaming).body == b"aaaaabbbbbccccc"
+            answer = old.receive()
+            assert answer is not None
+            assert answer.body == b"slept"
+            # Idle from here on.
+            for client in (slow, body):
+                client.until_closed(AT_ONCE)
+                assert client.goaways[-1].last_stream_id == 1
+        assert "WORKER TIMEOUT" not in short.log()
+
+
+class TestLimits:
+    def test_connection_past_the_limit_is_closed_and_the_worker_recovers(
+        self, serve: Serve
+    ) -> None:
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "2"})
+
+        def is_answered() -> bool:
+            try:
+                with Http2Client(server) as client:
+                    return client.get("/").status == 200
+            except (OSError, AssertionError):
+                return False
+
+        with Http2Client(server) as first:
+            with Http2Client(server) as second:
+                assert first.get("/").body == b"hello"
+                assert second.get("/").body == b"hello"
+                for _ in range(3):
+                    with pytest.raises(OSError):  # noqa: PT011 - a reset or an end of file
+                        connect(server, "h2")
+                assert server.log().count("at connection capacity") == 1
+                assert first.get("/").body == b"hello"
+                assert second.get("/").body == b"hello"
+            wait_for(is_answered, "answer on a new connection")
+            assert first.get("/").body == b"hello"
+        assert server.log().count("at connection capacity") == 1
+
+    def test_streams_past_the_limit_of_running_ones_wait(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "2"})
+        with Http2Client(server) as client, Http2Client(server) as other:
+            streams = [(c, c.open("/life/at-once")) for _ in range(10) for c in (client, other)]
+            bodies = [json.loads(c.answer(stream_id).body) for c, stream_id in streams]
+        assert len(bodies) == 20
+        assert max(body["most"] for body in bodies) == 2
+
+    def test_streams_wait_for_a_view_that_was_reset(self, serve: Serve, tmp_path: Path) -> None:
+        """A place is taken until its view ends, whatever its client does."""
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
+        gate = tmp_path / "gate"
+        with Http2Client(server) as client, Http2Client(server) as other:
+            client.open(f"/life/gate?gate={gate}")
+            wait_for(gate.with_suffix(".reached").exists, "start of the view")
+            client.close()
+            waiting = other.open("/")
+            other.round_trip()
+            assert not other.answers[waiting].over
+            gate.touch()
+            assert other.answer(waiting).body == b"hello"
+
+
+class TestCrash:
+    """What breaks in one place is logged, and nothing else goes down."""
+
+    @pytest.mark.parametrize(
+        "what",
+        [
+            "BaseException",
+            "SystemExit",
+            "KeyboardInterrupt",
+            "GreenletExit",
+            "Timeout",
+            "CancelledError",
+            "GeneratorExit",
+        ],
+    )
+    @pytest.mark.parametrize("view", ["raise", "raise-in-body"])
+    def test_view_that_raises_no_exception(
+        self, server: Server, tmp_path: Path, what: str, view: str
+    ) -> None:
+        gate = tmp_path / "gate"
+        logged = len(server.log())
+        with Http2Client(server) as client, Http2Client(server) as other:
+            pid = pid_of(client)
+            same, elsewhere = (c.open(f"/life/gate-in-body?gate={gate}") for c in (client, other))
+            for c, stream_id in ((client, same), (other, elsewhere)):
+                c.until(lambda c=c, s=stream_id: c.answers[s].body, "first chunk")
+            # The stream itself comes to an end that the client can tell from success.
+            broken = client.answer(client.open(f"/life/{view}?what={what}"), 5)
+            if view == "raise":
+                assert broken.status == 500 or broken.reset == INTERNAL_ERROR
+            else:
+                assert broken.reset == INTERNAL_ERROR
+            gate.touch()
+            assert client.answer(same).body == b"firstlast"
+            assert other.answer(elsewhere).body == b"firstlast"
+            with Http1Client(server) as old:
+                old.send(f"/life/{view}?what={what}")
+                try:
+                    answer = old.receive()
+                except EOFError:
+                    answer = None
+                assert answer is None or answer.status == 500
+            assert pid_of(client) == pid
+        log = server.log()[logged:]
+        assert "Traceback" in log
+        assert what in log
+
+    @pytest.mark.parametrize("part", ["reader", "writer", "sweep"])
+    def test_connection_that_breaks(self, serve: Serve, part: str) -> None:
+        server = serve()
+        with Http2Client(server) as client, Http2Client(server) as other:
+            pid = pid_of(client)
+            assert pid_of(other) == pid
+            client.open(f"/life/sabotage?part={part}")
+
+            def is_closed() -> bool:
+                client.open("/")
+                client.read(0.1)
+                return bool(client.end)
+
+            wait_for(is_closed, "close of the connection", AT_ONCE)
+            assert pid_of(other) == pid
+        wait_for(lambda: "Traceback" in server.log(), "traceback in the log")
+        assert server.log().count(STARTED) == 1
+
+    def test_accept_that_fails(self, serve: Serve) -> None:
+        """With no file descriptor left, connections wait; the open ones go on."""
+        server = serve()
+        with Http2Client(server) as client:
+            pid = pid_of(client)
+            worker = psutil.Process(pid)
+            _, hard = worker.rlimit(resource.RLIMIT_NOFILE)
+            soft = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+            worker.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            with Load(server, "/life/pid") as load:
+                load.start_http2(connections=2, streams=1)
+                server.wait_log("Too many open files")
+                assert pid_of(client) == pid
+                worker.rlimit(resource.RLIMIT_NOFILE, (hard, hard))
+                wait_for(lambda: load.answered > 10, "answers on the connections that waited")
+            assert load.failures == []
+            assert set(load.bodies) == {str(pid).encode()}
+
+
+class TestWorkers:
+    def test_two_workers_share_the_connections(self, serve: Serve) -> None:
+        server = serve("--workers", "2")
+        wait_for(lambda: server.log().count(STARTED) == 2, "second worker")
+        with Load(server, "/life/pid") as load:
+            load.start_http2(connections=8, streams=4)
+            load.start_http1(connections=4)
+            wait_for(lambda: load.answered > 1000 or load.failures, "answers")
+        assert load.failures == []
+        # A connection stays with its worker, so count those that come later too.
+        pids = {int(body) for body in load.bodies}
+        deadline = time.monotonic() + AT_ONCE
+        while len(pids) < 2 and time.monotonic() < deadline:
+            with Http2Client(server) as client:
+                pids.add(pid_of(client))
+        assert pids == {worker.pid for worker in server.workers()}
+
+    def test_sigkill_of_one_worker_under_load(self, serve: Serve) -> None:
+        server = serve("--workers", "2")
+        wait_for(lambda: server.log().count(STARTED) == 2, "second worker")
+        clients: dict[int, Http2Client] = {}
+
+        def has_one_on_each() -> bool:
+            client = Http2Client(server)
+            clients.setdefault(pid_of(client), client)
+            return len(clients) == 2
+
+        wait_for(has_one_on_each, "connection to each worker")
+        killed, kept = clients
+        with Load(server, "/life/pid") as load:
+            load.server_is_stopping = True  # connections to the killed worker are lost
+            load.start_http2(connections=4, streams=4)
+            wait_for(lambda: load.answered > 200, "answers")
+            os.kill(killed, signal.SIGKILL)
+            clients[killed].until_closed()
+            # The other worker serves on, on the connection it has and on new ones.
+            before = load.answered
+            wait_for(lambda: load.answered > before + 200, "answers after the kill")
+            assert pid_of(clients[kept]) == kept
+            wait_for(lambda: server.log().count(STARTED) == 3, "replacement of the worker")
+            assert pid_of(clients[kept]) == kept
+        lost_with_it = ("connection ended without GOAWAY",)
+        assert [f for f in load.failures if not f.startswith(lost_with_it)] == []
+        pids = {worker.pid for worker in server.workers()}
+        assert len(pids) == 2
+        assert kept in pids
+        assert killed not in pids
+
+
+class TestAccessLog:
+    @staticmethod
+    def lines(server: Server) -> list[str]:
+        return re.findall(r"^.*\bRequest (?:\w+=.*)$", server.log(), re.MULTILINE)
+
+    def test_fields_and_responses_that_opt_out(self, serve: Serve) -> None:
+        fields = ["method", "url", "status", "size", "ip", "protocol"]
+        server = serve(env={"PLAIN_SERVER_ACCESS_LOG_FIELDS": json.dumps(fields)})
+        with Http2Client(server) as client, Http1Client(server) as old:
+            assert client.get("/life/quiet").body == b"quiet"
+            assert client.get("/?q=2").body == b"hello"
+            assert old.get("/life/quiet").body == b"quiet"
+            assert old.get("/?q=1").body == b"hello"
+            assert client.get("/nowhere").status == 404
+            wait_for(lambda: len(self.lines(server)) >= 3, "access log")
+        assert not any("quiet" in line for line in self.lines(server))
+        second, first, missing = self.lines(server)
+        for line, protocol in ((second, "2"), (first, "1")):
+            assert list(re.findall(r"(\w+)=(?=[\"\w])", line.replace("?q=", "?q"))) == fields
+            assert re.search(rf'protocol="?HTTP/{protocol}', line)
+            assert re.search(rf'url="?/\?q={protocol}\b', line)
+            assert "status=200" in line
+            assert "size=5" in line
+            assert re.search(r'ip="?127\.0\.0\.1', line)
+        assert "status=404" in missing
+
+    def test_size_of_a_streamed_body_and_duration(self, serve: Serve) -> None:
+        fields = ["path", "size", "duration_ms"]
+        server = serve(env={"PLAIN_SERVER_ACCESS_LOG_FIELDS": json.dumps(fields)})
+        with Http2Client(server) as client:
+            assert len(client.get("/chunks?n=4&size=100&wait=0.1").body) == 400
+            wait_for(lambda: self.lines(server), "access log")
+        (line,) = self.lines(server)
+        assert "size=400" in line
+        duration = re.search(r"duration_ms=(\d+)", line)
+        assert duration is not None
+        assert int(duration[1]) >= 300
+
+    def test_no_access_log(self, serve: Serve) -> None:
+        server = serve("--no-access-log")
+        with Http2Client(server) as client, Http1Client(server) as old:
+            assert client.get("/").body == b"hello"
+            assert old.get("/").body == b"hello"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Shutting down" in server.log()
+        assert self.lines(server) == []
