@@ -474,7 +474,11 @@ class Http2Connection:
         if stream.response_ended:
             self._forget(stream)
         elif not stream.headers_sent:
-            self._start(stream)
+            if stream.content_length not in (None, stream.sink.received):
+                # RFC 9113 section 8.1.1; h2 only looks when DATA ends the stream.
+                self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
+            else:
+                self._start(stream)
 
     def _stream_reset(self, event: events.StreamReset) -> None:
         if stream := self._streams.get(event.stream_id):

@@ -41,6 +41,7 @@ class FrameType(IntEnum):
 
 ACK = 0x1
 END_HEADERS = 0x4
+PADDED = 0x8
 
 _HEADER = struct.Struct(">HBBBL")
 
@@ -74,8 +75,12 @@ class GoAway:
 
 def goaway(last_stream_id: int, code: ErrorCodes, debug: bytes = b"") -> bytes:
     """A GOAWAY frame, in bytes. Written beside `h2`, which takes one for the end."""
-    payload = struct.pack(">LL", last_stream_id, code) + debug
-    return _HEADER.pack(0, len(payload), FrameType.GOAWAY, 0, 0) + payload
+    return _frame(FrameType.GOAWAY, 0, 0, struct.pack(">LL", last_stream_id, code) + debug)
+
+
+def _frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
+    size = len(payload)
+    return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
 
 
 class FrameReader:
@@ -114,7 +119,10 @@ class FrameReader:
                 if kind == FrameType.HEADERS and stream_id > highest_stream_id:
                     highest_stream_id = stream_id
                 item = None
-                if kind in _LOOKED_AT:
+                if kind == FrameType.WINDOW_UPDATE and end - pos == FRAME_HEADER_SIZE + 4:
+                    # The reserved bit is to be ignored (RFC 9113 section 6.9); h2 does not.
+                    self._buffer[pos + FRAME_HEADER_SIZE] &= 0x7F
+                if kind in _LOOKED_AT and (kind != FrameType.HEADERS or flags & PADDED):
                     payload = bytes(self._buffer[pos + FRAME_HEADER_SIZE : end])
                     item = _LOOKED_AT[kind](flags, stream_id, payload, highest_stream_id)
                 if item is None and kind in _FOR_H2:
@@ -191,6 +199,16 @@ _FOR_H2 = frozenset(
 )
 
 
+def _look_at_padded_headers(
+    flags: int, stream_id: int, payload: bytes, _highest_stream_id: int
+) -> bytes | None:
+    """RFC 9113 section 6.2: a fragment may be all padding, which `h2` refuses. Take it off."""
+    if not payload or payload[0] >= len(payload):
+        return None  # too much of it: h2 says so
+    payload = payload[1 : len(payload) - payload[0]]
+    return _frame(FrameType.HEADERS, flags & ~PADDED, stream_id, payload)
+
+
 def _look_at_priority(
     _flags: int, stream_id: int, payload: bytes, highest_stream_id: int
 ) -> StreamFault | None:
@@ -245,7 +263,8 @@ def _look_at_window_update(
 
 #: Frames whose payload is looked at first: what settles one is given to the caller, and
 #: `h2` does not see it; None lets it go on.
-_LOOKED_AT: dict[int, Callable[[int, int, bytes, int], StreamFault | GoAway | None]] = {
+_LOOKED_AT: dict[int, Callable[[int, int, bytes, int], bytes | StreamFault | GoAway | None]] = {
+    FrameType.HEADERS: _look_at_padded_headers,
     FrameType.PRIORITY: _look_at_priority,
     FrameType.RST_STREAM: _look_at_rst_stream,
     FrameType.SETTINGS: _look_at_settings,

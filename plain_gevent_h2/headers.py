@@ -148,8 +148,9 @@ def _check_pseudo_headers(pseudo: dict[bytes, bytes], host: bytes | None) -> Non
 def check_trailers(raw: list[tuple[bytes, bytes]]) -> None:
     """RFC 9113 section 8.1: trailers have no pseudo-header fields. Raises `MalformedRequest`."""
     for name, value in raw:
-        if not _NAME_RE.fullmatch(name) or _BAD_VALUE_RE.search(value):
-            raise MalformedRequest(f"invalid trailer {name!r}")
+        if name[:1] == b":":
+            raise MalformedRequest(f"{name!r} among the trailers")
+        _request_field(name, value)
 
 
 #: HTTP/1.1's hop-by-hop fields, which no HTTP/2 response may have (RFC 9113 section 8.2.2).
