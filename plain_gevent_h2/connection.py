@@ -30,6 +30,7 @@ from .frames import (
     GoAway,
     StreamFault,
     goaway,
+    window_update,
 )
 from .headers import (
     HeadersTooLarge,
@@ -40,7 +41,7 @@ from .headers import (
     parse_request,
     response_headers,
 )
-from .stream import ClientGone, Stream
+from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
 from .tls import close_our_side
 from .writer import SendBuffer, Writer
 
@@ -182,20 +183,23 @@ class Http2Stream(Stream):
         self.response_ended = False
         self.discarded = 0  # bytes of a body that came after the response
         self.ended_at = 0.0  # when the response ended (monotonic)
+        self.received_at = self.opened  # monotonic time of the last DATA
         self._rate: BodyRateFloor | None = None
         self._rate_checked_at = self.opened
         self._rate_received = 0
 
-    def below_rate_floor(self, now: float) -> bool:
-        """Whether the body arrives too slowly. Called about once a second."""
+    def too_slow(self, now: float) -> bool:
+        """Whether the body arrives below the rate floor, or not at all. Called once a second."""
+        if not self.worker.body_min_rate:
+            return now - self.received_at > self.worker.keepalive_timeout
         if self.content_length is not None and self.sink.received >= self.content_length:
             return False  # only END_STREAM or trailers are missing
         if self._rate is None:
             self._rate = BodyRateFloor(self.worker.body_min_rate)
         received = self.sink.received
-        self._rate.record(
-            waited=now - self._rate_checked_at, received=received - self._rate_received
-        )
+        # More than the interval was not the client's time: a view kept the hub busy.
+        waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
+        self._rate.record(waited=waited, received=received - self._rate_received)
         self._rate_checked_at, self._rate_received = now, received
         return self._rate.violated()
 
@@ -252,7 +256,7 @@ class Http2Stream(Stream):
         self.connection.reset(self, ErrorCodes.INTERNAL_ERROR)
 
     def finished(self) -> None:
-        self.sink.close()
+        release(self.sink)
         self.connection.stream_finished(self)
 
 
@@ -278,7 +282,7 @@ class Http2Connection:
         self._parked: Any = None  # the watcher that starts it again
 
         # Changed by the reader alone.
-        self._frames = FrameReader(worker.config.max_frame_size)
+        self._frames = FrameReader(worker.config.max_frame_size, self._check_data)
         self._last_stream_id = 0  # the highest stream that was not refused
 
         # Shared by the reader, the writer and the streams.
@@ -360,7 +364,7 @@ class Http2Connection:
                 elif isinstance(item, StreamFault):
                     self._fault_on_stream(item)
                 elif isinstance(item, GoAway):
-                    self._drain_since = self._drain_since or time.monotonic()
+                    self._client_goes_away()
                 if self._closing_since is not None:
                     return
         except ConnectionFault as fault:
@@ -381,10 +385,29 @@ class Http2Connection:
             if handle is not None:
                 handle(self, event)
 
+    def _client_goes_away(self) -> None:
+        """The client opens no more streams: close when those that are open have ended."""
+        self._drain_since = self._drain_since or time.monotonic()
+        if not self._streams:
+            self._close(ErrorCodes.NO_ERROR)
+
     def _fault_on_stream(self, fault: StreamFault) -> None:
         stream = self._streams.get(fault.stream_id)
         if stream is not None:
             self.reset(stream, fault.code)
+        if fault.unseen:
+            self._writer.send_raw(window_update(fault.unseen))
+
+    def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1).
+
+        For `h2`, one that differs is a fault of the whole connection.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.content_length is None or stream.headers_sent:
+            return None
+        missing = stream.content_length - stream.sink.received - size
+        return ErrorCodes.PROTOCOL_ERROR if missing < 0 or (ends and missing) else None
 
     # -- events of h2 ---------------------------------------------------------
 
@@ -443,6 +466,7 @@ class Http2Connection:
         self._h2.acknowledge_received_data(size, event.stream_id)
 
     def _take_in(self, stream: Http2Stream, data: bytes) -> None:
+        stream.received_at = time.monotonic()
         try:
             stream.sink.feed(data)
         except LimitRequestBody as exc:
@@ -456,7 +480,7 @@ class Http2Connection:
             self._refuse_body(stream, 500)
 
     def _refuse_body(self, stream: Http2Stream, status: int) -> None:
-        stream.sink.close()
+        release(stream.sink)
         stream.send_error(status)
 
     def _trailers_received(self, event: events.TrailersReceived) -> None:
@@ -514,7 +538,7 @@ class Http2Connection:
         while self._waiting and self._running < self.worker.config.max_concurrent_streams:
             stream = self._waiting.pop(0)
             if stream.gone_at is not None:
-                stream.sink.close()  # reset before it began
+                release(stream.sink)  # reset before it began
                 continue
             self._running += 1
             self.worker.slots.run(stream)
@@ -596,7 +620,7 @@ class Http2Connection:
         if not stream.response_ended:
             stream.client_gone()
         if stream.greenlet is None and not stream.client_ended:
-            stream.sink.close()  # it never became a request
+            release(stream.sink)  # it never became a request
 
     def _let_go_of_streams(self) -> None:
         for stream in self._streams.values():
@@ -695,7 +719,7 @@ class Http2Connection:
         elif buffer.size and now - buffer.progress_at > STALL_TIMEOUT:
             log.debug("Client does not take its response", extra={"client": self.client})
             self.reset(stream, ErrorCodes.CANCEL)
-        elif not stream.client_ended and not stream.headers_sent and stream.below_rate_floor(now):
+        elif not stream.client_ended and not stream.headers_sent and stream.too_slow(now):
             self._refuse_body(stream, 408)
 
 

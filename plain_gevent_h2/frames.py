@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 from h2.errors import ErrorCodes
 
@@ -40,10 +41,15 @@ class FrameType(IntEnum):
 
 
 ACK = 0x1
+END_STREAM = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
 
 _HEADER = struct.Struct(">HBBBL")
+
+
+class CheckData(Protocol):
+    def __call__(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None: ...
 
 
 class ConnectionFault(Exception):
@@ -64,6 +70,7 @@ class StreamFault:
 
     stream_id: int
     code: ErrorCodes
+    unseen: int = 0  # bytes of DATA kept from h2: the connection's window to give back
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,11 @@ def goaway(last_stream_id: int, code: ErrorCodes, debug: bytes = b"") -> bytes:
     return _frame(FrameType.GOAWAY, 0, 0, struct.pack(">LL", last_stream_id, code) + debug)
 
 
+def window_update(increment: int) -> bytes:
+    """A WINDOW_UPDATE of the connection, in bytes, for DATA that `h2` did not see."""
+    return _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", increment))
+
+
 def _frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
     size = len(payload)
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
@@ -86,11 +98,14 @@ def _frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes
 class FrameReader:
     """The frames of one connection, in the order they arrived.
 
-    `max_frame_size` is what we told the peer in our SETTINGS, in bytes.
+    `max_frame_size` is what we told the peer in our SETTINGS, in bytes. `check_data` is
+    asked about DATA, with everything before it handed on: the stream, the size without
+    padding, whether it ends the stream. An error code keeps that frame from `h2`.
     """
 
-    def __init__(self, max_frame_size: int) -> None:
+    def __init__(self, max_frame_size: int, check_data: CheckData) -> None:
         self._max_frame_size = max_frame_size
+        self._check_data = check_data
         self._buffer = bytearray()
         self._preface_seen = False
         self._settings_seen = False
@@ -118,7 +133,11 @@ class FrameReader:
                 self._check_order(kind, flags, stream_id)
                 if kind == FrameType.HEADERS and stream_id > highest_stream_id:
                     highest_stream_id = stream_id
-                item = None
+                item: bytes | StreamFault | GoAway | None = None
+                if kind == FrameType.DATA:
+                    yield from self._run(start, pos)
+                    start = pos
+                    item = self._look_at_data(flags, stream_id, pos, end)
                 if kind == FrameType.WINDOW_UPDATE and end - pos == FRAME_HEADER_SIZE + 4:
                     # The reserved bit is to be ignored (RFC 9113 section 6.9); h2 does not.
                     self._buffer[pos + FRAME_HEADER_SIZE] &= 0x7F
@@ -138,6 +157,13 @@ class FrameReader:
             raise
         finally:
             del self._buffer[:pos]
+
+    def _look_at_data(self, flags: int, stream_id: int, pos: int, end: int) -> StreamFault | None:
+        length = size = end - pos - FRAME_HEADER_SIZE
+        if flags & PADDED and length:
+            size -= 1 + self._buffer[pos + FRAME_HEADER_SIZE]
+        code = self._check_data(stream_id, size, ends=bool(flags & END_STREAM))
+        return None if code is None else StreamFault(stream_id, code, unseen=length)
 
     def _header_at(self, pos: int) -> tuple[int, int, int, int] | None:
         """Type, flags, stream and end of the frame at `pos`; None if it is not all here."""

@@ -237,6 +237,15 @@ class MemoEncoder(Encoder):
         super().__init__()
         self._blocks: dict[tuple[Any, ...], bytes] = {}
 
+    @property
+    def header_table_size(self) -> int:
+        """Bytes of the dynamic table: of what the peer offers, 4,096 at most."""
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        Encoder.header_table_size.fset(self, min(value, _TABLE_SIZE))  # type: ignore[attr-defined]
+
     def encode(self, headers: Any, huffman: bool = True) -> bytes:
         fields = tuple(headers)
         table = self.header_table
@@ -252,6 +261,9 @@ class MemoEncoder(Encoder):
             self._blocks.clear()
         return block
 
+
+#: The default of RFC 9113 section 6.5.2. A larger table would be the peer's to fill.
+_TABLE_SIZE = 4096
 
 #: Blocks that one connection's encoder remembers.
 _BLOCKS_REMEMBERED = 4

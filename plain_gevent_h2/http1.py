@@ -23,7 +23,7 @@ from plain.server.http.message import Request as ParsedRequest
 from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor, BodySink, ChunkedDecoder
 
-from .stream import ClientGone, Stream
+from .stream import ClientGone, Stream, release
 from .tls import close_our_side
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Http1Stream(Stream):
         self._connection.abort()
 
     def finished(self) -> None:
-        self._sink.close()
+        release(self._sink)
         self.done.set()
 
 
@@ -271,9 +271,12 @@ class Http1Connection:
             return self._answer_healthcheck()
         try:
             parsed, response, _ = h1.parse_request(self.worker, self, head)  # type: ignore[arg-type]
-            self._check_length(parsed)
         except Exception as exc:
             return self._refuse(None, exc)
+        try:
+            self._check_length(parsed)
+        except LimitRequestBody as exc:
+            return self._refuse(parsed, exc)
         return self._serve_parsed(parsed, response)
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
@@ -290,11 +293,11 @@ class Http1Connection:
         try:
             self._ingest(sink, parsed)
         except _IncompleteBody:
-            sink.close()
+            release(sink)
             _run(self.write_error(408, "Request Timeout", "Incomplete request body"))
             return self._linger()
         except (ParseException, OSError) as exc:
-            sink.close()
+            release(sink)
             return self._refuse(parsed, exc)
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
         self.req_count += 1
@@ -418,9 +421,10 @@ class Http1Connection:
         discarded = 0
         with gevent.Timeout(h1.LINGER_CLOSE_TIMEOUT, False):  # type: ignore[arg-type]
             while discarded < h1.LINGER_CLOSE_MAX_BYTES:
+                # Below TLS, which reads nothing more once our close_notify met unread data.
                 try:
-                    data = self._sock.recv(RECV_SIZE)
-                except (OSError, ValueError):
+                    data = socket.recv(self._sock, RECV_SIZE)
+                except OSError:
                     break
                 if not data:
                     break

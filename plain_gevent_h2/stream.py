@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from gevent import Greenlet
 from plain.http import Response, response_omits_body
 from plain.logs import get_framework_logger
 from plain.server.accesslog import log_access
+from plain.server.http.sink import BodySink
 
 from .pipeline import Handled, ResponseBodyFailed
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 log = get_framework_logger()
 
+#: Seconds between heartbeats, and between looks at what time asks of connections; while
+#: the worker drains, every tenth of that.
+SWEEP_INTERVAL = 1.0
+
 #: Seconds after its client left that a response body may go on without a write. A body
 #: that blocks for longer (on a queue, say) is stopped at that blocking point.
 STOP_GRACE = 1.0
@@ -26,6 +32,12 @@ STOP_GRACE = 1.0
 
 class ClientGone(Exception):
     """The client reset the stream or left: there is nobody to answer."""
+
+
+def release(sink: BodySink) -> None:
+    """Give up a request's body. Closing it can fail as a write did (a full disk)."""
+    with suppress(OSError):
+        sink.close()
 
 
 class Stream(ABC):

@@ -28,12 +28,8 @@ from .config import Config
 from .connection import Http2Connection
 from .http1 import Http1Connection
 from .pipeline import Pipeline
-from .stream import Stream
+from .stream import SWEEP_INTERVAL, Stream
 from .tls import handshake, server_context
-
-#: Seconds between heartbeats, and between looks at what time asks of connections; while
-#: the worker drains, every tenth of that.
-SWEEP_INTERVAL = 1.0
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
 #: small response would queue behind that much of a download on the same connection.
