@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent.socket import socket
 from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -42,7 +41,7 @@ from .headers import (
     response_headers,
 )
 from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
-from .tls import close_our_side
+from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .writer import SendBuffer, Writer
 
 if TYPE_CHECKING:
@@ -52,9 +51,6 @@ if TYPE_CHECKING:
     from .worker import GeventWorker
 
 log = get_framework_logger()
-
-#: Bytes taken from the socket at once.
-RECV_SIZE = 64 * 1024
 
 #: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
 #: only has to be larger than what a fast network holds in flight.
@@ -268,7 +264,7 @@ class Http2Connection:
     thread and none of the methods but `run()` blocks, so there are no locks.
     """
 
-    def __init__(self, worker: "GeventWorker", sock: socket, client: Any, server: Any) -> None:
+    def __init__(self, worker: "GeventWorker", sock: TlsSocket, client: Any, server: Any) -> None:
         # Set once.
         self.worker = worker
         self.client = client
@@ -323,8 +319,6 @@ class Http2Connection:
             self._parked = gevent.get_hub().loop.io(self._sock.fileno(), _READ)
             self._parked.start(self._unpark)
             return False
-        except ValueError:
-            pass  # the TLS layer was closed both ways while this greenlet waited
         except BaseException:
             self._over()
             raise

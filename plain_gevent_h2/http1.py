@@ -24,7 +24,7 @@ from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor, BodySink, ChunkedDecoder
 
 from .stream import ClientGone, Stream, release
-from .tls import close_our_side
+from .tls import TlsSocket, close_our_side
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -59,7 +59,7 @@ class _Output:
     Small pieces are kept until `flush()`, so that headers and body leave in one packet.
     """
 
-    def __init__(self, sock: socket) -> None:
+    def __init__(self, sock: socket | TlsSocket) -> None:
         self._sock = sock
         self._pieces: list[bytes] = []
 
@@ -174,7 +174,9 @@ class Http1Connection:
     `writer`, `req_count`, `request_is_head` and `write_error` are for them.
     """
 
-    def __init__(self, worker: "GeventWorker", sock: socket, client: Any, server: Any) -> None:
+    def __init__(
+        self, worker: "GeventWorker", sock: socket | TlsSocket, client: Any, server: Any
+    ) -> None:
         self.worker = worker
         self.client = client
         self.server = server
@@ -421,9 +423,8 @@ class Http1Connection:
         discarded = 0
         with gevent.Timeout(h1.LINGER_CLOSE_TIMEOUT, False):  # type: ignore[arg-type]
             while discarded < h1.LINGER_CLOSE_MAX_BYTES:
-                # Below TLS, which reads nothing more once our close_notify met unread data.
                 try:
-                    data = socket.recv(self._sock, RECV_SIZE)
+                    data = self._sock.recv(RECV_SIZE)
                 except OSError:
                     break
                 if not data:

@@ -11,6 +11,10 @@ from plain.exceptions import ImproperlyConfigured
 #: Seconds a client has for its TLS handshake. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0
 
+#: Bytes taken from the socket at once, and bytes encrypted before they are sent.
+RECV_SIZE = 64 * 1024
+BATCH_SIZE = 64 * 1024
+
 #: TLS 1.2 suites that RFC 9113 section 9.2.2 lets HTTP/2 use: ephemeral key exchange and
 #: an AEAD cipher. (TLS 1.3 has no others, and is set up apart from this.)
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -40,30 +44,121 @@ def server_context(
     return context
 
 
-def handshake(sock: gsocket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """Do the TLS handshake on an accepted connection, in the calling greenlet.
+class TlsSocket:
+    """The server's side of TLS on an accepted socket, with as much of a socket as is used.
 
-    Raises `OSError` (of which `ssl.SSLError` is one) if it fails or takes longer than
-    `HANDSHAKE_TIMEOUT` seconds.
+    OpenSSL works on memory here and makes no system call, for two reasons. CPython leaves a
+    system error of one `SSLSocket` (EPIPE, ECONNRESET) in OpenSSL's error queue, which is the
+    thread's: the next call for *another* connection finds it and fails. (Shown by
+    `tests/test_http2.py`: 1 of 5 runs of h2load lost an innocent connection.) And an
+    `SSLSocket` makes one system call for each record of 16 KiB, this one for each batch.
+
+    One greenlet may read and another write. Raises `OSError`, of which `ssl.SSLError` is one.
     """
-    with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("TLS handshake")):
-        return context.wrap_socket(sock, server_side=True)
+
+    def __init__(self, sock: gsocket.socket, context: ssl.SSLContext) -> None:
+        self._sock = sock
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._our_side_closed = False
+
+    def handshake(self) -> None:
+        """Do the handshake, within `HANDSHAKE_TIMEOUT` seconds."""
+        with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("TLS handshake")):
+            while True:
+                try:
+                    self._tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    self._flush()
+                    if not self._fill():
+                        raise ConnectionResetError("closed in the TLS handshake") from None
+                except ssl.SSLError:
+                    self._flush()  # the alert
+                    raise
+            self._flush()
+
+    @property
+    def protocol(self) -> str | None:
+        """The ALPN name that the handshake agreed on."""
+        return self._tls.selected_alpn_protocol()
+
+    def recv(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end. Once our side is closed, the bytes still come
+        (to be thrown away), but as they are on the wire."""
+        while not self._our_side_closed:
+            try:
+                return self._read(size)
+            except ssl.SSLWantReadError:
+                if not self._fill():
+                    return b""
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+        return self._sock.recv(size)
+
+    def _read(self, size: int) -> bytes:
+        """What is here of the records received, up to `size` bytes."""
+        data = self._tls.read(size)
+        if not self._incoming.pending:
+            return data
+        pieces = [data]
+        size -= len(data)
+        with suppress(ssl.SSLError):  # the end or an error comes again with the next read
+            while size > 0 and (data := self._tls.read(size)):
+                pieces.append(data)
+                size -= len(data)
+        return b"".join(pieces)
+
+    def _fill(self) -> bool:
+        data = self._sock.recv(RECV_SIZE)
+        self._incoming.write(data)
+        return bool(data)
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            batch = rest[:BATCH_SIZE]
+            rest = rest[BATCH_SIZE:]
+            while batch:
+                batch = batch[self._tls.write(batch) :]
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._sock.sendall(self._outgoing.read())
+
+    def close_our_side(self) -> None:
+        """Send close_notify, if the kernel takes it now."""
+        self._our_side_closed = True
+        with suppress(ssl.SSLError, ValueError):
+            self._tls.unwrap()  # wants the peer's close_notify next
+        timeout = self._sock.gettimeout()
+        self._sock.settimeout(0.0)
+        with suppress(OSError):
+            self._sock.send(self._outgoing.read())
+        self._sock.settimeout(timeout)
+        with suppress(OSError):
+            self._sock.shutdown(gsocket.SHUT_WR)
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._sock.settimeout(timeout)
+
+    def fileno(self) -> int:
+        return int(self._sock.fileno())
+
+    def close(self) -> None:
+        self._sock.close()
 
 
-def close_our_side(sock: gsocket.socket) -> None:
+def close_our_side(sock: gsocket.socket | TlsSocket) -> None:
     """Say that nothing more comes, in TLS and in TCP, without waiting for the peer.
 
     What the peer still sends is to be read before the socket is closed: closing it with
     bytes unread would make the kernel send a reset, which can destroy our last bytes.
     """
-    timeout = sock.gettimeout()
-    sock.settimeout(0.0)
-    try:
-        if isinstance(sock, ssl.SSLSocket):
-            sock.unwrap()  # sends close_notify, then would wait for the peer's
-    except (OSError, ValueError):
-        pass
-    finally:
-        sock.settimeout(timeout)
-    with suppress(OSError):
-        gsocket.socket.shutdown(sock, gsocket.SHUT_WR)
+    if isinstance(sock, TlsSocket):
+        sock.close_our_side()
+    else:
+        with suppress(OSError):
+            sock.shutdown(gsocket.SHUT_WR)

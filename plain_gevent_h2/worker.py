@@ -1,5 +1,6 @@
 """The worker process: listeners, connections, signals, heartbeat, drain and recycling."""
 
+import ctypes
 import errno
 import gc
 import os
@@ -29,7 +30,7 @@ from .connection import Http2Connection
 from .http1 import Http1Connection
 from .pipeline import Pipeline
 from .stream import SWEEP_INTERVAL, Stream
-from .tls import handshake, server_context
+from .tls import TlsSocket, server_context
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
 #: small response would queue behind that much of a download on the same connection.
@@ -59,6 +60,25 @@ def _tune_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 100)
+
+
+def _tune_allocator() -> None:
+    """Let glibc keep 64 MiB of freed memory instead of giving it back at once.
+
+    A view that builds a response of 10 MB otherwise has the kernel map and clear those pages
+    anew for each request: a third of its cost (measured: 640 to 840 MB/s). Plain's own views
+    run in threads, whose memory glibc keeps in the same way. Elsewhere than on glibc there is
+    nothing to tune.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
+        mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
+
+
+# Parameters of mallopt(3), from <malloc.h>.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 class Slots:
@@ -140,6 +160,7 @@ class GeventWorker(plain_worker.Worker):
         if self.app.reload:
             self._start_reloader()
         _tune_garbage_collector()
+        _tune_allocator()
         self.booted = True
         self._listen()
         self._live()
@@ -264,13 +285,13 @@ class GeventWorker(plain_worker.Worker):
         server = sock.getsockname()
         if self._tls is None:
             return Http1Connection(self, sock, client, server)
-        sock = handshake(sock, self._tls)
-        protocol = sock.selected_alpn_protocol() or "http/1.1"
+        tls = TlsSocket(sock, self._tls)
+        tls.handshake()
+        protocol = tls.protocol or "http/1.1"
         if protocol not in self.config.protocols:
-            sock.close()
             return None
         kind = Http2Connection if protocol == "h2" else Http1Connection
-        return kind(self, sock, client, server)
+        return kind(self, tls, client, server)
 
     def read(self, connection: Http1Connection | Http2Connection) -> None:
         """Run the reader of `connection`, in its greenlet, until it is over or parks."""
