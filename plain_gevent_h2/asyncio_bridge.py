@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 
 _start_new_thread = get_original("_thread", "start_new_thread")
@@ -69,12 +70,24 @@ class AsyncioThread:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = BoundedSemaphore(1)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            loop = self._loop = _EventLoop()
-            _start_new_thread(_run_forever, (loop,))
+        with self._starting:
+            if self._loop is None:
+                call = _Call()
+                _start_new_thread(self._run_forever, (call,))
+                while self._loop is None:
+                    call.wait()
         return self._loop
+
+    def _run_forever(self, call: _Call) -> None:
+        # Made in its own thread, whose hub its selector and sockets wait in.
+        loop = _EventLoop()
+        asyncio.set_event_loop(loop)
+        self._loop = loop
+        call.notify()
+        loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
         """Run `coroutine` on the loop, in `context`, while the calling greenlet waits.
@@ -153,8 +166,3 @@ class AsyncioThread:
             loop.call_soon_threadsafe(cancel)
             while task is None or not task.done():
                 call.wait()
-
-
-def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    loop.run_forever()

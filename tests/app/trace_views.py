@@ -1,5 +1,74 @@
-"""Views of the tests for spans, context and what a request carries."""
+"""Views of the tests for patches and for what belongs to one request alone."""
 
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
-urls: tuple[Any, ...] = ()
+from plain.http import JsonResponse, Response, StreamingResponse
+from plain.urls import path
+from plain.views import View
+
+name_var = contextvars.ContextVar("name", default="")
+local = threading.local()
+
+
+class Patched(View):
+    """What gevent has patched in this process, and whose classes stand in the modules."""
+
+    def get(self) -> Response:
+        import queue
+        import socket
+        import ssl
+        import subprocess
+        import sys
+
+        saved = getattr(sys.modules.get("gevent.monkey"), "saved", {})
+        return JsonResponse(
+            {
+                "patched": sorted(saved),
+                "classes": {
+                    "ssl.SSLSocket": ssl.SSLSocket.__module__,
+                    "socket.socket": socket.socket.__module__,
+                    "threading.Event": type(threading.Event()).__module__,
+                    "subprocess.Popen": subprocess.Popen.__module__,
+                    "queue.SimpleQueue": queue.SimpleQueue.__module__,
+                },
+            }
+        )
+
+
+class Own(View):
+    """Sets values that belong to this request, waits with others, and reads them back."""
+
+    def get(self) -> Response:
+        name = self.request.query_params["name"]
+        before = [name_var.get(), getattr(local, "name", "")]
+        name_var.set(name)
+        local.name = name
+
+        def body() -> Iterator[str]:
+            for _ in range(3):
+                time.sleep(0.01)
+                yield f"{name_var.get()},{local.name};"
+
+        time.sleep(0.05)
+        if before != ["", ""] or [name_var.get(), local.name] != [name, name]:
+            return Response("leaked", status_code=500)
+        return StreamingResponse(body())
+
+
+class Asynchronous(View):
+    async def get(self) -> Response:
+        import asyncio
+
+        await asyncio.sleep(0.01)
+        return Response(f"async {await asyncio.to_thread(lambda: 'view')}")
+
+
+urls: tuple[Any, ...] = (
+    path("patched", Patched),
+    path("own", Own),
+    path("asynchronous", Asynchronous),
+)

@@ -1,0 +1,106 @@
+"""The command line and the settings: what chooses the worker, and what is refused."""
+
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from h2client import Client
+from harness import PLAIN, TESTS, Server
+from raw import RawClient
+
+BAD_SETTINGS = {
+    "SERVER_WORKER": "x",
+    "SERVER_HTTP_PROTOCOLS": "spdy",
+    "SERVER_H2_INITIAL_WINDOW_SIZE": "0",
+    "SERVER_H2_MAX_FRAME_SIZE": "16383",
+    "SERVER_H2_MAX_HEADER_LIST_SIZE": "1",
+    "SERVER_H2_MAX_CONCURRENT_STREAMS": "0",
+    "SERVER_MAX_RUNNING_STREAMS": "0",
+    "SERVER_KEEPALIVE_TIMEOUT": "0",
+}
+
+
+def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    command = [PLAIN, *args]
+    env = os.environ | env
+    return subprocess.run(
+        command, cwd=TESTS, env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_help() -> None:
+    output = run("server", "--help").stdout
+    assert "--worker [asyncio|gevent-h2]" in output
+    assert "--http-protocols" in output
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_a_bad_setting_is_refused_in_one_line(name: str) -> None:
+    env = {"PLAIN_SERVER_WORKER": "gevent-h2", f"PLAIN_{name}": BAD_SETTINGS[name]}
+    result = run("server", **env)
+    assert result.returncode != 0
+    assert [line for line in result.stderr.splitlines() if name in line]
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert f"{name} must be" in run("preflight", **env).stdout
+
+
+def test_bad_options_are_refused(tls: tuple[Path, Path]) -> None:
+    ours = ("server", "--worker", "gevent-h2")
+    for args, said in [
+        (("server", "--worker", "x"), "'x' is not one of"),
+        (("server", "--http-protocols", "h2"), "needs --worker gevent-h2"),
+        ((*ours, "--http-protocols", "spdy"), "--http-protocols must be"),
+        ((*ours, "--keyfile", str(tls[1])), "--keyfile needs --certfile"),
+        ((*ours, "--certfile", str(tls[1])), "does not load"),
+    ]:
+        result = run(*args)
+        assert result.returncode != 0
+        assert said in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_the_setting_chooses_the_worker(serve: Callable[..., Server]) -> None:
+    server = serve(worker=None, env={"PLAIN_SERVER_WORKER": "gevent-h2"})
+    with Client(server) as client:
+        assert b"threading" in client.get("/patched").body
+
+
+def test_threads_are_said_to_have_no_effect(serve: Callable[..., Server]) -> None:
+    said = "SERVER_THREADS (--threads) has no effect"
+    assert serve("--threads", "8").log().count(said) == 1
+    assert said not in serve().log()
+
+
+@pytest.mark.parametrize(
+    ("protocols", "offered", "agreed"),
+    [
+        ("h2,h1", ("h2", "http/1.1"), "h2"),
+        ("h1,h2", ("h2", "http/1.1"), "http/1.1"),
+        ("h1", ("h2", "http/1.1"), "http/1.1"),
+        ("h2", ("h2", "http/1.1"), "h2"),
+    ],
+)
+def test_alpn(
+    serve: Callable[..., Server], protocols: str, offered: tuple[str, ...], agreed: str
+) -> None:
+    server = serve("--http-protocols", protocols)
+    with server.connect(*offered) as sock:
+        assert isinstance(sock, ssl.SSLSocket)
+        assert sock.selected_alpn_protocol() == agreed
+
+
+def test_the_settings_are_advertised(serve: Callable[..., Server]) -> None:
+    names = {
+        "PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": (3, 7),
+        "PLAIN_SERVER_H2_INITIAL_WINDOW_SIZE": (4, 70_000),
+        "PLAIN_SERVER_H2_MAX_FRAME_SIZE": (5, 20_000),
+        "PLAIN_SERVER_H2_MAX_HEADER_LIST_SIZE": (6, 5_000),
+    }
+    server = serve(env={name: str(value) for name, (_, value) in names.items()})
+    with RawClient(server) as client:
+        settings = client.take(lambda f: type(f).__name__ == "SettingsFrame" and f.settings)  # type: ignore[attr-defined]
+        assert dict(names.values()).items() <= settings.settings.items()  # type: ignore[attr-defined]
