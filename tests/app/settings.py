@@ -11,3 +11,8 @@ SERVER_WORKERS = 1
 SERVER_MAX_REQUESTS = int(os.environ.get("TEST_MAX_REQUESTS", "0"))
 SERVER_MAX_REQUESTS_JITTER = 0
 DATA_UPLOAD_MAX_MEMORY_SIZE = 100 * 1024 * 1024
+
+if _spans := os.environ.get("TEST_SPANS"):
+    from app import telemetry
+
+    telemetry.set_up(_spans)

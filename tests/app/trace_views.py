@@ -59,6 +59,24 @@ class Own(View):
         return StreamingResponse(body())
 
 
+class Spanned(View):
+    """Makes a span of its own, named by the request, while others run."""
+
+    def get(self) -> Response:
+        from opentelemetry import trace
+
+        with trace.get_tracer("app").start_as_current_span(self.request.query_params["name"]):
+            time.sleep(0.05)
+        return Response("spanned")
+
+
+class Durations(View):
+    def get(self) -> Response:
+        from app import telemetry
+
+        return JsonResponse(telemetry.durations(), json_dumps_params={"sort_keys": True})
+
+
 class Asynchronous(View):
     async def get(self) -> Response:
         import asyncio
@@ -71,4 +89,6 @@ urls: tuple[Any, ...] = (
     path("patched", Patched),
     path("own", Own),
     path("asynchronous", Asynchronous),
+    path("spanned", Spanned),
+    path("durations", Durations),
 )
