@@ -1,0 +1,173 @@
+"""A lean HTTP/2 client, for what h2load cannot measure.
+
+It does not use `h2`: at full speed a client's own work would be much of what is measured, so
+DATA frames are only counted. It trusts the server to follow the protocol.
+"""
+
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import hpack
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+INITIAL_WINDOW_SIZE = 4
+
+#: The windows that we open, in bytes. The stream's is what a browser may have on a fast line;
+#: all that the server has sent within it lies before the next small response in the sockets.
+STREAM_WINDOW = 1024 * 1024
+CONNECTION_WINDOW = 2**31 - 1
+#: The connection's window before anybody has said anything (RFC 9113 section 6.9.2).
+DEFAULT_WINDOW = 65535
+
+_Head = struct.Struct("!HBBBL")  # length (high, low), type, flags, stream
+
+
+class BadAnswer(Exception):
+    """Not the response that was asked for."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """A frame of a response. `size` is the bytes of the body in it."""
+
+    stream: int
+    status: int | None = None
+    size: int = 0
+    ended: bool = False
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    length = len(payload)
+    return _Head.pack(length >> 8, length & 0xFF, kind, flags, stream) + payload
+
+
+def connect(port: int, timeout: float) -> ssl.SSLSocket:
+    """A TLS connection that has agreed on HTTP/2. The certificate is our own: not checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    raw = socket.create_connection(("127.0.0.1", port), timeout)
+    try:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = context.wrap_socket(raw, server_hostname="localhost")
+    except BaseException:
+        raw.close()
+        raise
+    if sock.selected_alpn_protocol() != "h2":
+        sock.close()
+        raise BadAnswer("the server does not speak HTTP/2")
+    return sock
+
+
+class Connection:
+    """One HTTP/2 connection. Nothing waits longer than `timeout` seconds for the server."""
+
+    def __init__(self, port: int, timeout: float = 10.0) -> None:
+        self._sock = connect(port, timeout)
+        self._decoder = hpack.Decoder()
+        self._encoder = hpack.Encoder()
+        self._buffer = bytearray()
+        self._next_stream = 1
+        self._unacknowledged: dict[int, int] = {}  # stream -> bytes not given back; 0: connection
+        settings = struct.pack("!HL", INITIAL_WINDOW_SIZE, STREAM_WINDOW)
+        window = struct.pack("!L", CONNECTION_WINDOW - DEFAULT_WINDOW)
+        self._sock.sendall(
+            PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, window)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def request(self, path: str) -> int:
+        """Send a GET request and return its stream."""
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        fields = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "localhost"),
+            (":path", path),
+        ]
+        block = self._encoder.encode(fields)
+        self._sock.sendall(frame(HEADERS, END_STREAM | END_HEADERS, stream, block))
+        return stream
+
+    def get(self, path: str) -> int:
+        """Ask for `path` and wait for the response: the bytes of its body."""
+        stream = self.request(path)
+        size = 0
+        while True:
+            for part in self.receive():
+                size += part.size
+                if part.stream == stream and part.ended:
+                    return size
+
+    def receive(self) -> Iterator[Frame]:
+        """What comes next, answering what needs an answer. Raises `BadAnswer`."""
+        data = self._sock.recv(256 * 1024)
+        if not data:
+            raise BadAnswer("the server closed the connection")
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= _Head.size:
+            high, low, kind, flags, stream = _Head.unpack_from(buffer, at)
+            end = at + _Head.size + (high << 8 | low)
+            if len(buffer) < end:
+                break
+            if kind == DATA:
+                size = end - at - _Head.size
+                self._give_back(stream, size, ended=bool(flags & END_STREAM))
+                yield Frame(stream, size=size, ended=bool(flags & END_STREAM))
+            else:
+                yield from self._other(kind, flags, stream, bytes(buffer[at + _Head.size : end]))
+            at = end
+        del buffer[:at]
+
+    def _other(self, kind: int, flags: int, stream: int, payload: bytes) -> Iterator[Frame]:
+        if kind == HEADERS:
+            if flags & ~END_STREAM != END_HEADERS:
+                raise BadAnswer(f"HEADERS with flags {flags:#x}, which this client cannot read")
+            status = int(dict(self._decoder.decode(payload))[":status"])
+            if status != 200:
+                raise BadAnswer(f"status {status}")
+            yield Frame(stream, status=status, ended=bool(flags & END_STREAM))
+        elif kind == RST_STREAM:
+            raise BadAnswer(f"RST_STREAM with error {int.from_bytes(payload)}")
+        elif kind == GOAWAY:
+            raise BadAnswer(f"GOAWAY with error {int.from_bytes(payload[4:8])}")
+        elif kind in (SETTINGS, PING) and not flags & ACK:
+            self._sock.sendall(frame(kind, ACK, 0, payload if kind == PING else b""))
+
+    def _give_back(self, stream: int, size: int, *, ended: bool) -> None:
+        """Open the windows again by half at a time, the stream's only while it lasts."""
+        updates = b""
+        for owner, window in ((0, CONNECTION_WINDOW), (stream, STREAM_WINDOW)):
+            owed = self._unacknowledged.get(owner, 0) + size
+            if owner and ended:
+                self._unacknowledged.pop(owner, None)
+                continue
+            if owed >= window // 2:
+                updates += frame(WINDOW_UPDATE, 0, owner, struct.pack("!L", owed))
+                owed = 0
+            self._unacknowledged[owner] = owed
+        if updates:
+            self._sock.sendall(updates)
