@@ -6,7 +6,6 @@ moments be left out. (h2load's own `--warm-up-time` does not: in 1.52 its counts
 with one another.) Its standard output adds the connections that failed and the exact time.
 """
 
-import math
 import re
 import shutil
 import statistics
@@ -40,6 +39,10 @@ class Row:
     @property
     def ok(self) -> bool:
         return 200 <= self.status < 300
+
+    @property
+    def ended(self) -> float:
+        return self.started + self.latency
 
 
 @dataclass(frozen=True)
@@ -112,21 +115,20 @@ def _run(arguments: list[str], folder: Path, *, limit: float, ramp: float = 0.0)
         seconds, errored, body_bytes = limit, 0, None
     else:
         seconds, errored, body_bytes = parse_summary(output)
-    answered = sum(row.ok for row in rows)
-    if not answered:
+    first = min((row.started for row in rows), default=0.0)
+    latencies = [row.latency for row in rows if row.ok and row.ended >= first + ramp]
+    if not latencies:
         statuses = sorted({row.status for row in rows}) or "none"
         raise CannotRunError(
             f"no request succeeded in {seconds:.1f} s (statuses: {statuses}, errored: {errored})"
         )
-    first = min(row.started for row in rows)
+    answered = sum(row.ok for row in rows)
     return Run(
         ok=answered,
         failed=len(rows) - answered,
         errored=errored,
         seconds=seconds - ramp,
-        latencies=sorted(
-            row.latency for row in rows if row.ok and row.started + row.latency >= first + ramp
-        ),
+        latencies=sorted(latencies),
         body_bytes=body_bytes,
         stopped=stopped,
     )
@@ -152,7 +154,7 @@ def parse_summary(output: str) -> tuple[float, int, int]:
 
 
 def percentile(ordered: list[float], percent: float) -> float:
-    """Of values in order: the one value of a list of one, and of none, no number."""
-    if len(ordered) < 2:
-        return ordered[0] if ordered else math.nan
+    """Of values in order; the one value of a list of one."""
+    if len(ordered) == 1:
+        return ordered[0]
     return statistics.quantiles(ordered, n=1000, method="inclusive")[round(percent * 10) - 1]

@@ -9,7 +9,9 @@ through Plain's whole pipeline (the app's middleware included), and the response
 through `h2`. A server made of these parts cannot be faster; one that is has replaced some.
 
 Beside the whole, its two halves alone: `h2` with a fixed response, and Plain's pipeline with
-requests whose headers are decoded already.
+requests whose headers are decoded already. The whole takes about an eighth more than the sum:
+each half runs slower for what the other did in between (measured; it is not the garbage
+collector).
 """
 
 import argparse
