@@ -15,7 +15,7 @@ from plain.cli.server import server
 from plain.exceptions import ImproperlyConfigured
 from plain.logs import get_framework_logger
 
-from .config import WORKERS, Config
+from .config import WORKERS, Config, unknown_worker
 
 
 class WorkerChoice(click.Choice[str]):
@@ -27,8 +27,7 @@ class WorkerChoice(click.Choice[str]):
         except click.BadParameter as exc:
             if ctx is None or ctx.get_parameter_source("worker") == ParameterSource.COMMANDLINE:
                 raise
-            names = " or ".join(map(repr, self.choices))
-            raise click.ClickException(f"SERVER_WORKER must be {names} (got {value!r}).") from exc
+            raise click.ClickException(unknown_worker(value)) from exc
 
 
 def _serve_with_gevent(

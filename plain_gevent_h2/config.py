@@ -26,6 +26,11 @@ _RANGES = {
 }
 
 
+def unknown_worker(value: str) -> str:
+    """What is wrong with this value of `SERVER_WORKER`."""
+    return f"SERVER_WORKER must be {' or '.join(map(repr, WORKERS))} (got {value!r})."
+
+
 def parse_protocols(value: str, name: str = "SERVER_HTTP_PROTOCOLS") -> tuple[str, ...]:
     """The ALPN names in `value` (such as "h2,h1"), in its order.
 

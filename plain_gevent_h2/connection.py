@@ -40,7 +40,7 @@ from .headers import (
     parse_request,
     response_headers,
 )
-from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
+from .stream import STALL_TIMEOUT, SWEEP_INTERVAL, ClientGone, Stream, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .writer import SendBuffer, Writer
 
@@ -66,9 +66,6 @@ _READ = 1  # a loop's io watcher: readable
 
 #: Seconds a client has to send its connection preface.
 PREFACE_TIMEOUT = 10.0
-
-#: Seconds after which a response whose client takes nothing of it is given up.
-STALL_TIMEOUT = 60.0
 
 #: What a client may still send after a complete response to a request that is not
 #: complete (RFC 9113 section 8.1): past these bytes or seconds the stream is reset with
@@ -463,12 +460,9 @@ class Http2Connection:
         stream.received_at = time.monotonic()
         try:
             stream.sink.feed(data)
-        except LimitRequestBody as exc:
+        except (LimitRequestBody, BodyBudgetExceeded) as exc:
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
-            self._refuse_body(stream, 413)
-        except BodyBudgetExceeded as exc:
-            log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
-            self._refuse_body(stream, 503)
+            self._refuse_body(stream, 413 if isinstance(exc, LimitRequestBody) else 503)
         except OSError:
             log.exception("Request body could not be spooled")
             self._refuse_body(stream, 500)

@@ -23,8 +23,8 @@ from plain.server.http.message import Request as ParsedRequest
 from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor, BodySink, ChunkedDecoder
 
-from .stream import ClientGone, Stream, release
-from .tls import TlsSocket, close_our_side
+from .stream import STALL_TIMEOUT, ClientGone, Stream, release
+from .tls import RECV_SIZE, TlsSocket, close_our_side
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -33,14 +33,9 @@ if TYPE_CHECKING:
 
 log = get_framework_logger()
 
-RECV_SIZE = 64 * 1024
-
 # The real ones: this poll never waits.
 _poll = get_original("select", "poll")
 _POLLRDHUP = getattr(select, "POLLRDHUP", None)
-
-#: Seconds for which a write may wait for the client to take it.
-SEND_TIMEOUT = 60.0
 
 
 def _run[T](coroutine: Coroutine[Any, Any, T]) -> T:
@@ -83,7 +78,7 @@ class _Output:
 
     def _send(self, data: bytes) -> None:
         if data:
-            self._sock.settimeout(SEND_TIMEOUT)
+            self._sock.settimeout(STALL_TIMEOUT)
             self._sock.sendall(data)
 
 

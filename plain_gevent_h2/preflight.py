@@ -4,7 +4,7 @@ from plain.exceptions import ImproperlyConfigured
 from plain.preflight import PreflightCheck, PreflightResult, register_check
 from plain.runtime import settings
 
-from .config import WORKERS, Config
+from .config import WORKERS, Config, unknown_worker
 
 
 @register_check(name="gevent_h2.settings")
@@ -13,8 +13,7 @@ class CheckGeventH2Settings(PreflightCheck):
 
     def run(self) -> list[PreflightResult]:
         if settings.SERVER_WORKER not in WORKERS:
-            names = " or ".join(map(repr, WORKERS))
-            fix = f"SERVER_WORKER must be {names} (got {settings.SERVER_WORKER!r})."
+            fix = unknown_worker(settings.SERVER_WORKER)
             return [PreflightResult(fix=fix, id="gevent_h2.worker_unknown")]
         try:
             Config.load(settings)

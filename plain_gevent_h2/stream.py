@@ -25,6 +25,9 @@ log = get_framework_logger()
 #: the worker drains, every tenth of that.
 SWEEP_INTERVAL = 1.0
 
+#: Seconds after which a response whose client takes nothing of it is given up.
+STALL_TIMEOUT = 60.0
+
 #: Seconds after its client left that a response body may go on without a write. A body
 #: that blocks for longer (on a queue, say) is stopped at that blocking point.
 STOP_GRACE = 1.0

@@ -1,4 +1,4 @@
-"""TLS: the server's context, and the handshake of one connection."""
+"""TLS: the server's context, and the socket of one connection."""
 
 import ssl
 from collections.abc import Sequence
