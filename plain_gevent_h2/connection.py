@@ -16,8 +16,6 @@ from hpack.exceptions import HPACKError
 from plain.http import Response
 from plain.logs import get_framework_logger
 from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
-from plain.server.http.h2 import _prepare_stream_request
-from plain.server.http.sink import BodyRateFloor, BodySink
 from plain.server.util import HEALTHCHECK_BODY
 
 from .frames import (
@@ -38,15 +36,13 @@ from .headers import (
     RequestHead,
     check_trailers,
     parse_request,
-    response_headers,
 )
-from .stream import STALL_TIMEOUT, SWEEP_INTERVAL, ClientGone, Stream, release
+from .http2_stream import Http2Stream
+from .stream import STALL_TIMEOUT, ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
-from .writer import SendBuffer, Writer
+from .writer import Writer
 
 if TYPE_CHECKING:
-    from plain.http import Request
-
     from .config import Config
     from .worker import GeventWorker
 
@@ -150,107 +146,6 @@ def _h2_connection(config: "Config") -> H2Connection:
     h2.decoder.max_header_list_size = 2 * config.max_header_list_size
     h2.receive_data(PREFACE)  # FrameReader checks and keeps the client's
     return h2
-
-
-class Http2Stream(Stream):
-    """A stream of an HTTP/2 connection."""
-
-    def __init__(self, connection: "Http2Connection", stream_id: int, head: RequestHead) -> None:
-        worker = connection.worker
-        super().__init__(worker)
-        self.connection = connection
-        self.stream_id = stream_id
-        self.buffer = SendBuffer(stream_id)
-        # Plain's request builder reads these four.
-        self.method = head.method
-        self.headers = head.fields
-        self.opened = time.monotonic()
-        self.sink = BodySink(
-            spool_size=worker.body_max_memory_size,
-            max_size=worker.max_request_body,
-            budget=worker.body_budget,
-        )
-        self.content_length = head.content_length
-        # Owned by the connection.
-        self.client_ended = False
-        self.response_ended = False
-        self.discarded = 0  # bytes of a body that came after the response
-        self.ended_at = 0.0  # when the response ended (monotonic)
-        self.received_at = self.opened  # monotonic time of the last DATA
-        self._rate: BodyRateFloor | None = None
-        self._rate_checked_at = self.opened
-        self._rate_received = 0
-
-    def too_slow(self, now: float) -> bool:
-        """Whether the body arrives below the rate floor, or not at all. Called once a second."""
-        if not self.worker.body_min_rate:
-            return now - self.received_at > self.worker.keepalive_timeout
-        if self.content_length is not None and self.sink.received >= self.content_length:
-            return False  # only END_STREAM or trailers are missing
-        if self._rate is None:
-            self._rate = BodyRateFloor(self.worker.body_min_rate)
-        received = self.sink.received
-        # More than the interval was not the client's time: a view kept the hub busy.
-        waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
-        self._rate.record(waited=waited, received=received - self._rate_received)
-        self._rate_checked_at, self._rate_received = now, received
-        return self._rate.violated()
-
-    # -- the verbs of Stream --------------------------------------------------
-
-    def build_request(self) -> "Request":
-        connection = self.connection
-        self.log_request, request, self.log_response = _prepare_stream_request(
-            self,  # type: ignore[arg-type]
-            connection.client,
-            connection.server,
-            "https" if connection.worker.app.is_ssl else "http",
-        )
-        return request
-
-    def send_headers(self, response: Response, *, end_stream: bool) -> None:
-        headers = response_headers(response)
-        self.connection.send_headers(self, headers, end_stream=end_stream)
-        self.headers_sent = True
-
-    def send_data(self, data: bytes) -> None:
-        if self.buffer.closed:
-            raise ClientGone
-        self.log_response.sent += len(data)
-        self.buffer.put(data)
-        self.connection.send_buffered(self)
-        self.buffer.wait_for_room()
-
-    def end(self) -> None:
-        self.connection.end(self)
-
-    def send_error(self, status: int) -> None:
-        body = f"<h1>{status}</h1>".encode()
-        response = Response(body, status_code=status, content_type="text/html")
-        if status == 503:
-            response.headers["Retry-After"] = "1"  # shedding load: the request may come again
-        self.respond_whole(response)
-
-    def respond_whole(self, response: Response) -> None:
-        """Queue a response with a small body, from any greenlet, without blocking."""
-        try:
-            bodiless = self.method == "HEAD"
-            response.headers["Content-Length"] = str(len(response.content))
-            self.send_headers(response, end_stream=bodiless)
-            if not bodiless:
-                self.buffer.put(response.content)
-                self.connection.end(self)
-        except ClientGone:
-            pass
-
-    def abort(self) -> None:
-        # Not NO_ERROR: that would call a response whole that is not (RFC 9113 section 8.1).
-        self.connection.send_what_fits(self)
-        self.connection.reset(self, ErrorCodes.INTERNAL_ERROR)
-
-    def finished(self) -> None:
-        release(self.sink)
-        self.connection.stream_finished(self)
 
 
 class Http2Connection:

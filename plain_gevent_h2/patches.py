@@ -12,8 +12,12 @@ def patch() -> None:
     Called once, first thing in a worker process. Raises `RuntimeError` if `ssl` was
     imported before: its classes would then be patched only in part.
     """
+    import signal
     import sys
 
+    # The arbiter sends it to every worker, and a new one would die of it before it has its
+    # handler: the signal's default is to end the process.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if "ssl" in sys.modules:
         raise RuntimeError("plain_gevent_h2: ssl was imported before gevent could patch it")
 

@@ -47,7 +47,7 @@ class Stream(ABC):
     """A request that was received whole, and the way its response goes back.
 
     `run()` is the stream's greenlet. The verbs below it are the protocol's:
-    `connection.Http2Stream` and `http1.Http1Stream` have them. Each raises `ClientGone`
+    `http2_stream.Http2Stream` and `http1.Http1Stream` have them. Each raises `ClientGone`
     once the client has left.
     """
 

@@ -174,8 +174,6 @@ class GeventWorker(plain_worker.Worker):
             self.max_requests = max(1, self.max_requests + random.randint(-jitter, jitter))
 
     def _install_signals(self) -> None:
-        for number in plain_worker.SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
         gevent.signal_handler(signal.SIGTERM, self._signal_exit)
         gevent.signal_handler(signal.SIGUSR1, self._handle_memory_signal)
         # Python's own handlers run even while a view blocks the hub.

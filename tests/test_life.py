@@ -38,6 +38,12 @@ def pid_of(client: Http2Client) -> int:
     return int(client.get("/life/pid").body)
 
 
+def catches_sigusr1(worker: psutil.Process) -> bool:
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    caught = int(re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[0], 16)
+    return bool(caught >> (signal.SIGUSR1 - 1) & 1)
+
+
 def new_worker(server: Server, old: int) -> int:
     """The pid of the worker that took the place of `old`, once it answers."""
     wait_for(lambda: server.log().count(STARTED) > 1, "replacement of the worker")
@@ -110,6 +116,8 @@ class TestSignals:
     ) -> None:
         server = serve("--workers", "2", env={"TMPDIR": str(tmp_path)})
         wait_for(lambda: server.log().count(STARTED) == 2, "second worker")
+        # A worker that is starting ignores the signal.
+        wait_for(lambda: all(map(catches_sigusr1, server.workers())), "signal handlers")
         for phase in ("STARTED", "MIDPOINT", "STOPPED"):
             server.signal(signal.SIGUSR1)  # the arbiter forwards it
             line = f"Memory recording {phase}"

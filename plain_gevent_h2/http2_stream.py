@@ -1,0 +1,119 @@
+"""One HTTP/2 stream: a request as it arrives, and the verbs that answer it."""
+
+import time
+from typing import TYPE_CHECKING
+
+from h2.errors import ErrorCodes
+from plain.http import Response
+from plain.server.http.h2 import _prepare_stream_request
+from plain.server.http.sink import BodyRateFloor, BodySink
+
+from .headers import RequestHead, response_headers
+from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
+from .writer import SendBuffer
+
+if TYPE_CHECKING:
+    from plain.http import Request
+
+    from .connection import Http2Connection
+
+
+class Http2Stream(Stream):
+    """A stream of an HTTP/2 connection."""
+
+    def __init__(self, connection: "Http2Connection", stream_id: int, head: RequestHead) -> None:
+        worker = connection.worker
+        super().__init__(worker)
+        self.connection = connection
+        self.stream_id = stream_id
+        self.buffer = SendBuffer(stream_id)
+        # Plain's request builder reads these four.
+        self.method = head.method
+        self.headers = head.fields
+        self.opened = time.monotonic()
+        self.sink = BodySink(
+            spool_size=worker.body_max_memory_size,
+            max_size=worker.max_request_body,
+            budget=worker.body_budget,
+        )
+        self.content_length = head.content_length
+        # Owned by the connection.
+        self.client_ended = False
+        self.response_ended = False
+        self.discarded = 0  # bytes of a body that came after the response
+        self.ended_at = 0.0  # when the response ended (monotonic)
+        self.received_at = self.opened  # monotonic time of the last DATA
+        self._rate: BodyRateFloor | None = None
+        self._rate_checked_at = self.opened
+        self._rate_received = 0
+
+    def too_slow(self, now: float) -> bool:
+        """Whether the body arrives below the rate floor, or not at all. Called once a second."""
+        if not self.worker.body_min_rate:
+            return now - self.received_at > self.worker.keepalive_timeout
+        if self.content_length is not None and self.sink.received >= self.content_length:
+            return False  # only END_STREAM or trailers are missing
+        if self._rate is None:
+            self._rate = BodyRateFloor(self.worker.body_min_rate)
+        received = self.sink.received
+        # More than the interval was not the client's time: a view kept the hub busy.
+        waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
+        self._rate.record(waited=waited, received=received - self._rate_received)
+        self._rate_checked_at, self._rate_received = now, received
+        return self._rate.violated()
+
+    # -- the verbs of Stream --------------------------------------------------
+
+    def build_request(self) -> "Request":
+        connection = self.connection
+        self.log_request, request, self.log_response = _prepare_stream_request(
+            self,  # type: ignore[arg-type]
+            connection.client,
+            connection.server,
+            "https" if connection.worker.app.is_ssl else "http",
+        )
+        return request
+
+    def send_headers(self, response: Response, *, end_stream: bool) -> None:
+        headers = response_headers(response)
+        self.connection.send_headers(self, headers, end_stream=end_stream)
+        self.headers_sent = True
+
+    def send_data(self, data: bytes) -> None:
+        if self.buffer.closed:
+            raise ClientGone
+        self.log_response.sent += len(data)
+        self.buffer.put(data)
+        self.connection.send_buffered(self)
+        self.buffer.wait_for_room()
+
+    def end(self) -> None:
+        self.connection.end(self)
+
+    def send_error(self, status: int) -> None:
+        body = f"<h1>{status}</h1>".encode()
+        response = Response(body, status_code=status, content_type="text/html")
+        if status == 503:
+            response.headers["Retry-After"] = "1"  # shedding load: the request may come again
+        self.respond_whole(response)
+
+    def respond_whole(self, response: Response) -> None:
+        """Queue a response with a small body, from any greenlet, without blocking."""
+        try:
+            bodiless = self.method == "HEAD"
+            response.headers["Content-Length"] = str(len(response.content))
+            self.send_headers(response, end_stream=bodiless)
+            if not bodiless:
+                self.buffer.put(response.content)
+                self.connection.end(self)
+        except ClientGone:
+            pass
+
+    def abort(self) -> None:
+        # Not NO_ERROR: that would call a response whole that is not (RFC 9113 section 8.1).
+        self.connection.send_what_fits(self)
+        self.connection.reset(self, ErrorCodes.INTERNAL_ERROR)
+
+    def finished(self) -> None:
+        release(self.sink)
+        self.connection.stream_finished(self)
