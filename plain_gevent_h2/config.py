@@ -22,6 +22,8 @@ _RANGES = {
     "SERVER_H2_INITIAL_WINDOW_SIZE": (1, 2**31 - 1),
     "SERVER_H2_MAX_FRAME_SIZE": (2**14, 2**24 - 1),
     "SERVER_H2_MAX_HEADER_LIST_SIZE": (1024, 2**31 - 1),
+    "SERVER_H2_MAX_REQUESTS_PER_CONNECTION": (1, None),
+    "SERVER_SEND_TIMEOUT": (1, None),
     "SERVER_MAX_RUNNING_STREAMS": (1, None),
 }
 
@@ -54,6 +56,8 @@ class Config:
     initial_window_size: int  # bytes
     max_frame_size: int  # bytes
     max_header_list_size: int  # bytes
+    max_requests_per_connection: int
+    send_timeout: float  # seconds
     max_running_streams: int
 
     @classmethod
@@ -78,5 +82,7 @@ class Config:
             initial_window_size=settings.SERVER_H2_INITIAL_WINDOW_SIZE,
             max_frame_size=settings.SERVER_H2_MAX_FRAME_SIZE,
             max_header_list_size=settings.SERVER_H2_MAX_HEADER_LIST_SIZE,
+            max_requests_per_connection=settings.SERVER_H2_MAX_REQUESTS_PER_CONNECTION,
+            send_timeout=settings.SERVER_SEND_TIMEOUT,
             max_running_streams=settings.SERVER_MAX_RUNNING_STREAMS,
         )

@@ -1,5 +1,6 @@
 """One HTTP/2 connection: its reader, its state machine, its streams and its end."""
 
+import logging
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -18,12 +19,14 @@ from plain.logs import get_framework_logger
 from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
 from plain.server.util import HEALTHCHECK_BODY
 
+from .compression import BoundedDecoder, MemoEncoder
 from .frames import (
     GOAWAY_SIZE,
     MAX_STREAM_ID,
     PREFACE,
     ConnectionFault,
     FrameReader,
+    FrameType,
     GoAway,
     StreamFault,
     goaway,
@@ -32,13 +35,13 @@ from .frames import (
 from .headers import (
     HeadersTooLarge,
     MalformedRequest,
-    MemoEncoder,
     RequestHead,
     check_trailers,
     parse_request,
 )
 from .http2_stream import Http2Stream
-from .stream import STALL_TIMEOUT, ClientGone, release
+from .limits import OVERSIZED_HEADERS_COST, Budgets
+from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .writer import Writer
 
@@ -69,10 +72,12 @@ PREFACE_TIMEOUT = 10.0
 DISCARD_BYTES = 256 * 1024
 DISCARD_TIMEOUT = 2.0
 
-#: Requests that may wait for a running one to end, for each stream that the client may
-#: have open (Go has the same). More come only from resetting streams faster than their
-#: views end.
-WAITING_FACTOR = 4
+#: Seconds that a connection which always has more to say keeps the hub to itself.
+TURN = 0.0005
+
+#: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
+#: do not read their responses should not keep out those who would.
+SEND_TIMEOUT_UNDER_PRESSURE = 5.0
 
 #: Seconds for which the drain of a busy connection waits until no stream is open. Clients
 #: built on `h2`, such as httpx, fail every stream in flight when they see a GOAWAY.
@@ -142,6 +147,7 @@ def _h2_connection(config: "Config") -> H2Connection:
         h2.local_settings = _settings.__wrapped__(config, MAX_STREAM_ID, DEFAULT_WINDOW)
         h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
     h2.max_inbound_frame_size = config.max_frame_size
+    h2.decoder = BoundedDecoder()
     # A list past our limit but within this one is decoded, and answered with a 431.
     h2.decoder.max_header_list_size = 2 * config.max_header_list_size
     h2.receive_data(PREFACE)  # FrameReader checks and keeps the client's
@@ -170,12 +176,18 @@ class Http2Connection:
         self._parked: Any = None  # the watcher that starts it again
 
         # Changed by the reader alone.
-        self._frames = FrameReader(worker.config.max_frame_size, self._check_data)
+        self._budgets = Budgets()
+        self._frames = FrameReader(
+            worker.config.max_frame_size, self._check_data, self._budgets.spend
+        )
+        self._requests = 0
         self._last_stream_id = 0  # the highest stream that was not refused
 
         # Shared by the reader, the writer and the streams.
         self._h2 = _h2_connection(worker.config)
-        self._writer = Writer(sock, self._h2, ended=self._response_ended, failed=self.abort)
+        self._writer = Writer(
+            sock, self._h2, self._budgets, ended=self._response_ended, failed=self.abort
+        )
         self._streams: dict[int, Http2Stream] = {}  # open, as RFC 9113 section 5.1.2 counts
         self._waiting: list[Http2Stream] = []  # received whole, to be started
         self._running = 0  # streams with a greenlet, the client's resets included
@@ -200,12 +212,10 @@ class Http2Connection:
         self._writer.wake()
         try:
             while data := self._recv():
-                if self._closing_since is not None:
-                    continue  # read and thrown away: see LINGER_TIMEOUT
-                self._receive(data)
-                self._writer.wait_for_room()
-                # A peer that always has more to say must not keep the hub to itself.
-                gevent.sleep(0)
+                if self._closing_since is None:
+                    self._receive(data)
+                # Else it is thrown away: see LINGER_TIMEOUT.
+                self._give_way()
         except _Park:
             self._reader = None
             self._parked = gevent.get_hub().loop.io(self._sock.fileno(), _READ)
@@ -216,6 +226,12 @@ class Http2Connection:
             raise
         self._over()
         return True
+
+    def _give_way(self) -> None:
+        """Let other greenlets run, and wait for a peer that does not read our answers."""
+        self._writer.wake()
+        self._writer.wait_for_room()
+        gevent.sleep(0)
 
     def _recv(self) -> bytes:
         self._receiving = True
@@ -243,20 +259,31 @@ class Http2Connection:
             gevent.spawn(self.worker.read, self)
 
     def _receive(self, data: bytes) -> None:
+        turn_ends = time.monotonic() + TURN
         try:
-            for item in self._frames.feed(data, self._h2.highest_inbound_stream_id):
-                if isinstance(item, bytes):
-                    self._receive_frames(item)
-                elif isinstance(item, StreamFault):
+            for item in self._frames.feed(data):
+                if isinstance(item, StreamFault):
                     self._fault_on_stream(item)
                 elif isinstance(item, GoAway):
                     self._client_goes_away()
+                elif item:
+                    self._receive_frames(item)
+                if time.monotonic() > turn_ends:
+                    self._give_way()
+                    turn_ends = time.monotonic() + TURN
                 if self._closing_since is not None:
                     return
         except ConnectionFault as fault:
-            log.debug("HTTP/2 connection fault", extra={"client": self.client, "error": str(fault)})
-            self._close(fault.code, fault.reason.encode())
-        self._writer.wake()
+            self._connection_fault(fault)
+
+    def _connection_fault(self, fault: ConnectionFault) -> None:
+        abuse = fault.code == ErrorCodes.ENHANCE_YOUR_CALM
+        log.log(
+            logging.WARNING if abuse else logging.DEBUG,
+            "HTTP/2 connection closed for abuse" if abuse else "HTTP/2 connection fault",
+            extra={"client": self.client, "error": str(fault)},
+        )
+        self._close(fault.code, fault.reason.encode())
 
     def _receive_frames(self, data: bytes) -> None:
         try:
@@ -278,6 +305,7 @@ class Http2Connection:
             self._close(ErrorCodes.NO_ERROR)
 
     def _fault_on_stream(self, fault: StreamFault) -> None:
+        self._budgets.spend(FrameType.RST_STREAM)
         stream = self._streams.get(fault.stream_id)
         if stream is not None:
             self.reset(stream, fault.code)
@@ -304,16 +332,20 @@ class Http2Connection:
         ):
             # Not processed in any way, so the client may send it again elsewhere (RFC 9113
             # section 8.7).
-            self._h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            self._refuse(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._last_stream_id = stream_id
+        self._requests += 1
+        if self._requests == self.worker.config.max_requests_per_connection:
+            self.drain()
         try:
             head = parse_request(event.headers, self.worker.config.max_header_list_size)  # type: ignore[arg-type]
         except MalformedRequest as exc:
             log.debug("Malformed request", extra={"client": self.client, "error": str(exc)})
-            self._h2.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         except HeadersTooLarge as exc:
+            self._budgets.spend(FrameType.RST_STREAM, OVERSIZED_HEADERS_COST)
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
             self._open(Http2Stream(self, stream_id, RequestHead(method, "/", None, [])))
@@ -321,6 +353,16 @@ class Http2Connection:
             return
         self._open(Http2Stream(self, stream_id, head))
         self._answer_early(self._streams[stream_id], head)
+
+    def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
+        """Reset a stream that never was."""
+        self._h2.reset_stream(stream_id, code)
+        self._budgets.spend(FrameType.RST_STREAM)
+
+    def _reset_for_fault(self, stream: Http2Stream) -> None:
+        """Reset `stream` because the client broke the protocol on it."""
+        self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
+        self._budgets.spend(FrameType.RST_STREAM)
 
     def _open(self, stream: Http2Stream) -> None:
         self._streams[stream.stream_id] = stream
@@ -371,7 +413,7 @@ class Http2Connection:
             check_trailers(event.headers)  # type: ignore[arg-type]
         except MalformedRequest:
             if stream := self._streams.get(event.stream_id):
-                self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
+                self._reset_for_fault(stream)
 
     def _stream_ended(self, event: events.StreamEnded) -> None:
         stream = self._streams.get(event.stream_id)
@@ -383,11 +425,13 @@ class Http2Connection:
         elif not stream.headers_sent:
             if stream.content_length not in (None, stream.sink.received):
                 # RFC 9113 section 8.1.1; h2 only looks when DATA ends the stream.
-                self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
+                self._reset_for_fault(stream)
             else:
                 self._start(stream)
 
     def _stream_reset(self, event: events.StreamReset) -> None:
+        if not event.remote_reset:
+            self._budgets.spend(FrameType.RST_STREAM)  # ours, for a fault that h2 found
         if stream := self._streams.get(event.stream_id):
             self._forget(stream)
 
@@ -411,20 +455,13 @@ class Http2Connection:
 
     def _start(self, stream: Http2Stream) -> None:
         """Give `stream` its greenlet, or let it wait for one that ends."""
-        limit = self.worker.config.max_concurrent_streams
-        if len(self._waiting) >= WAITING_FACTOR * limit:
-            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many requests reset")
         self._waiting.append(stream)
         self._start_waiting()
 
     def _start_waiting(self) -> None:
         while self._waiting and self._running < self.worker.config.max_concurrent_streams:
-            stream = self._waiting.pop(0)
-            if stream.gone_at is not None:
-                release(stream.sink)  # reset before it began
-                continue
             self._running += 1
-            self.worker.slots.run(stream)
+            self.worker.slots.run(self._waiting.pop(0))
 
     def stream_finished(self, stream: Http2Stream) -> None:
         """The greenlet of `stream` is at its end."""
@@ -490,6 +527,8 @@ class Http2Connection:
     def _forget(self, stream: Http2Stream) -> None:
         """The stream is closed, whole or reset."""
         self._streams.pop(stream.stream_id, None)
+        if stream.response_ended:
+            self._budgets.earn(FrameType.RST_STREAM, 1)
         self._let_go(stream)
         if not self._streams:
             self._idle_since = time.monotonic()
@@ -497,12 +536,14 @@ class Http2Connection:
             if self._drain_since is not None:
                 self._close(ErrorCodes.NO_ERROR)
 
-    @staticmethod
-    def _let_go(stream: Http2Stream) -> None:
+    def _let_go(self, stream: Http2Stream) -> None:
         stream.buffer.close()
         if not stream.response_ended:
             stream.client_gone()
-        if stream.greenlet is None and not stream.client_ended:
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+            release(stream.sink)
+        elif stream.greenlet is None and not stream.client_ended:
             release(stream.sink)  # it never became a request
 
     def _let_go_of_streams(self) -> None:
@@ -569,7 +610,9 @@ class Http2Connection:
         if self._closing_since is not None:
             if now - self._closing_since > LINGER_TIMEOUT:
                 self.abort()
-        elif (since := self._writer.writing_since) is not None and now - since > STALL_TIMEOUT:
+        elif (since := self._writer.writing_since) is not None and (
+            now - since > self.worker.config.send_timeout
+        ):
             log.debug("Client does not read", extra={"client": self.client})
             self.abort()
         elif self._drain_since is not None:
@@ -599,11 +642,15 @@ class Http2Connection:
         if stream.response_ended:
             if now - stream.ended_at > DISCARD_TIMEOUT:
                 self.reset(stream, ErrorCodes.NO_ERROR)
-        elif buffer.size and now - buffer.progress_at > STALL_TIMEOUT:
+        elif buffer.size and now - buffer.progress_at > self._send_timeout():
             log.debug("Client does not take its response", extra={"client": self.client})
             self.reset(stream, ErrorCodes.CANCEL)
         elif not stream.client_ended and not stream.headers_sent and stream.too_slow(now):
             self._refuse_body(stream, 408)
+
+    def _send_timeout(self) -> float:
+        timeout = self.worker.config.send_timeout
+        return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE) if self.worker.slots.full else timeout
 
 
 def _error_code(exc: ProtocolError) -> ErrorCodes:

@@ -17,6 +17,14 @@ SERVER_H2_MAX_FRAME_SIZE: int = 16384
 # counted with 32 bytes on top. A request past it is answered with a 431.
 SERVER_H2_MAX_HEADER_LIST_SIZE: int = 65536
 
+# Requests after which an HTTP/2 connection is drained: two GOAWAYs, and no request lost. The
+# client opens another.
+SERVER_H2_MAX_REQUESTS_PER_CONNECTION: int = 100000
+
+# Seconds that a client may take nothing of its response (less than 1 KiB) before the stream
+# is reset with CANCEL, or the HTTP/1.1 connection closed.
+SERVER_SEND_TIMEOUT: int = 60
+
 # The most streams (HTTP/1.1 requests included) that run at once in one worker. More than
 # these wait for a free place.
 SERVER_MAX_RUNNING_STREAMS: int = 10000

@@ -48,8 +48,22 @@ PADDED = 0x8
 _HEADER = struct.Struct(">HBBBL")
 
 
+#: Frames, and bytes of them, that are handed on at once: the most that a reader does before
+#: it can give way.
+MAX_RUN = 16
+MAX_RUN_BYTES = 4096
+
+#: CONTINUATION frames for one header block (CVE-2024-27316). A block of 64 KiB, the default
+#: limit, needs three.
+MAX_CONTINUATIONS = 32
+
+
 class CheckData(Protocol):
     def __call__(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None: ...
+
+
+class Spend(Protocol):
+    def __call__(self, kind: int, /) -> None: ...
 
 
 class ConnectionFault(Exception):
@@ -100,68 +114,87 @@ class FrameReader:
 
     `max_frame_size` is what we told the peer in our SETTINGS, in bytes. `check_data` is
     asked about DATA, with everything before it handed on: the stream, the size without
-    padding, whether it ends the stream. An error code keeps that frame from `h2`.
+    padding, whether it ends the stream. An error code keeps that frame from `h2`. `spend`
+    counts a frame of a kind that has a limit, and may raise `ConnectionFault`.
     """
 
-    def __init__(self, max_frame_size: int, check_data: CheckData) -> None:
+    def __init__(self, max_frame_size: int, check_data: CheckData, spend: Spend) -> None:
         self._max_frame_size = max_frame_size
         self._check_data = check_data
+        self._spend = spend
         self._buffer = bytearray()
         self._preface_seen = False
         self._settings_seen = False
         # The stream whose header block is open: only its CONTINUATION may follow.
         self._block_stream_id = 0
+        self._continuations = 0  # of that block
+        self._highest_stream_id = 0  # that the peer has opened
 
     @property
     def preface_seen(self) -> bool:
         """Whether the client has sent its whole preface, SETTINGS included."""
         return self._settings_seen
 
-    def feed(self, data: bytes, highest_stream_id: int) -> Iterator[bytes | StreamFault | GoAway]:
+    def feed(self, data: bytes) -> Iterator[bytes | StreamFault | GoAway]:
         """Yield what is complete: bytes for `h2`, and frames that it should not see.
 
-        `highest_stream_id` is the highest stream the peer has opened so far. Raises
+        The bytes are those of few frames (`MAX_RUN`), perhaps of none. Raises
         `ConnectionFault`, after everything that came before the violation was yielded.
         """
         self._buffer += data
         if not self._preface_seen and not self._take_preface():
             return
-        start = pos = 0  # of the run of frames that h2 is to see
+        start = pos = frames = 0  # the run of frames that h2 is to see
         try:
             while (header := self._header_at(pos)) is not None:
                 kind, flags, stream_id, end = header
                 self._check_order(kind, flags, stream_id)
-                if kind == FrameType.HEADERS and stream_id > highest_stream_id:
-                    highest_stream_id = stream_id
-                item: bytes | StreamFault | GoAway | None = None
+                if kind not in _UNLIMITED:
+                    self._spend(kind)
+                if kind == FrameType.HEADERS and stream_id > self._highest_stream_id:
+                    self._highest_stream_id = stream_id
                 if kind == FrameType.DATA:
-                    yield from self._run(start, pos)
+                    yield self._bytes(start, pos)
                     start = pos
-                    item = self._look_at_data(flags, stream_id, pos, end)
-                if kind == FrameType.WINDOW_UPDATE and end - pos == FRAME_HEADER_SIZE + 4:
-                    # The reserved bit is to be ignored (RFC 9113 section 6.9); h2 does not.
-                    self._buffer[pos + FRAME_HEADER_SIZE] &= 0x7F
-                if kind in _LOOKED_AT and (kind != FrameType.HEADERS or flags & PADDED):
-                    payload = bytes(self._buffer[pos + FRAME_HEADER_SIZE : end])
-                    item = _LOOKED_AT[kind](flags, stream_id, payload, highest_stream_id)
-                if item is None and kind in _FOR_H2:
+                item = self._look_at(header, pos)
+                frames += 1
+                for_h2 = item is None and kind in _FOR_H2
+                if for_h2 and frames < MAX_RUN and end - start < MAX_RUN_BYTES:
                     pos = end
                     continue
-                yield from self._run(start, pos)
+                yield self._bytes(start, end if for_h2 else pos)
                 start = pos = end
+                frames = 0
                 if item is not None:
                     yield item
-            yield from self._run(start, pos)
+            yield self._bytes(start, pos)
         except ConnectionFault:
-            yield from self._run(start, pos)
+            yield self._bytes(start, pos)
             raise
         finally:
             del self._buffer[:pos]
+
+    def _look_at(
+        self, header: tuple[int, int, int, int], pos: int
+    ) -> bytes | StreamFault | GoAway | None:
+        """What is to be handed on in place of the frame at `pos`, if anything is."""
+        kind, flags, stream_id, end = header
+        if kind == FrameType.DATA:
+            return self._look_at_data(flags, stream_id, pos, end)
+        if kind == FrameType.WINDOW_UPDATE and end - pos == FRAME_HEADER_SIZE + 4:
+            # The reserved bit is to be ignored (RFC 9113 section 6.9); h2 does not.
+            self._buffer[pos + FRAME_HEADER_SIZE] &= 0x7F
+        if kind in _LOOKED_AT and (kind != FrameType.HEADERS or flags & PADDED):
+            payload = self._bytes(pos + FRAME_HEADER_SIZE, end)
+            return _LOOKED_AT[kind](flags, stream_id, payload, self._highest_stream_id)
+        return None
 
     def _look_at_data(self, flags: int, stream_id: int, pos: int, end: int) -> StreamFault | None:
         length = size = end - pos - FRAME_HEADER_SIZE
         if flags & PADDED and length:
             size -= 1 + self._buffer[pos + FRAME_HEADER_SIZE]
+        if size <= 0 and not flags & END_STREAM:
+            self._spend(FrameType.DATA)
         code = self._check_data(stream_id, size, ends=bool(flags & END_STREAM))
         return None if code is None else StreamFault(stream_id, code, unseen=length)
 
@@ -177,9 +210,8 @@ class FrameReader:
         end = pos + FRAME_HEADER_SIZE + length
         return None if len(buffer) < end else (kind, flags, stream_id & MAX_STREAM_ID, end)
 
-    def _run(self, start: int, end: int) -> Iterator[bytes]:
-        if end > start:
-            yield bytes(memoryview(self._buffer)[start:end])
+    def _bytes(self, start: int, end: int) -> bytes:
+        return bytes(memoryview(self._buffer)[start:end])
 
     def _take_preface(self) -> bool:
         """Check the client connection preface (RFC 9113 section 3.4); True once it is whole."""
@@ -197,6 +229,9 @@ class FrameReader:
         if self._block_stream_id:
             if kind != FrameType.CONTINUATION or stream_id != self._block_stream_id:
                 raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "frame inside a header block")
+            self._continuations += 1
+            if self._continuations > MAX_CONTINUATIONS:
+                raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
             if flags & END_HEADERS:
                 self._block_stream_id = 0
         elif kind == FrameType.CONTINUATION:
@@ -207,6 +242,7 @@ class FrameReader:
             self._settings_seen = True
         elif kind == FrameType.HEADERS and not flags & END_HEADERS:
             self._block_stream_id = stream_id
+            self._continuations = 0
 
 
 #: Frames that `h2` handles. PRIORITY is deprecated and ignored (RFC 9113 section 5.3.2),
@@ -223,6 +259,16 @@ _FOR_H2 = frozenset(
         FrameType.CONTINUATION,
     )
 )
+
+
+#: Frames that are not counted one by one: a request's own (but for DATA without a byte).
+_UNLIMITED = frozenset(
+    (FrameType.DATA, FrameType.HEADERS, FrameType.CONTINUATION, FrameType.PUSH_PROMISE)
+)
+
+#: The settings that `h2` knows: RFC 9113 section 6.5.2 and RFC 8441.
+_KNOWN_SETTINGS = frozenset((1, 2, 3, 4, 5, 6, 8))
+_SETTING = struct.Struct(">HL")
 
 
 def _look_at_padded_headers(
@@ -261,10 +307,24 @@ def _look_at_rst_stream(
         raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
 
 
-def _look_at_settings(flags: int, stream_id: int, payload: bytes, _highest_stream_id: int) -> None:
-    """RFC 9113 section 6.5: `h2` calls an ACK with a payload a PROTOCOL_ERROR."""
+def _look_at_settings(
+    flags: int, stream_id: int, payload: bytes, _highest_stream_id: int
+) -> bytes | None:
+    """RFC 9113 section 6.5: an ACK with a payload, and settings of unknown meaning.
+
+    `h2` calls the first a PROTOCOL_ERROR, and keeps the others, each in 0.7 KB: a peer
+    could make it keep all 65,536.
+    """
     if stream_id == 0 and flags & ACK and payload:
         raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
+    if stream_id != 0 or len(payload) % _SETTING.size:
+        return None  # h2 says so
+    settings = list(_SETTING.iter_unpack(payload))
+    known = [setting for setting in settings if setting[0] in _KNOWN_SETTINGS]
+    if len(known) == len(settings):
+        return None
+    payload = b"".join(_SETTING.pack(*setting) for setting in known)
+    return _frame(FrameType.SETTINGS, flags, stream_id, payload)
 
 
 def _look_at_goaway(_flags: int, stream_id: int, payload: bytes, _highest_stream_id: int) -> GoAway:

@@ -12,7 +12,6 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
 
-from hpack.hpack import Encoder
 from hpack.struct import NeverIndexedHeaderTuple
 from plain.http import content_length_forbidden
 from plain.server.http.errors import InvalidHeader, InvalidHeaderName
@@ -223,47 +222,3 @@ def _field(name: str, value: str) -> Field:
 
 
 _cached_field = lru_cache(_CACHED_FIELDS)(_field)
-
-
-class MemoEncoder(Encoder):
-    """HPACK that remembers the blocks it made since its dynamic table last changed.
-
-    A block that added nothing to the table encodes to the same bytes until something does
-    (RFC 7541 section 2.3.2), so a response like the last one costs one look-up. Measured:
-    +8 % small responses.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._blocks: dict[tuple[Any, ...], bytes] = {}
-
-    @property
-    def header_table_size(self) -> int:
-        """Bytes of the dynamic table: of what the peer offers, 4,096 at most."""
-        return self.header_table.maxsize
-
-    @header_table_size.setter
-    def header_table_size(self, value: int) -> None:
-        Encoder.header_table_size.fset(self, min(value, _TABLE_SIZE))  # type: ignore[attr-defined]
-
-    def encode(self, headers: Any, huffman: bool = True) -> bytes:
-        fields = tuple(headers)
-        table = self.header_table
-        if not table.resized and (block := self._blocks.get(fields)) is not None:
-            return block
-        entries = table.dynamic_entries
-        before = (len(entries), entries[0] if entries else None, table.resized)
-        block = super().encode(fields, huffman)
-        if before == (len(entries), entries[0] if entries else None, False):
-            if len(self._blocks) < _BLOCKS_REMEMBERED:
-                self._blocks[fields] = block
-        else:
-            self._blocks.clear()
-        return block
-
-
-#: The default of RFC 9113 section 6.5.2. A larger table would be the peer's to fill.
-_TABLE_SIZE = 4096
-
-#: Blocks that one connection's encoder remembers.
-_BLOCKS_REMEMBERED = 4

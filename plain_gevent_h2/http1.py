@@ -23,8 +23,8 @@ from plain.server.http.message import Request as ParsedRequest
 from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor, BodySink, ChunkedDecoder
 
-from .stream import STALL_TIMEOUT, ClientGone, Stream, release
-from .tls import RECV_SIZE, TlsSocket, close_our_side
+from .stream import ClientGone, Stream, release
+from .tls import BATCH_SIZE, RECV_SIZE, TlsSocket, close_our_side
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -54,8 +54,9 @@ class _Output:
     Small pieces are kept until `flush()`, so that headers and body leave in one packet.
     """
 
-    def __init__(self, sock: socket | TlsSocket) -> None:
+    def __init__(self, sock: socket | TlsSocket, timeout: float) -> None:
         self._sock = sock
+        self._timeout = timeout  # seconds without progress
         self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -77,9 +78,11 @@ class _Output:
         self._send(b"".join(head))
 
     def _send(self, data: bytes) -> None:
-        if data:
-            self._sock.settimeout(STALL_TIMEOUT)
-            self._sock.sendall(data)
+        self._sock.settimeout(self._timeout)  # of each call
+        rest = memoryview(data)
+        while rest:
+            self._sock.sendall(rest[:BATCH_SIZE])
+            rest = rest[BATCH_SIZE:]
 
 
 class _IncompleteBody(Exception):
@@ -178,7 +181,7 @@ class Http1Connection:
         self.is_ssl = worker.app.is_ssl
         self.req_count = 0
         self.request_is_head = False
-        self.output = self.writer = _Output(sock)
+        self.output = self.writer = _Output(sock, worker.config.send_timeout)
         self._sock = sock
         self._buffer = bytearray()  # received, not yet used
         self._idle_since: float | None = time.monotonic()

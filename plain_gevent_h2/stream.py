@@ -25,9 +25,6 @@ log = get_framework_logger()
 #: the worker drains, every tenth of that.
 SWEEP_INTERVAL = 1.0
 
-#: Seconds after which a response whose client takes nothing of it is given up.
-STALL_TIMEOUT = 60.0
-
 #: Seconds after its client left that a response body may go on without a write. A body
 #: that blocks for longer (on a queue, say) is stopped at that blocking point.
 STOP_GRACE = 1.0
@@ -105,7 +102,8 @@ class Stream(ABC):
         view threw into its own greenlet: such a request failed, and the worker lives on.
         """
         try:
-            self._run()
+            if self.gone_at is None:  # the client may have left before its turn came
+                self._run()
         except ClientGone:
             pass
         except BaseException as exc:

@@ -115,7 +115,7 @@ class TlsSocket:
         self._incoming.write(data)
         return bool(data)
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         while rest:
             batch = rest[:BATCH_SIZE]

@@ -90,6 +90,11 @@ class Slots:
         self._waiting: deque[Stream] = deque()
         self.running = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether streams wait for others to end."""
+        return bool(self._waiting)
+
     def run(self, stream: Stream) -> None:
         """Start the stream's greenlet now, or when a place is free."""
         self._waiting.append(stream)

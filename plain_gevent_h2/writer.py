@@ -14,6 +14,8 @@ from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
 from plain.logs import get_framework_logger
 
+from .frames import FrameType
+from .limits import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, Budgets
 from .tls import TlsSocket
 
 log = get_framework_logger()
@@ -34,6 +36,10 @@ TURN_SIZE = 256 * 1024
 #: The largest DATA frame sent, in bytes: the turn of one stream among those that have data.
 MAX_DATA_FRAME = 16 * 1024
 
+#: Bytes of a response that count as progress: less in `SERVER_SEND_TIMEOUT` seconds, and
+#: its stream is reset. A client could keep it for ever by a window of one byte at a time.
+MIN_PROGRESS = 1024
+
 #: Bytes of control frames and headers that may wait for a peer that does not read. Past
 #: it, nothing more is read from the peer either.
 MAX_CONTROL_BACKLOG = 64 * 1024
@@ -48,6 +54,7 @@ class SendBuffer:
     __slots__ = (
         "_chunks",
         "_offset",
+        "_progress",
         "_room",
         "closed",
         "ending",
@@ -63,7 +70,8 @@ class SendBuffer:
         self.ending = False  # END_STREAM goes with the last byte
         self.queued = False  # the writer has it among those to send
         self.closed = False  # nothing of it can be sent any more
-        self.progress_at = 0.0  # monotonic time of the last byte taken, or of the first put
+        self.progress_at = 0.0  # monotonic time of the last progress, or of the first put
+        self._progress = 0  # bytes taken since then
         self._chunks: deque[bytes] = deque()
         self._offset = 0  # bytes of the first chunk already taken
         self._room: Event | None = None  # made by the first wait
@@ -76,6 +84,14 @@ class SendBuffer:
 
     def take(self, limit: int) -> bytes | memoryview:
         """The next bytes, `limit` of them at most."""
+        data = self._take(limit)
+        self._progress += len(data)
+        if self._progress >= MIN_PROGRESS or not self.size:
+            self._progress = 0
+            self.progress_at = time.monotonic()
+        return data
+
+    def _take(self, limit: int) -> bytes | memoryview:
         chunk, start = self._chunks[0], self._offset
         left = len(chunk) - start
         if left <= limit:
@@ -117,12 +133,14 @@ class Writer:
         self,
         sock: TlsSocket,
         h2: H2Connection,
+        budgets: Budgets,
         *,
         ended: Callable[[int], None],
         failed: Callable[[], None],
     ) -> None:
         self._sock = sock
         self._h2 = h2
+        self._budgets = budgets
         self._ended = ended
         self._failed = failed
         # Streams that have data and, as far as is known, window. Taken by turns. (A list, since
@@ -241,7 +259,9 @@ class Writer:
             # The stream was closed under the buffer; its owner hears of it in its own way.
             buffer.close()
             return 0
-        buffer.progress_at = time.monotonic()
+        if limit < window or not buffer.size:  # not cut short by the window
+            self._budgets.earn(FrameType.WINDOW_UPDATE, WINDOW_UPDATES_FOR_DATA)
+            self._budgets.earn(FrameType.PING, PINGS_FOR_DATA)
         if end:
             self._ended(stream_id)
         return len(data)

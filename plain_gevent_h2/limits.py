@@ -1,0 +1,94 @@
+"""What one HTTP/2 connection may make us do: a budget for each kind of frame.
+
+`docs/security.md` has the table of all limits, with the attack that each one stops.
+"""
+
+import time
+from typing import NamedTuple
+
+from h2.errors import ErrorCodes
+
+from .frames import ConnectionFault, FrameType
+
+
+class Limit(NamedTuple):
+    """So many frames at once, and so many a second from then on."""
+
+    burst: int
+    per_second: int
+
+
+#: What each kind of frame may come to. One budget for all would let the frequent kind of
+#: an honest client (a browser's PRIORITY, a download's WINDOW_UPDATE) use up the rare one's.
+#: Bursts are several times what clients were seen to send; a frame costs 3 to 30 us, so
+#: no steady rate below comes to more than 2 % of a core.
+FRAME_LIMITS: dict[int, Limit] = {
+    # Empty, and not the last: no client has a use for more than a few (CVE-2019-9518).
+    FrameType.DATA: Limit(200, 10),
+    # Sent by browsers for each stream; ignored by us (RFC 9113 section 5.3.2).
+    FrameType.PRIORITY: Limit(2000, 500),
+    # Resets by the client, resets by us for its faults, and streams refused: each may have
+    # started a view for nothing (CVE-2023-44487, CVE-2025-8671). nghttp2 has this limit. A
+    # response taken whole gives one back, so a busy client may cancel as much as it takes.
+    FrameType.RST_STREAM: Limit(1000, 33),
+    # Each makes us send an ACK and look at every stream's window (CVE-2019-9515).
+    FrameType.SETTINGS: Limit(100, 10),
+    # gRPC measures its bandwidth with one for each round trip (CVE-2019-9512).
+    FrameType.PING: Limit(1000, 100),
+    FrameType.GOAWAY: Limit(10, 1),
+    # A download earns its own; see WINDOW_UPDATES_FOR_DATA.
+    FrameType.WINDOW_UPDATE: Limit(5000, 500),
+}
+
+#: Frames of types that we do not know and ignore (RFC 9113 section 4.1): PRIORITY_UPDATE.
+UNKNOWN_FRAME_LIMIT = Limit(2000, 500)
+
+#: What a DATA frame sent adds to the client's budgets of WINDOW_UPDATE (some clients send two
+#: for each) and PING. A frame cut short by the stream's window adds nothing: a client that
+#: opens it byte by byte makes us send a frame for each byte.
+WINDOW_UPDATES_FOR_DATA = 4
+PINGS_FOR_DATA = 1
+
+#: What a header list past the limit takes of the budget of resets: decoding one costs as
+#: much as several requests.
+OVERSIZED_HEADERS_COST = 50
+
+
+class Budgets:
+    """What is left of one connection's `FRAME_LIMITS`. Used by its reader and its writer.
+
+    A kind that was never used has no entry: an idle connection should cost little.
+    """
+
+    __slots__ = ("_filled_at", "_left")
+
+    def __init__(self) -> None:
+        self._left: dict[int, float] = {}
+        self._filled_at: dict[int, float] = {}  # monotonic seconds
+
+    def spend(self, kind: int, amount: int = 1) -> None:
+        """Count `amount` frames of `kind`. Raises `ConnectionFault` past its limit."""
+        limit = FRAME_LIMITS.get(kind, UNKNOWN_FRAME_LIMIT)
+        left = self._left.get(kind)
+        if left is None:
+            left = limit.burst
+            self._filled_at[kind] = time.monotonic()
+        left -= amount
+        if left < 0:
+            left = self._refill(kind, left, limit)
+        self._left[kind] = left
+
+    def _refill(self, kind: int, left: float, limit: Limit) -> float:
+        now = time.monotonic()
+        left = min(limit.burst, left + (now - self._filled_at[kind]) * limit.per_second)
+        self._filled_at[kind] = now
+        if left < 0:
+            name = FrameType(kind).name if kind in FRAME_LIMITS else f"type {kind}"
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {name} frames")
+        return left
+
+    def earn(self, kind: int, amount: int) -> None:
+        """Give back `amount` frames of `kind`, up to its burst."""
+        left = self._left.get(kind)
+        if left is not None:
+            self._left[kind] = min(left + amount, FRAME_LIMITS[kind].burst)

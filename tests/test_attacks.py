@@ -1,0 +1,91 @@
+"""Real attacks on a real worker, and a client beside them that must not notice."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from attacks import ANSWERED, ATTACKS, Outcome, run
+from h2client import Client
+from harness import Server, wait_for
+
+#: Seconds of each attack, one connection after another.
+SECONDS = 1.0
+
+#: Requests that are measured before an attack.
+REQUESTS = 100
+
+#: What the median latency of the client beside an attack may come to: three times that of
+#: before, or of these seconds if it was less (a client in Python on a machine that is shared).
+FACTOR = 3
+LEAST_LATENCY = 0.002
+
+#: Bytes that a worker may grow by in all attacks together.
+GROWTH = 24 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def attackers() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(int).result()
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def server(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(
+        tls, env={"PLAIN_SERVER_MAX_REQUESTS": "0"}, tmp=tmp_path_factory.mktemp("server")
+    ) as running:
+        yield running
+
+
+def latency(client: Client) -> float:
+    """Seconds that a request takes, which must succeed."""
+    started = time.perf_counter()
+    answer = client.get("/")
+    assert (answer.status, answer.body) == (200, b"hello")
+    return time.perf_counter() - started
+
+
+def attack(pool: ProcessPoolExecutor, server: Server, name: str, *, reads: bool = True) -> Outcome:
+    """Run an attack beside a client; check that client and the worker's memory."""
+    process = server.worker()
+    with Client(server) as client:
+        for _ in range(20):
+            latency(client)
+        before = [latency(client) for _ in range(REQUESTS)]
+        memory = process.memory_info().rss
+        attacked = pool.submit(run, name, server.port, str(server.certfile), SECONDS, reads)
+        beside = []
+        while not attacked.done():
+            beside.append(latency(client))
+        outcome = attacked.result()
+        bound = FACTOR * max(statistics.median(before), LEAST_LATENCY)
+        assert statistics.median(beside) <= bound, (statistics.median(before), outcome)
+        latency(client)
+    wait_for(
+        lambda: process.memory_info().rss < memory + GROWTH,
+        f"memory of before: {memory} bytes, now {process.memory_info().rss}",
+    )
+    assert process.is_running()
+    return outcome
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack(attackers: ProcessPoolExecutor, server: Server, name: str) -> None:
+    outcome = attack(attackers, server, name)
+    assert set(outcome.goaways) == {"ENHANCE_YOUR_CALM"}, outcome
+    assert not outcome.resets, outcome
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_attack_by_one_who_never_reads(
+    attackers: ProcessPoolExecutor, server: Server, name: str
+) -> None:
+    # It cannot be told, but it is closed.
+    outcome = attack(attackers, server, name, reads=False)
+    assert outcome.connections
+    assert "never" not in outcome.resets
