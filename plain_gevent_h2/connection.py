@@ -75,6 +75,9 @@ DISCARD_TIMEOUT = 2.0
 #: Seconds that a connection which always has more to say keeps the hub to itself.
 TURN = 0.0005
 
+#: Seconds that it then waits for its next turn if it has used up much of its budgets.
+PENALTY = 0.002
+
 #: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
 #: do not read their responses should not keep out those who would.
 SEND_TIMEOUT_UNDER_PRESSURE = 5.0
@@ -227,11 +230,11 @@ class Http2Connection:
         self._over()
         return True
 
-    def _give_way(self) -> None:
+    def _give_way(self, seconds: float = 0) -> None:
         """Let other greenlets run, and wait for a peer that does not read our answers."""
         self._writer.wake()
         self._writer.wait_for_room()
-        gevent.sleep(0)
+        gevent.sleep(seconds)
 
     def _recv(self) -> bytes:
         self._receiving = True
@@ -269,7 +272,7 @@ class Http2Connection:
                 elif item:
                     self._receive_frames(item)
                 if time.monotonic() > turn_ends:
-                    self._give_way()
+                    self._give_way(PENALTY if self._budgets.strained else 0)
                     turn_ends = time.monotonic() + TURN
                 if self._closing_since is not None:
                     return

@@ -49,6 +49,10 @@ UNKNOWN_FRAME_LIMIT = Limit(2000, 500)
 WINDOW_UPDATES_FOR_DATA = 4
 PINGS_FOR_DATA = 1
 
+#: The part of a budget below which a connection is slowed down. An attacker that opens a new
+#: connection for each one closed would otherwise have the worker to itself.
+STRAINED = 0.9
+
 #: What a header list past the limit takes of the budget of resets: decoding one costs as
 #: much as several requests.
 OVERSIZED_HEADERS_COST = 50
@@ -86,6 +90,14 @@ class Budgets:
             name = FrameType(kind).name if kind in FRAME_LIMITS else f"type {kind}"
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {name} frames")
         return left
+
+    @property
+    def strained(self) -> bool:
+        """Whether the client has used a part of a budget that honest ones seldom do."""
+        return any(
+            left < STRAINED * FRAME_LIMITS.get(kind, UNKNOWN_FRAME_LIMIT).burst
+            for kind, left in self._left.items()
+        )
 
     def earn(self, kind: int, amount: int) -> None:
         """Give back `amount` frames of `kind`, up to its burst."""
