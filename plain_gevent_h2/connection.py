@@ -338,9 +338,6 @@ class Http2Connection:
             self._refuse(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._last_stream_id = stream_id
-        self._requests += 1
-        if self._requests == self.worker.config.max_requests_per_connection:
-            self.drain()
         try:
             head = parse_request(event.headers, self.worker.config.max_header_list_size)  # type: ignore[arg-type]
         except MalformedRequest as exc:
@@ -370,6 +367,9 @@ class Http2Connection:
     def _open(self, stream: Http2Stream) -> None:
         self._streams[stream.stream_id] = stream
         self._idle_since = None
+        self._requests += 1
+        if self._requests == self.worker.config.max_requests_per_connection:
+            self.drain()
 
     def _answer_early(self, stream: Http2Stream, head: RequestHead) -> None:
         """Answer what needs no body and no view: a health check, a body over the limit."""

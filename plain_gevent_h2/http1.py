@@ -257,6 +257,8 @@ class Http1Connection:
     def _receive(self, size: int = RECV_SIZE) -> bool:
         data = self._sock.recv(size)
         self._buffer += data
+        # A client that always has more to say must not keep the hub to itself.
+        gevent.sleep(0)
         return bool(data)
 
     def _serve_request(self) -> bool:
@@ -299,6 +301,9 @@ class Http1Connection:
         except (ParseException, OSError) as exc:
             release(sink)
             return self._refuse(parsed, exc)
+        except BaseException:
+            release(sink)
+            raise
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
         self.req_count += 1
         self._stream = stream

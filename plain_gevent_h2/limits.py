@@ -28,9 +28,9 @@ FRAME_LIMITS: dict[int, Limit] = {
     # Sent by browsers for each stream; ignored by us (RFC 9113 section 5.3.2).
     FrameType.PRIORITY: Limit(2000, 500),
     # Resets by the client, resets by us for its faults, and streams refused: each may have
-    # started a view for nothing (CVE-2023-44487, CVE-2025-8671). nghttp2 has this limit. A
-    # response taken whole gives one back, so a busy client may cancel as much as it takes.
-    FrameType.RST_STREAM: Limit(1000, 33),
+    # started a view for nothing (CVE-2023-44487, CVE-2025-8671). nghttp2 has this burst and a
+    # third of the rate. A response taken whole gives one back.
+    FrameType.RST_STREAM: Limit(1000, 100),
     # Each makes us send an ACK and look at every stream's window (CVE-2019-9515).
     FrameType.SETTINGS: Limit(100, 10),
     # gRPC measures its bandwidth with one for each round trip (CVE-2019-9512).

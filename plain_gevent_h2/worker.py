@@ -311,8 +311,9 @@ class GeventWorker(plain_worker.Worker):
         try:
             yield
         except OSError as exc:
-            # EBADF is our own doing: the connection was closed in another greenlet.
-            if is_client_socket_noise(exc) or exc.errno == errno.EBADF:
+            # Our own doing: a time limit; a connection closed in another greenlet (EBADF).
+            ours = isinstance(exc, TimeoutError) or exc.errno == errno.EBADF
+            if ours or is_client_socket_noise(exc):
                 self.log.debug("Connection closed", extra={"client": client, "error": str(exc)})
             else:
                 self.log.exception("Unexpected connection error", extra={"client": client})

@@ -3,7 +3,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from browser import Browser
 from harness import Server, make_certificate
+from tools import need
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,9 @@ def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Serv
             return stack.enter_context(Server(None if plaintext else tls, *args, **options))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(need("chromium"), tmp_path_factory.mktemp("browser")) as running:
+        yield running

@@ -1,0 +1,233 @@
+"""Clients that are slow on purpose: each is given up in time, and delays nobody else."""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+from attacks import rapid_reset
+from h2.errors import ErrorCodes
+from h2client import Client
+from harness import Server, wait_for
+from hyperframe.frame import DataFrame
+from raw import (
+    PREFACE,
+    RawClient,
+    continuation,
+    headers,
+    request_fields,
+    settings,
+    window_update,
+)
+
+Serve = Callable[..., Server]
+
+#: SETTINGS_INITIAL_WINDOW_SIZE
+WINDOW = 4
+
+#: Bytes that a stalled stream may cost the worker: what of its body waits to be sent, its
+#: greenlet and its view.
+STALLED_STREAM = 256 * 1024
+
+
+def client_hello() -> bytes:
+    """What a client sends first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+class Dripping:
+    """A connection that sends a byte now and then, until it is closed."""
+
+    def __init__(self, sock: socket.socket, drip: Iterator[bytes]) -> None:
+        self._sock = sock
+        self._drip = drip
+        self._sock.setblocking(False)
+
+    def is_closed(self) -> bool:
+        """Send the next bytes, read what has come; True once the server has closed."""
+        try:
+            if piece := next(self._drip, b""):
+                self._sock.sendall(piece)
+            while self._sock.recv(65536):
+                pass
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            pass
+        self._sock.close()
+        return True
+
+
+def byte_by_byte(data: bytes) -> Iterator[bytes]:
+    for i in range(len(data)):
+        yield data[i : i + 1]
+
+
+def tcp(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port))
+
+
+def half_a_frame() -> bytes:
+    return PREFACE + settings() + headers(1, b"\x82" * 50)[:20]
+
+
+def endless_header_block() -> Iterator[bytes]:
+    client_block = b"\x82"
+    yield PREFACE + settings() + headers(1, client_block, end_headers=False)
+    while True:
+        yield b""  # most turns nothing: the budget of CONTINUATION is another test's
+        for _ in range(40):
+            yield b""
+        yield continuation(1, b"\x84", end_headers=False)
+
+
+#: Each with what it sends. All are opened at once.
+SLOW: dict[str, Callable[[Server], Dripping]] = {
+    "no handshake": lambda s: Dripping(tcp(s), iter(())),
+    "handshake, a byte at a time": lambda s: Dripping(tcp(s), byte_by_byte(client_hello())),
+    "handshake that never ends": lambda s: Dripping(tcp(s), iter([client_hello()])),
+    "no preface": lambda s: Dripping(s.connect("h2"), iter(())),
+    "preface, a byte at a time": lambda s: Dripping(s.connect("h2"), byte_by_byte(PREFACE * 9)),
+    "preface without SETTINGS": lambda s: Dripping(s.connect("h2"), iter([PREFACE])),
+    "half a frame": lambda s: Dripping(s.connect("h2"), iter([half_a_frame()])),
+    "header block that never ends": lambda s: Dripping(s.connect("h2"), endless_header_block()),
+    "slowloris": lambda s: Dripping(
+        s.connect("http/1.1"), byte_by_byte(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 9999)
+    ),
+    "line breaks": lambda s: Dripping(s.connect("http/1.1"), byte_by_byte(b"\r\n" * 9999)),
+    "half a request": lambda s: Dripping(s.connect("http/1.1"), iter([b"GET / HT"])),
+}
+
+
+def test_slow_connections_are_closed(serve: Serve) -> None:
+    """Twenty of each kind at once, while others are served."""
+    server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "5"})
+    worker = server.worker()
+    with Client(server) as client:
+        assert client.get("/").body == b"hello"
+        files = worker.num_fds()
+    opened = {f"{name} {i}": kind(server) for name, kind in SLOW.items() for i in range(20)}
+
+    def left() -> list[str]:
+        for name in list(opened):
+            if opened[name].is_closed():
+                del opened[name]
+        return sorted(opened)
+
+    deadline = time.monotonic() + 60
+    with Client(server) as client:
+        while left():
+            assert time.monotonic() < deadline, f"still open: {left()}"
+            assert client.get("/").body == b"hello"
+            time.sleep(0.05)  # between two bytes of each
+    wait_for(lambda: worker.num_fds() <= files, "end of the connections")
+    assert "Unexpected" not in server.log()
+
+
+class TestWindows:
+    """CVE-2019-9511, -9517: responses that their client asks for and does not take."""
+
+    @pytest.fixture
+    def impatient(self, serve: Serve) -> Server:
+        return serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "2"})
+
+    @pytest.mark.parametrize("window", [0, 1])
+    def test_100_streams_that_nobody_reads(self, impatient: Server, window: int) -> None:
+        worker = impatient.worker()
+        with Client(impatient) as other, RawClient(impatient, {WINDOW: window}) as client:
+            assert other.get("/").body == b"hello"
+            memory = worker.memory_info().rss
+            paths = ["/bytes?n=100000", "/chunks?n=1000&size=1000"]
+            streams = [client.open(request_fields(paths[i % 2])) for i in range(100)]
+            for _ in range(50):
+                assert other.get("/").body == b"hello"
+            assert worker.memory_info().rss < memory + 100 * STALLED_STREAM
+            for stream in streams:
+                response = client.finish(stream)
+                assert response.reset == ErrorCodes.CANCEL
+                assert len(response.body) == window
+            client.expect_alive()
+
+    def test_a_window_of_one_byte_at_a_time_is_no_progress(self, impatient: Server) -> None:
+        with RawClient(impatient, {WINDOW: 0}) as client:
+            stream = client.open(request_fields("/bytes?n=100000"))
+            for _ in range(500):  # 50 seconds at the most
+                client.send(window_update(stream, 1))
+                try:
+                    client.expect(DataFrame, stream, 0.1)
+                except AssertionError:
+                    break
+            assert client.finish(stream).reset == ErrorCodes.CANCEL
+
+    def test_a_client_that_does_not_read_its_connection(self, impatient: Server) -> None:
+        with RawClient(impatient, {WINDOW: 2**31 - 1}) as client, Client(impatient) as other:
+            client.send(window_update(0, 2**30))
+            for _ in range(10):
+                client.open(request_fields("/endless?name=unread&wait=0&size=100000"))
+            wait_for(
+                lambda: other.get("/watched").body.count(b"unread") >= 20,
+                "end of the responses",
+            )
+
+    def test_a_slow_reader_of_http1_is_not_cut(self, serve: Serve) -> None:
+        """It takes longer than the time limit for all of its response, but goes on reading."""
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "1"}, plaintext=True)
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        raw.connect(("127.0.0.1", server.port))
+        with raw:
+            raw.sendall(b"GET /bytes?n=20000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = 0
+            started = time.monotonic()
+            while received < 20_000_000:
+                piece = raw.recv(200_000)
+                assert piece, f"cut after {received} bytes"
+                received += len(piece)
+                if time.monotonic() - started < 3:
+                    time.sleep(0.02)  # the slow client
+
+    def test_who_does_not_read_gives_way_when_places_are_short(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "20"})
+        with RawClient(server, {WINDOW: 0}) as client, Client(server) as other:
+            path = "/endless?name=hog&wait=0&size=100000"
+            streams = [client.open(request_fields(path)) for _ in range(20)]
+            waiting = other.send("/")  # for a place
+            assert other.finish(waiting)[0].body == b"hello"
+            assert client.finish(streams[0]).reset == ErrorCodes.CANCEL
+
+
+def test_many_slow_uploads_delay_nobody(serve: Serve) -> None:
+    """Each below the rate floor, each a 408, on 10 connections of 100."""
+    server = serve()
+    with ExitStack() as stack, Client(server) as other:
+        clients = [stack.enter_context(RawClient(server)) for _ in range(10)]
+        for client in clients:
+            for _ in range(100):
+                client.open(request_fields("/echo", "POST"), end_stream=False)
+        for _ in range(50):
+            assert other.get("/").body == b"hello"
+        for client in clients:
+            for stream in range(1, 200, 2):
+                assert client.finish(stream).status == 408
+
+
+def test_a_client_that_resets_and_leaves(serve: Serve) -> None:
+    """100 connections that each start 100 views and are gone: all greenlets end."""
+    server = serve()
+    worker = server.worker()
+    with Client(server) as other:
+        assert other.get("/").body == b"hello"
+        files = worker.num_fds()
+        attack = rapid_reset("/sleep?s=0.2")
+        first = b"".join(next(attack) for _ in range(100))
+        for _ in range(100):
+            with RawClient(server) as client:
+                client.send_bytes(first)
+            assert other.get("/").body == b"hello"
+        wait_for(lambda: worker.num_fds() <= files, "end of the connections")
