@@ -61,7 +61,7 @@ def _warn_of_threads(settings: Any) -> None:
     source = click.get_current_context().get_parameter_source("threads")
     chosen = dict(settings.get_settings())["SERVER_THREADS"].source != "default"
     if source == ParameterSource.COMMANDLINE or chosen:
-        get_framework_logger().warning(
+        get_framework_logger("plain.server").warning(
             "SERVER_THREADS (--threads) has no effect with the gevent-h2 worker: "
             "every stream has a greenlet of its own"
         )

@@ -19,6 +19,7 @@ from plain.logs import get_framework_logger
 from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
 from plain.server.util import HEALTHCHECK_BODY
 
+from . import metrics
 from .compression import BoundedDecoder, MemoEncoder
 from .frames import (
     GOAWAY_SIZE,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .worker import GeventWorker
 
-log = get_framework_logger()
+log = get_framework_logger("plain.server")
 
 #: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
 #: only has to be larger than what a fast network holds in flight.
@@ -164,6 +165,8 @@ class Http2Connection:
     `drain()`, `sweep()` and `abort()` from its own. All of these are greenlets of one
     thread and none of the methods but `run()` blocks, so there are no locks.
     """
+
+    protocol_version = "2"
 
     def __init__(self, worker: "GeventWorker", sock: TlsSocket, client: Any, server: Any) -> None:
         # Set once.
@@ -281,6 +284,8 @@ class Http2Connection:
 
     def _connection_fault(self, fault: ConnectionFault) -> None:
         abuse = fault.code == ErrorCodes.ENHANCE_YOUR_CALM
+        if abuse:
+            metrics.connection_abusive(fault.reason)
         log.log(
             logging.WARNING if abuse else logging.DEBUG,
             "HTTP/2 connection closed for abuse" if abuse else "HTTP/2 connection fault",
@@ -335,6 +340,7 @@ class Http2Connection:
         ):
             # Not processed in any way, so the client may send it again elsewhere (RFC 9113
             # section 8.7).
+            metrics.stream_refused()
             self._refuse(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._last_stream_id = stream_id
@@ -356,7 +362,9 @@ class Http2Connection:
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream that never was."""
-        self._h2.reset_stream(stream_id, code)
+        with suppress(ProtocolError):  # the client may have reset it in the same breath
+            self._h2.reset_stream(stream_id, code)
+        metrics.stream_reset(code, by_client=False)
         self._budgets.spend(FrameType.RST_STREAM)
 
     def _reset_for_fault(self, stream: Http2Stream) -> None:
@@ -433,6 +441,7 @@ class Http2Connection:
                 self._start(stream)
 
     def _stream_reset(self, event: events.StreamReset) -> None:
+        metrics.stream_reset(event.error_code or 0, by_client=bool(event.remote_reset))
         if not event.remote_reset:
             self._budgets.spend(FrameType.RST_STREAM)  # ours, for a fault that h2 found
         if stream := self._streams.get(event.stream_id):
@@ -514,6 +523,7 @@ class Http2Connection:
             return
         with suppress(ProtocolError):
             self._h2.reset_stream(stream.stream_id, code)
+        metrics.stream_reset(code, by_client=False)
         self._forget(stream)
         self._writer.wake()
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .worker import GeventWorker
 
-log = get_framework_logger()
+log = get_framework_logger("plain.server")
 
 # The real ones: this poll never waits.
 _poll = get_original("select", "poll")
@@ -171,6 +171,8 @@ class Http1Connection:
     Plain's functions take it for their own `Connection`: `client`, `server`, `is_ssl`,
     `writer`, `req_count`, `request_is_head` and `write_error` are for them.
     """
+
+    protocol_version = "1.1"
 
     def __init__(
         self, worker: "GeventWorker", sock: socket | TlsSocket, client: Any, server: Any

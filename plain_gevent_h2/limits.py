@@ -87,7 +87,7 @@ class Budgets:
         left = min(limit.burst, left + (now - self._filled_at[kind]) * limit.per_second)
         self._filled_at[kind] = now
         if left < 0:
-            name = FrameType(kind).name if kind in FRAME_LIMITS else f"type {kind}"
+            name = FrameType(kind).name if kind in FRAME_LIMITS else "unknown"
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {name} frames")
         return left
 

@@ -32,7 +32,7 @@ except ImportError:  # Plain 0.164
 if TYPE_CHECKING:
     from plain.http import Request, Response
 
-log = get_framework_logger()
+log = get_framework_logger("plain.server")
 
 #: Bytes read from a file at once, each read a trip to a native thread (about 60 us).
 FILE_BLOCK_SIZE = 256 * 1024

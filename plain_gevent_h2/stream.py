@@ -12,6 +12,7 @@ from plain.logs import get_framework_logger
 from plain.server.accesslog import log_access
 from plain.server.http.sink import BodySink
 
+from . import metrics
 from .pipeline import Handled, ResponseBodyFailed
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .worker import GeventWorker
 
-log = get_framework_logger()
+log = get_framework_logger("plain.server")
 
 #: Seconds between heartbeats, and between looks at what time asks of connections; while
 #: the worker drains, every tenth of that.
@@ -112,8 +113,17 @@ class Stream(ABC):
             self.finished()
 
     def _run(self) -> None:
+        request = self.build_request()
+        scheme = "https" if self.worker.app.is_ssl else "http"
+        metrics.active_requests_changed(1, request.method or "", scheme)
+        try:
+            self._answer(request)
+        finally:
+            metrics.active_requests_changed(-1, request.method or "", scheme)
+
+    def _answer(self, request: "Request") -> None:
         started = datetime.now(UTC)
-        handled = self.worker.pipeline.handle(self.build_request())
+        handled = self.worker.pipeline.handle(request)
         status: int | None = handled.response.status_code
         try:
             self._send(handled)

@@ -24,7 +24,7 @@ from plain.server.connection import RECV_PROGRESS_TIMEOUT, is_client_socket_nois
 from plain.server.workers import entry
 from plain.server.workers import worker as plain_worker
 
-from . import patches
+from . import metrics, patches
 from .config import Config
 from .connection import Http2Connection
 from .http1 import Http1Connection
@@ -279,6 +279,7 @@ class GeventWorker(plain_worker.Worker):
             self.nr_conns -= 1
             return
         self._connections.add(connection)
+        metrics.connections_changed(1, connection.protocol_version)
         if not self.alive:
             connection.drain()
         self.read(connection)
@@ -304,6 +305,7 @@ class GeventWorker(plain_worker.Worker):
         if over:
             self._connections.discard(connection)
             self.nr_conns -= 1
+            metrics.connections_changed(-1, connection.protocol_version)
 
     @contextmanager
     def _log_failure(self, client: Any) -> Iterator[None]:

@@ -14,11 +14,12 @@ from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
 from plain.logs import get_framework_logger
 
+from . import metrics
 from .frames import FrameType
 from .limits import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, Budgets
 from .tls import TlsSocket
 
-log = get_framework_logger()
+log = get_framework_logger("plain.server")
 
 #: Bytes of one stream's body that may wait to be sent before its view does, and to which
 #: they must fall before it goes on.
@@ -107,9 +108,11 @@ class SendBuffer:
         """Block the stream's greenlet while too much of its body is still here."""
         if self.size <= HIGH_WATER or self.closed:
             return
+        started = time.monotonic()
         self._room = Event()
         self._room.wait()
         self._room = None
+        metrics.flow_control_blocked(time.monotonic() - started)
 
     def wake(self) -> None:
         """Let the stream's greenlet go on if there is room, or nothing to wait for."""

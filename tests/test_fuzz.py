@@ -66,7 +66,7 @@ class Frames:
         makers: list[Callable[[], bytes]] = [
             lambda: raw.settings([(rng.randrange(12), self.number()) for _ in range(3)]),
             lambda: raw.settings({4: 0}),
-            lambda: raw.settings_ack(),
+            raw.settings_ack,
             lambda: raw.window_update(self.stream_id(), self.number()),
             lambda: raw.rst_stream(self.stream_id(), self.number()),
             lambda: raw.priority(self.stream_id(), self.stream_id()),

@@ -30,7 +30,7 @@ def observed(serve: Callable[..., Server], path: Path, worker: str | None) -> tu
         for request in PATHS:
             client.get(request)
             client.finish(client.send(request, "HEAD"))
-        durations = json.loads(client.get("/durations").body)
+        durations = json.loads(client.get("/metric?name=http.server.request.duration").body)
     wait_for(lambda: len(spans_of(path)) == 2 * len(PATHS) + 1, "all spans")
     spans = spans_of(path)
     for span in spans:

@@ -40,14 +40,15 @@ def set_up(path: str) -> None:
     metrics.set_meter_provider(MeterProvider([reader]))
 
 
-def durations() -> list[dict[str, object]]:
-    """The attributes of each point of the server's duration metric, with its count."""
+def points(wanted: str) -> list[dict[str, object]]:
+    """The points of a metric: attributes, and count or value."""
     data = reader.get_metrics_data()
     return [
-        dict(point.attributes or {}) | {"count": point.count}  # type: ignore[union-attr]
+        dict(point.attributes or {})
+        | {key: getattr(point, key) for key in ("count", "value") if hasattr(point, key)}
         for resource in (data.resource_metrics if data else [])
         for scope in resource.scope_metrics
         for metric in scope.metrics
-        if metric.name == "http.server.request.duration"
+        if metric.name == wanted
         for point in metric.data.data_points
     ]

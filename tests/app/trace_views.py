@@ -70,11 +70,14 @@ class Spanned(View):
         return Response("spanned")
 
 
-class Durations(View):
+class Metric(View):
+    """The points of one metric."""
+
     def get(self) -> Response:
         from app import telemetry
 
-        return JsonResponse(telemetry.durations(), json_dumps_params={"sort_keys": True})
+        points = telemetry.points(self.request.query_params["name"])
+        return JsonResponse(points, json_dumps_params={"sort_keys": True})
 
 
 class Asynchronous(View):
@@ -90,5 +93,5 @@ urls: tuple[Any, ...] = (
     path("own", Own),
     path("asynchronous", Asynchronous),
     path("spanned", Spanned),
-    path("durations", Durations),
+    path("metric", Metric),
 )
