@@ -3,6 +3,8 @@
 Names are those of the semantic conventions where they have one, else `plain.server.*`.
 """
 
+from functools import cache
+
 from h2.errors import ErrorCodes
 from opentelemetry import metrics
 
@@ -41,8 +43,12 @@ def connections_changed(by: int, version: str) -> None:
 
 
 def active_requests_changed(by: int, method: str, scheme: str) -> None:
-    method = method if method in _METHODS else "_OTHER"
-    _active_requests.add(by, {"http.request.method": method, "url.scheme": scheme})
+    _active_requests.add(by, _request_attributes(method if method in _METHODS else "", scheme))
+
+
+@cache
+def _request_attributes(method: str, scheme: str) -> dict[str, str]:
+    return {"http.request.method": method or "_OTHER", "url.scheme": scheme}
 
 
 def stream_reset(code: int, *, by_client: bool) -> None:

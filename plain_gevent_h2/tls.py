@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import gevent
 from gevent import socket as gsocket
+from gevent.lock import BoundedSemaphore
 from plain.exceptions import ImproperlyConfigured
 
 #: Seconds a client has for its TLS handshake. Plain's own worker gives 10 as well.
@@ -62,6 +63,7 @@ class TlsSocket:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._our_side_closed = False
+        self._sending = BoundedSemaphore(1)  # held by the greenlet whose bytes are under way
 
     def handshake(self) -> None:
         """Do the handshake, within `HANDSHAKE_TIMEOUT` seconds."""
@@ -91,6 +93,7 @@ class TlsSocket:
             try:
                 return self._read(size)
             except ssl.SSLWantReadError:
+                self._flush()  # an alert, or the answer to a KeyUpdate
                 if not self._fill():
                     return b""
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -126,7 +129,8 @@ class TlsSocket:
 
     def _flush(self) -> None:
         if self._outgoing.pending:
-            self._sock.sendall(self._outgoing.read())
+            with self._sending:
+                self._sock.sendall(self._outgoing.read())
 
     def close_our_side(self) -> None:
         """Send close_notify, if the kernel takes it now."""

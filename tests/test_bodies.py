@@ -6,6 +6,7 @@ import json
 import os
 import select
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,6 +16,8 @@ import pytest
 from h2.errors import ErrorCodes
 from h2client import Answer, Client
 from harness import WAIT, Server, wait_for
+from hyperframe.frame import HeadersFrame
+from raw import RawClient, data, request_fields
 
 PROTOCOLS = {"h2": "HTTP/2", "http/1.1": "HTTP/1.1"}
 
@@ -578,6 +581,45 @@ class TestBudget:
             wait_for(
                 lambda: finish(client, post(client, self.FULL)).status == 200, "budget for a body"
             )
+
+
+class TestManyUploads:
+    def test_100_connections_of_100_uploads_at_the_budget(
+        self, serve: Callable[..., Server]
+    ) -> None:
+        """160 MB of bodies, of which 50 MB may be in flight: the others are 503s."""
+        budget, size = 50_000_000, 16_000
+        server = serve(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": str(budget)})
+        worker = server.worker()
+        with ExitStack() as stack:
+            other = stack.enter_context(Client(server))
+            assert other.get("/").body == b"hello"
+            memory = worker.memory_info().rss
+            refused = 0
+            for _ in range(100):
+                client = stack.enter_context(RawClient(server))
+                for _ in range(100):
+                    stream = client.open(request_fields("/echo", "POST"), end_stream=False)
+                    client.send(data(stream, b"x" * size, end=False))
+                client.expect_alive()  # all of it has been taken in or refused
+                answers = client.received(HeadersFrame)
+                statuses = {dict(client.fields(frame))[":status"] for frame in answers}
+                assert statuses <= {"503"}
+                refused += len(answers)
+                assert other.get("/").body == b"hello"
+            held = 100 * 100 - refused
+            assert held * size <= budget < (held + 1) * size
+            # With what a stream takes beside its body.
+            assert worker.memory_info().rss < memory + budget + 10_000 * 20_000
+        with Client(server) as client:
+
+            def accepted() -> bool:
+                stream = client.send("/echo", "POST", end_stream=False)
+                client.h2.send_data(stream, b"x" * 10_000, end_stream=True)
+                client.flush()
+                return client.finish(stream)[0].status == 200
+
+            wait_for(accepted, "an upload after the attack")
 
 
 class TestRateFloor:

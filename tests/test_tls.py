@@ -1,0 +1,112 @@
+"""TLS: versions, ciphers, ALPN (RFC 9113 section 9.2)."""
+
+import socket
+import ssl
+import subprocess
+
+import pytest
+from harness import Server
+from raw import RawClient
+from tools import need
+
+
+def handshake(server: Server, *options: str, say: str = "") -> tuple[int, str]:
+    """What `openssl s_client` makes of it: exit code and output."""
+    command = [need("openssl"), "s_client", "-connect", f"127.0.0.1:{server.port}", *options]
+    done = subprocess.run(
+        command, input=say, capture_output=True, text=True, timeout=30, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", ["-tls1", "-tls1_1"])
+def test_old_versions_are_refused(server: Server, version: str) -> None:
+    # Security level 0, or the client would refuse it by itself.
+    code, output = handshake(server, version, "-cipher", "DEFAULT:@SECLEVEL=0")
+    assert code != 0
+    assert "alert protocol version" in output
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_http2_over_either_version(server: Server, version: ssl.TLSVersion) -> None:
+    context = server.tls_context("h2")
+    context.minimum_version = context.maximum_version = version
+    raw = socket.create_connection(("127.0.0.1", server.port), 10)
+    with context.wrap_socket(raw, server_hostname="localhost") as sock:
+        assert sock.selected_alpn_protocol() == "h2"
+        assert sock.version() == version.name.replace("_", ".")
+        assert sock.compression() is None
+
+
+@pytest.mark.parametrize(
+    "ciphers",
+    [
+        "AES128-GCM-SHA256",  # no ephemeral keys
+        "ECDHE-RSA-AES128-SHA",  # no AEAD
+        "ECDHE-RSA-AES256-SHA384",
+        "DHE-RSA-AES128-SHA",
+        "ECDHE-ECDSA-AES128-SHA",
+        "AES256-SHA",
+    ],
+)
+def test_ciphers_that_http2_forbids_are_refused(server: Server, ciphers: str) -> None:
+    """RFC 9113 appendix A."""
+    code, output = handshake(server, "-tls1_2", "-cipher", f"{ciphers}:@SECLEVEL=0")
+    assert code != 0
+    assert "handshake failure" in output
+
+
+def test_renegotiation_is_refused(server: Server) -> None:
+    code, output = handshake(server, "-tls1_2", say="R\n")
+    assert "RENEGOTIATING" in output
+    assert "no renegotiation" in output
+    assert code != 0
+
+
+def test_key_update(server: Server) -> None:
+    """RFC 8446 section 4.6.3: "K" asks for new keys of both sides."""
+    command = [need("openssl"), "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_3"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(b"K\n")
+        for wanted, then in ((b"KEYUPDATE", b"GET / HTTP/1.0\r\nHost: x\r\n\r\n"), (b"hello", b"")):
+            output = b""
+            while wanted not in output:
+                piece = client.stdout.read(1000)
+                assert piece, output
+                output += piece
+            client.stdin.write(then)
+
+
+def test_without_alpn_it_is_http1(server: Server) -> None:
+    with server.connect() as sock:
+        assert isinstance(sock, ssl.SSLSocket)
+        assert sock.selected_alpn_protocol() is None
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_preface_without_alpn_is_no_http2(server: Server) -> None:
+    with server.connect() as sock:
+        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 4")
+
+
+def test_a_client_that_offers_nothing_we_have(server: Server) -> None:
+    """RFC 7301 lets a server go on without a protocol: then it is HTTP/1.1."""
+    with server.connect("spdy/3") as sock:
+        assert isinstance(sock, ssl.SSLSocket)
+        assert sock.selected_alpn_protocol() is None
+
+
+def test_plain_text_on_a_tls_port_hurts_nobody(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while sock.recv(1000):
+            pass
+    with RawClient(server) as client:
+        assert client.request("/").body == b"hello"
+    assert "Unexpected" not in server.log()
