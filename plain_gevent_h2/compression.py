@@ -6,16 +6,50 @@ from typing import Any
 from hpack.exceptions import HPACKDecodingError, OversizedHeaderListError
 from hpack.hpack import Decoder, Encoder, decode_integer
 from hpack.struct import HeaderTuple
+from hpack.table import HeaderTable
 
 #: The default of RFC 9113 section 6.5.2. A larger table would be the peer's to fill.
 _TABLE_SIZE = 4096
 
-#: Blocks that one connection's encoder remembers.
+#: Blocks that one connection remembers each way.
 _BLOCKS_REMEMBERED = 4
+
+#: Bytes of a block that is worth remembering: with what repeats in the table, it is short.
+_LONGEST_REMEMBERED = 128
 
 #: Field lines that are decoded, at about 4 us each. A request of more than the limit of
 #: headers.py is answered with a 431; one of more than this ends the connection.
 MAX_FIELD_LINES = 500
+
+
+class _Memo[Key, Value](dict[Key, Value]):
+    """What a few blocks stood for, for as long as the dynamic table is as it was."""
+
+    def keep(self, key: Key, value: Value) -> None:
+        if len(self) >= _BLOCKS_REMEMBERED:
+            self.clear()
+        self[key] = value
+
+
+class _TableState:
+    """The dynamic table as it was. An entry is compared as an object: each is made anew."""
+
+    __slots__ = ("_first", "_length", "_maxsize", "_table")
+
+    def __init__(self, table: HeaderTable) -> None:
+        entries = table.dynamic_entries
+        self._table = table
+        self._length = len(entries)
+        self._first = entries[0] if entries else None
+        self._maxsize = table.maxsize
+
+    def unchanged(self) -> bool:
+        entries = self._table.dynamic_entries
+        return (
+            len(entries) == self._length
+            and (entries[0] if entries else None) is self._first
+            and self._table.maxsize == self._maxsize
+        )
 
 
 class MemoEncoder(Encoder):
@@ -28,7 +62,7 @@ class MemoEncoder(Encoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._blocks: dict[tuple[Any, ...], bytes] = {}
+        self._blocks = _Memo[tuple[Any, ...], bytes]()
 
     @property
     def header_table_size(self) -> int:
@@ -37,33 +71,58 @@ class MemoEncoder(Encoder):
 
     @header_table_size.setter
     def header_table_size(self, value: int) -> None:
-        Encoder.header_table_size.fset(self, min(value, _TABLE_SIZE))  # type: ignore[attr-defined]
+        value = min(value, _TABLE_SIZE)
+        if value == self.header_table.maxsize:
+            return  # hpack would forget to tell the peer of the change before
+        Encoder.header_table_size.fset(self, value)  # type: ignore[attr-defined]
+        # RFC 7541 section 4.2: tell the smallest and the last. hpack tells all, one of which
+        # may be larger than the peer allows by now.
+        smallest = min(self.table_size_changes)
+        self.table_size_changes = [smallest, value] if smallest < value else [value]
 
     def encode(self, headers: Any, huffman: bool = True) -> bytes:
         fields = tuple(headers)
         table = self.header_table
         if not table.resized and (block := self._blocks.get(fields)) is not None:
             return block
-        entries = table.dynamic_entries
-        before = (len(entries), entries[0] if entries else None, table.resized)
+        resized = table.resized  # said at the start of the next block
+        before = _TableState(table)
         block = super().encode(fields, huffman)
-        if before == (len(entries), entries[0] if entries else None, False):
-            if len(self._blocks) < _BLOCKS_REMEMBERED:
-                self._blocks[fields] = block
-        else:
+        if resized or not before.unchanged():
             self._blocks.clear()
+        else:
+            self._blocks.keep(fields, block)
         return block
 
 
 class BoundedDecoder(Decoder):
     """HPACK that does not start on a block with more than `MAX_FIELD_LINES`.
 
+    It remembers blocks as `MemoEncoder` does: +6 % small requests.
+
     A block of 2 KB can stand for 2,000 fields that take 143 KB (CVE-2026-49975), and one of
     64 KiB would keep the hub busy for 0.3 seconds. Since a block that is not decoded leaves
     the dynamic table unknown, such a one ends the connection (RFC 9113 section 4.3).
     """
 
+    def __init__(self, max_header_list_size: int) -> None:
+        super().__init__(max_header_list_size)
+        self._lists = _Memo[bytes, list[HeaderTuple]]()
+
     def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
+        """The fields of a block, as bytes if `raw`, which is how `h2` calls it."""
+        block = bytes(data)
+        if raw and (fields := self._lists.get(block)) is not None:
+            return list(fields)
+        before = _TableState(self.header_table)
+        fields = list(self._decode(block, raw))
+        if not before.unchanged():
+            self._lists.clear()
+        elif raw and len(block) <= _LONGEST_REMEMBERED:
+            self._lists.keep(block, fields)
+        return fields
+
+    def _decode(self, data: bytes, raw: bool) -> Iterable[HeaderTuple]:
         # A field line takes one byte at least.
         if len(data) > MAX_FIELD_LINES and _more_lines_than(MAX_FIELD_LINES, data):
             raise OversizedHeaderListError(f"more than {MAX_FIELD_LINES} field lines")

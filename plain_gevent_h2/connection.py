@@ -151,9 +151,8 @@ def _h2_connection(config: "Config") -> H2Connection:
         h2.local_settings = _settings.__wrapped__(config, MAX_STREAM_ID, DEFAULT_WINDOW)
         h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
     h2.max_inbound_frame_size = config.max_frame_size
-    h2.decoder = BoundedDecoder()
     # A list past our limit but within this one is decoded, and answered with a 431.
-    h2.decoder.max_header_list_size = 2 * config.max_header_list_size
+    h2.decoder = BoundedDecoder(2 * config.max_header_list_size)
     h2.receive_data(PREFACE)  # FrameReader checks and keeps the client's
     return h2
 
