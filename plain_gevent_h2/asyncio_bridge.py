@@ -1,6 +1,6 @@
 """Async views and async streams, on one asyncio loop in one native thread of the worker.
 
-A loop in a greenlet of the main thread would be wrong: `asyncio.get_running_loop()` is per
+A loop in a greenlet of the main thread would be wrong: `asyncio.getloop()` is per
 native thread, so every blocking view would believe that it runs inside a loop.
 """
 
@@ -49,16 +49,20 @@ def _settle(how: Callable[[Any], None], future: asyncio.Future[Any], value: Any)
         how(value)
 
 
-class _Call:
+class Call:
     """Something the loop's thread does while a greenlet waits. Made in that greenlet."""
 
     def __init__(self) -> None:
         self._hub_loop = gevent.get_hub().loop
         self._changed = Event()
 
+    def in_hub(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call `function` in the hub. From the loop's thread no other way there is safe."""
+        self._hub_loop.run_callback_threadsafe(function, *args)
+
     def notify(self) -> None:
-        """Wake the greenlet. Called in the loop's thread: no other way to the hub is safe."""
-        self._hub_loop.run_callback_threadsafe(self._changed.set)
+        """Wake the greenlet. Called in the loop's thread."""
+        self.in_hub(self._changed.set)
 
     def wait(self) -> None:
         self._changed.wait()
@@ -72,16 +76,17 @@ class AsyncioThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = BoundedSemaphore(1)
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, started if need be. Called in greenlets of the hub's thread."""
         with self._starting:
             if self._loop is None:
-                call = _Call()
+                call = Call()
                 _start_new_thread(self._run_forever, (call,))
                 while self._loop is None:
                     call.wait()
         return self._loop
 
-    def _run_forever(self, call: _Call) -> None:
+    def _run_forever(self, call: Call) -> None:
         # Made in its own thread, whose hub its selector and sockets wait in.
         loop = _EventLoop()
         asyncio.set_event_loop(loop)
@@ -95,8 +100,8 @@ class AsyncioThread:
         Returns its result or raises its exception. If the greenlet is stopped meanwhile,
         the coroutine is cancelled.
         """
-        call = _Call()
-        loop = self._running_loop()
+        call = Call()
+        loop = self.loop()
         task: asyncio.Task[Any] | None = None
 
         def start() -> None:
@@ -122,8 +127,8 @@ class AsyncioThread:
         `TaskGroup`) belongs to the task it was entered in. Closing this iterator closes
         the stream.
         """
-        call = _Call()
-        loop = self._running_loop()
+        call = Call()
+        loop = self.loop()
         chunks: deque[bytes] = deque()
         room = asyncio.Semaphore(STREAM_BACKLOG)
         task: asyncio.Task[None] | None = None

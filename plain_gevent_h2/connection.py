@@ -3,7 +3,7 @@
 import logging
 import time
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -42,8 +42,9 @@ from .headers import (
 )
 from .http2_stream import Http2Stream
 from .limits import OVERSIZED_HEADERS_COST, Budgets
-from .stream import ClientGone, release
+from .stream import ClientGone, give_way, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
+from .websocket import WebSocketTransport
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def _settings(config: "Config", max_concurrent_streams: int, initial_window_size
             SettingCodes.INITIAL_WINDOW_SIZE: initial_window_size,
             SettingCodes.MAX_FRAME_SIZE: config.max_frame_size,
             SettingCodes.MAX_HEADER_LIST_SIZE: config.max_header_list_size,
+            SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,  # WebSockets (RFC 8441)
         },
     )
 
@@ -203,6 +205,9 @@ class Http2Connection:
         self._goaway_sent_at: float | None = None  # the first of two
         self._final_stream_id: int | None = None  # the last stream of the final GOAWAY
         self._closing_since: float | None = None
+        self._closing_code = ErrorCodes.NO_ERROR
+        self._unsent = 0  # bytes in the kernel, when it was last looked at
+        self._last_progress = 0.0  # monotonic time at which that changed
         self._aborted = False
 
     # -- the reader -----------------------------------------------------------
@@ -236,7 +241,7 @@ class Http2Connection:
         """Let other greenlets run, and wait for a peer that does not read our answers."""
         self._writer.wake()
         self._writer.wait_for_room()
-        gevent.sleep(seconds)
+        give_way(seconds)
 
     def _recv(self) -> bytes:
         self._receiving = True
@@ -253,7 +258,8 @@ class Http2Connection:
 
     def _park(self) -> None:
         """Stop the reader where it waits. Runs in the hub, as the timer of a Timeout does."""
-        if self._receiving and self._idle_since is not None and self._closing_since is None:
+        is_idle = self._receiving and self._idle_since is not None
+        if is_idle and self._closing_since is None and not self._aborted:
             self._reader.throw(_Park())
 
     def _unpark(self) -> None:
@@ -356,8 +362,15 @@ class Http2Connection:
             self._open(Http2Stream(self, stream_id, RequestHead(method, "/", None, [])))
             self._streams[stream_id].send_error(431)
             return
-        self._open(Http2Stream(self, stream_id, head))
-        self._answer_early(self._streams[stream_id], head)
+        stream = Http2Stream(self, stream_id, head)
+        self._open(stream)
+        if head.protocol is None:
+            self._answer_early(stream, head)
+        elif head.protocol == "websocket":
+            stream.websocket = WebSocketTransport(partial(self._consumed, stream_id))
+            self._start(stream)
+        else:
+            stream.send_error(501)
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream that never was."""
@@ -394,7 +407,10 @@ class Http2Connection:
         stream = self._streams.get(event.stream_id)
         size = event.flow_controlled_length or 0
         if stream is not None:
-            if stream.headers_sent:
+            if stream.websocket is not None and event.data:
+                size -= len(event.data)  # the rest when the view has taken them
+                stream.websocket.feed(event.data)
+            elif stream.headers_sent:
                 stream.discarded += size
                 if stream.discarded > DISCARD_BYTES and stream.response_ended:
                     self.reset(stream, ErrorCodes.NO_ERROR)
@@ -402,6 +418,13 @@ class Http2Connection:
                 self._take_in(stream, event.data or b"")
         # The bytes are taken in or thrown away: give the window back.
         self._h2.acknowledge_received_data(size, event.stream_id)
+
+    def _consumed(self, stream_id: int, size: int) -> None:
+        """The view of a WebSocket has taken so many bytes."""
+        if not self._aborted:
+            with suppress(ProtocolError):
+                self._h2.acknowledge_received_data(size, stream_id)
+            self._writer.wake()
 
     def _take_in(self, stream: Http2Stream, data: bytes) -> None:
         stream.received_at = time.monotonic()
@@ -430,9 +453,11 @@ class Http2Connection:
         if stream is None:
             return
         stream.client_ended = True
+        if stream.websocket is not None:
+            stream.websocket.feed_end()
         if stream.response_ended:
             self._forget(stream)
-        elif not stream.headers_sent:
+        elif not stream.headers_sent and stream.websocket is None:
             if stream.content_length not in (None, stream.sink.received):
                 # RFC 9113 section 8.1.1; h2 only looks when DATA ends the stream.
                 self._reset_for_fault(stream)
@@ -466,6 +491,7 @@ class Http2Connection:
 
     def _start(self, stream: Http2Stream) -> None:
         """Give `stream` its greenlet, or let it wait for one that ends."""
+        stream.started = True
         self._waiting.append(stream)
         self._start_waiting()
 
@@ -533,6 +559,8 @@ class Http2Connection:
             return
         stream.response_ended = True
         stream.ended_at = time.monotonic()
+        if stream.websocket is not None:
+            stream.websocket.lost()
         if stream.client_ended:
             self._forget(stream)
 
@@ -549,14 +577,16 @@ class Http2Connection:
                 self._close(ErrorCodes.NO_ERROR)
 
     def _let_go(self, stream: Http2Stream) -> None:
-        stream.buffer.close()
+        self._writer.forget(stream.buffer)
         if not stream.response_ended:
             stream.client_gone()
+        if stream.websocket is not None:
+            stream.websocket.lost()
         if stream in self._waiting:
             self._waiting.remove(stream)
+            stream.started = False
+        if not stream.started:
             release(stream.sink)
-        elif stream.greenlet is None and not stream.client_ended:
-            release(stream.sink)  # it never became a request
 
     def _let_go_of_streams(self) -> None:
         for stream in self._streams.values():
@@ -574,6 +604,8 @@ class Http2Connection:
         """
         if self._drain_since is None:
             self._drain_since = time.monotonic()
+        for stream in list(self._streams.values()):
+            stream.drain()
         if not self._streams and self._last_stream_id:
             self._close(ErrorCodes.NO_ERROR)
 
@@ -595,6 +627,7 @@ class Http2Connection:
         if self._closing_since is not None:
             return
         self._closing_since = time.monotonic()
+        self._closing_code = code
         self._unpark()
         if self._final_stream_id is None or code != ErrorCodes.NO_ERROR:
             self._writer.send_raw(goaway(self._last_stream_id, code, reason))
@@ -620,8 +653,7 @@ class Http2Connection:
     def sweep(self, now: float) -> None:
         """Do what time asks for. Called by the worker, at least once a second."""
         if self._closing_since is not None:
-            if now - self._closing_since > LINGER_TIMEOUT:
-                self.abort()
+            self._sweep_closing(now)
         elif (since := self._writer.writing_since) is not None and (
             now - since > self.worker.config.send_timeout
         ):
@@ -633,6 +665,18 @@ class Http2Connection:
             self._sweep_idle(now, self._idle_since)
         for stream in list(self._streams.values()):
             self._sweep_stream(stream, now)
+
+    def _sweep_closing(self, now: float) -> None:
+        """Close the socket once the client had its time to read what was sent, and to close."""
+        unsent = self._sock.unsent()
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._last_progress = now
+        limit = LINGER_TIMEOUT
+        if self._closing_code == ErrorCodes.NO_ERROR and (unsent or not self._writer.idle):
+            limit = self.worker.config.send_timeout
+        if now - max(self._last_progress, self._closing_since or 0) > limit:
+            self.abort()
 
     def _sweep_drain(self, now: float, since: float) -> None:
         if self._goaway_sent_at is None:
@@ -657,7 +701,9 @@ class Http2Connection:
         elif buffer.size and now - buffer.progress_at > self._send_timeout():
             log.debug("Client does not take its response", extra={"client": self.client})
             self.reset(stream, ErrorCodes.CANCEL)
-        elif not stream.client_ended and not stream.headers_sent and stream.too_slow(now):
+        elif not (stream.client_ended or stream.headers_sent or stream.websocket) and (
+            stream.too_slow(now)
+        ):
             self._refuse_body(stream, 408)
 
     def _send_timeout(self) -> float:

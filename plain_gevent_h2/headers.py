@@ -38,7 +38,7 @@ _METHOD_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PATH_RE = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
 _AUTHORITY_RE = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
 
-_PSEUDO_HEADERS = frozenset((b":method", b":scheme", b":authority", b":path"))
+_PSEUDO_HEADERS = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
 _CONNECTION_SPECIFIC = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -63,6 +63,7 @@ class RequestHead:
     path: str
     content_length: int | None
     fields: list[tuple[str, str]]
+    protocol: str | None = None  # of an extended CONNECT (RFC 8441)
 
 
 def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> RequestHead:
@@ -100,12 +101,35 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     if len(fields) - len(pseudo) - cookies > LIMIT_REQUEST_FIELDS:
         raise HeadersTooLarge(f"{len(fields)} header fields")
     _check_pseudo_headers(pseudo, host)
+    if b":protocol" in pseudo:
+        return _extended_connect(pseudo, fields)
     return RequestHead(
         method=pseudo[b":method"].decode("ascii"),
         path=pseudo[b":path"].decode("utf-8", "surrogateescape"),
         # `h2` has refused one that is not a number, or two that differ.
         content_length=None if content_length is None else int(content_length),
         fields=fields,
+    )
+
+
+def _extended_connect(pseudo: dict[bytes, bytes], fields: list[tuple[str, str]]) -> RequestHead:
+    """RFC 8441 section 5, as the HTTP/1.1 handshake that Plain's views know.
+
+    The key proves to an HTTP/1.1 client that its server meant the upgrade; here `:protocol`
+    does, and any key will do.
+    """
+    replaced = (":method", ":protocol", "sec-websocket-key", "content-length")
+    return RequestHead(
+        method="GET",
+        path=pseudo[b":path"].decode("utf-8", "surrogateescape"),
+        content_length=None,
+        fields=[
+            *(field for field in fields if field[0] not in replaced),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ],
+        protocol=pseudo[b":protocol"].decode("latin-1"),
     )
 
 
@@ -129,8 +153,8 @@ def _check_pseudo_headers(pseudo: dict[bytes, bytes], host: bytes | None) -> Non
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
     if not _METHOD_RE.fullmatch(method):
         raise MalformedRequest("missing or invalid :method")
-    if method == b"CONNECT":
-        raise MalformedRequest("CONNECT: this server is no proxy")
+    if (method == b"CONNECT") != (b":protocol" in pseudo):
+        raise MalformedRequest("CONNECT without :protocol, or :protocol without CONNECT")
     if pseudo.get(b":scheme", b"") not in (b"https", b"http"):
         raise MalformedRequest("missing or unknown :scheme")
     if not _PATH_RE.fullmatch(path) and not (path == b"*" and method == b"OPTIONS"):

@@ -13,7 +13,7 @@ import gevent
 from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.socket import socket
-from plain.http import Response, WebSocketResponse
+from plain.http import Response
 from plain.logs import get_framework_logger
 from plain.server import util
 from plain.server.connection import DRAIN_MIN_RECV, RECV_PROGRESS_TIMEOUT
@@ -23,8 +23,9 @@ from plain.server.http.message import Request as ParsedRequest
 from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor, BodySink, ChunkedDecoder
 
-from .stream import ClientGone, Stream, release
+from .stream import ClientGone, Stream, give_way, release
 from .tls import BATCH_SIZE, RECV_SIZE, TlsSocket, close_our_side
+from .websocket import WebSocketTransport
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .worker import GeventWorker
 
 log = get_framework_logger("plain.server")
+
+#: Bytes of a WebSocket that may wait for its view before nothing more is read.
+WEBSOCKET_BACKLOG = 64 * 1024
 
 # The real ones: this poll never waits.
 _poll = get_original("select", "poll")
@@ -120,8 +124,6 @@ class Http1Stream(Stream):
         )
 
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
-        if isinstance(response, WebSocketResponse):
-            raise NotImplementedError("WebSockets are not served by the gevent-h2 worker yet")
         # The one place where a shutdown is looked at: a response that promises keep-alive
         # is followed by one more wait for a request.
         if not self.worker.alive:
@@ -134,11 +136,24 @@ class Http1Stream(Stream):
         elif response.streaming:
             self._flush()
 
+    def upgrade(self, response: Response) -> WebSocketTransport:
+        self.send_headers(response, end_stream=False)
+        self._flush()
+        self.websocket = WebSocketTransport(lambda _size: None)
+        self.done.set()  # the connection's greenlet reads on, for the WebSocket
+        return self.websocket
+
     def send_data(self, data: bytes) -> None:
-        _run(self._response.async_write(data))
+        if self.websocket is None:
+            _run(self._response.async_write(data))
+        else:
+            self._connection.output.write(data)
         self._flush()
 
     def end(self) -> None:
+        if self.websocket is not None:
+            self._connection.end_websocket()
+            return
         _run(self._response.async_close())
         self._flush()
         self.keep_alive = not self._response.should_close()
@@ -151,7 +166,7 @@ class Http1Stream(Stream):
             raise ClientGone from exc
 
     def send_error(self, status: int) -> None:
-        reason = {500: "Internal Server Error"}[status]
+        reason = {500: "Internal Server Error", 503: "Service Unavailable"}[status]
         _run(self._connection.write_error(status, reason, ""))
 
     def abort(self) -> None:
@@ -195,6 +210,8 @@ class Http1Connection:
     def drain(self) -> None:
         """Close when idle, after the grace that a request on its way needs."""
         self._drain_since = time.monotonic()
+        if self._stream is not None:
+            self._stream.drain()
 
     def sweep(self, now: float) -> None:
         """Close the connection if it was idle for too long."""
@@ -260,7 +277,7 @@ class Http1Connection:
         data = self._sock.recv(size)
         self._buffer += data
         # A client that always has more to say must not keep the hub to itself.
-        gevent.sleep(0)
+        give_way()
         return bool(data)
 
     def _serve_request(self) -> bool:
@@ -309,10 +326,32 @@ class Http1Connection:
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
         self.req_count += 1
         self._stream = stream
+        stream.pipelined = bool(self._buffer)
         worker.slots.run(stream)
         stream.done.wait()
+        if stream.websocket is not None:
+            self._read_websocket(stream, stream.websocket)
         self._stream = None
         return stream.keep_alive or self._linger()
+
+    def _read_websocket(self, stream: Http1Stream, websocket: WebSocketTransport) -> None:
+        """Hand on what the client sends, until both sides have ended."""
+        self._sock.settimeout(None)
+        try:
+            while self._receive():
+                websocket.feed(bytes(self._buffer))
+                self._buffer.clear()
+                websocket.wait_for_room(WEBSOCKET_BACKLOG)
+            websocket.feed_end()
+        except OSError:
+            stream.client_gone()
+        assert stream.greenlet is not None
+        stream.greenlet.join()
+
+    def end_websocket(self) -> None:
+        """Close our side; the client has a while to close its own."""
+        close_our_side(self._sock)
+        gevent.spawn_later(h1.LINGER_CLOSE_TIMEOUT, self.abort)
 
     def _check_length(self, parsed: ParsedRequest) -> None:
         limit, length = self.worker.max_request_body, parsed.content_length

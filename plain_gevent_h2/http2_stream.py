@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 from plain.http import Response
+from plain.server.http import h1
 from plain.server.http.h2 import _prepare_stream_request
 from plain.server.http.sink import BodyRateFloor, BodySink
 
 from .headers import RequestHead, response_headers
 from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
+from .websocket import WebSocketTransport
 from .writer import SendBuffer
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Http2Stream(Stream):
         )
         self.content_length = head.content_length
         # Owned by the connection.
+        self.started = False  # it has its greenlet, or waits for it; the sink goes with it
         self.client_ended = False
         self.response_ended = False
         self.discarded = 0  # bytes of a body that came after the response
@@ -52,7 +55,8 @@ class Http2Stream(Stream):
         if not self.worker.body_min_rate:
             return now - self.received_at > self.worker.keepalive_timeout
         if self.content_length is not None and self.sink.received >= self.content_length:
-            return False  # only END_STREAM or trailers are missing
+            # Only END_STREAM or trailers are missing.
+            return now - self.received_at > h1.BODY_RECV_TIMEOUT
         if self._rate is None:
             self._rate = BodyRateFloor(self.worker.body_min_rate)
         received = self.sink.received
@@ -73,6 +77,15 @@ class Http2Stream(Stream):
             "https" if connection.worker.app.is_ssl else "http",
         )
         return request
+
+    def upgrade(self, response: Response) -> WebSocketTransport:
+        """RFC 8441 section 5: a 200 takes the place of HTTP/1.1's 101."""
+        fields = response_headers(response)[1:]
+        headers = [field for field in fields if field[0] != b"sec-websocket-accept"]
+        self.connection.send_headers(self, [(b":status", b"200"), *headers], end_stream=False)
+        self.headers_sent = True
+        assert self.websocket is not None  # made with the stream
+        return self.websocket
 
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         headers = response_headers(response)

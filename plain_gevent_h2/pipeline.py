@@ -9,7 +9,7 @@ import contextvars
 import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from opentelemetry import trace
 from plain.http import AsyncStreamingResponse, FileResponse
 from plain.internal.handlers import base
 from plain.logs import get_framework_logger
+from plain.server.http.websocket import run_websocket
 
 from .asyncio_bridge import AsyncioThread
+from .websocket import WebSocketTransport
 
 try:
     from plain.internal.handlers.response_lifecycle import (  # type: ignore[import-not-found, unused-ignore]
@@ -57,6 +59,7 @@ class Handled(ABC):
         self.response = response
         self._context = context
         self._bridge = bridge
+        self._handed_over = False
 
     @property
     def headers_first(self) -> bool:
@@ -84,6 +87,28 @@ class Handled(ABC):
                 self._body_sent(len(chunk))
                 yield chunk
 
+    def websocket(
+        self, transport: WebSocketTransport, close_timeout: Callable[[], float]
+    ) -> Generator[bytes]:
+        """Run the view's `websocket()`; yield the bytes that it sends.
+
+        `close_timeout` says how many seconds the closing handshake may take. Plain's runner
+        closes the response.
+        """
+
+        def run(transport: WebSocketTransport, shutdown: Any) -> Coroutine[Any, Any, Any]:
+            return run_websocket(
+                self._upgrade(), transport, shutdown_wait=shutdown, close_timeout=close_timeout
+            )
+
+        self._handed_over = True
+        with closing(transport.serve(self._bridge, run)) as sent:
+            yield from sent
+
+    @abstractmethod
+    def _upgrade(self) -> Any:
+        """What Plain's WebSocket runner takes: the response, or its lifecycle."""
+
     def _pull(self) -> Generator[bytes]:
         response = self.response
         if isinstance(response, AsyncStreamingResponse):
@@ -107,12 +132,16 @@ class Handled(ABC):
     def _body_sent(self, size: int) -> None:
         """Count `size` bytes of a streaming body for the span."""
 
-    @abstractmethod
     def close(self, sent_status: int | None) -> None:
         """Run the response's closers and end what is left of the span.
 
         `sent_status` is the status that went out: None if nothing did.
         """
+        if not self._handed_over:
+            self._close(sent_status)
+
+    @abstractmethod
+    def _close(self, sent_status: int | None) -> None: ...
 
 
 class _Handled164(Handled):
@@ -124,7 +153,10 @@ class _Handled164(Handled):
     def _body_sent(self, size: int) -> None:
         pass  # the span is over
 
-    def close(self, sent_status: int | None) -> None:
+    def _upgrade(self) -> Any:
+        return self.response
+
+    def _close(self, sent_status: int | None) -> None:
         self._context.run(self.response.close)
 
 
@@ -145,7 +177,10 @@ class _HandledWithLifecycle(Handled):
         self._lifecycle._body_read = True
         self._lifecycle._body_bytes += size
 
-    def close(self, sent_status: int | None) -> None:
+    def _upgrade(self) -> Any:
+        return self._lifecycle
+
+    def _close(self, sent_status: int | None) -> None:
         self._lifecycle.sent_status_code = sent_status
         self._context.run(self._lifecycle._finish)
 

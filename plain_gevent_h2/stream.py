@@ -6,14 +6,18 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent import Greenlet
-from plain.http import Response, response_omits_body
+from plain.http import Response, WebSocketResponse, response_omits_body
 from plain.logs import get_framework_logger
 from plain.server.accesslog import log_access
+from plain.server.http import h1
+from plain.server.http.errors import UpgradeRefused
 from plain.server.http.sink import BodySink
 
 from . import metrics
 from .pipeline import Handled, ResponseBodyFailed
+from .websocket import WebSocketTransport
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -29,6 +33,15 @@ SWEEP_INTERVAL = 1.0
 #: Seconds after its client left that a response body may go on without a write. A body
 #: that blocks for longer (on a queue, say) is stopped at that blocking point.
 STOP_GRACE = 1.0
+
+
+def give_way(seconds: float = 0) -> None:
+    """Let the other greenlets run, those that wait for their sockets included.
+
+    `gevent.sleep(0)` is not enough: it comes back before gevent looks at any socket, up to 50
+    times over. A timer, even one of no time, is looked at together with the sockets.
+    """
+    gevent.sleep(seconds or 1e-9)
 
 
 class ClientGone(Exception):
@@ -59,6 +72,8 @@ class Stream(ABC):
         self.headers_sent = False
         self.gone_at: float | None = None  # monotonic time at which the client left
         self.in_body = False
+        self.websocket: WebSocketTransport | None = None
+        self.pipelined = False  # more than this request has arrived
 
     # -- the protocol's verbs -------------------------------------------------
 
@@ -73,6 +88,10 @@ class Stream(ABC):
         Raises `InvalidHeader` or `InvalidHeaderName`, with nothing sent, for one that
         must not reach the wire.
         """
+
+    @abstractmethod
+    def upgrade(self, response: Response) -> WebSocketTransport:
+        """Send `response`, which accepts a WebSocket; return its transport."""
 
     @abstractmethod
     def send_data(self, data: bytes) -> None:
@@ -129,6 +148,9 @@ class Stream(ABC):
             self._send(handled)
         except ClientGone:
             status = status if self.headers_sent else None
+        except UpgradeRefused:
+            status = 503
+            self.send_error(status)
         except BaseException as exc:
             status = status if self.headers_sent else 500
             self._failed(exc)
@@ -154,7 +176,9 @@ class Stream(ABC):
 
     def _send(self, handled: Handled) -> None:
         response = handled.response
-        if response_omits_body(method=self.log_request.method, status_code=response.status_code):
+        if isinstance(response, WebSocketResponse):
+            self._send_websocket(handled)
+        elif response_omits_body(method=self.log_request.method, status_code=response.status_code):
             self.send_headers(response, end_stream=True)
         elif response.streaming:
             self._send_streaming(handled)
@@ -188,6 +212,23 @@ class Stream(ABC):
             self.in_body = False
         self.end()
 
+    def _send_websocket(self, handled: Handled) -> None:
+        if not self.worker.alive:
+            raise UpgradeRefused("worker is shutting down")
+        if self.pipelined:
+            raise UpgradeRefused("bytes received before the upgrade completed")
+        transport = self.upgrade(handled.response)
+        try:
+            for piece in handled.websocket(transport, self._close_timeout):
+                self.send_data(piece)
+        finally:
+            transport.lost()
+        self.end()
+
+    def _close_timeout(self) -> float:
+        """Seconds for a WebSocket's closing handshake: while the worker drains, what is left."""
+        return h1._recv_timeout(self.worker, h1.WEBSOCKET_CLOSE_TIMEOUT)
+
     # -- called from outside the stream's greenlet ----------------------------
 
     def client_gone(self) -> None:
@@ -198,8 +239,15 @@ class Stream(ABC):
         """
         if self.gone_at is None:
             self.gone_at = time.monotonic()
-            if self.greenlet is not None:
+            if self.websocket is not None:
+                self.websocket.lost()
+            elif self.greenlet is not None:
                 self.worker.leaving.add(self)
+
+    def drain(self) -> None:
+        """The worker shuts down: a WebSocket, which has no end of its own, is told so."""
+        if self.websocket is not None:
+            self.websocket.drain()
 
     def stop_body(self, now: float) -> bool:
         """Stop a streaming body that goes on without its client; True if it is over.

@@ -1,6 +1,8 @@
 """TLS: the server's context, and the socket of one connection."""
 
+import fcntl
 import ssl
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -15,6 +17,12 @@ HANDSHAKE_TIMEOUT = 10.0
 #: Bytes taken from the socket at once, and bytes encrypted before they are sent.
 RECV_SIZE = 64 * 1024
 BATCH_SIZE = 64 * 1024
+
+#: Bytes of TLS records without any data after which a connection is given up. One record
+#: has 16 KiB at most; what goes on without data is a flood of KeyUpdates.
+MAX_WITHOUT_DATA = 64 * 1024
+
+_SIOCOUTQ = 0x5411  # from <linux/sockios.h>
 
 #: TLS 1.2 suites that RFC 9113 section 9.2.2 lets HTTP/2 use: ephemeral key exchange and
 #: an AEAD cipher. (TLS 1.3 has no others, and is set up apart from this.)
@@ -89,12 +97,17 @@ class TlsSocket:
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end. Once our side is closed, the bytes still come
         (to be thrown away), but as they are on the wire."""
+        received = 0  # bytes of records since the last data
         while not self._our_side_closed:
             try:
                 return self._read(size)
             except ssl.SSLWantReadError:
                 self._flush()  # an alert, or the answer to a KeyUpdate
-                if not self._fill():
+                if received > MAX_WITHOUT_DATA:
+                    raise ConnectionAbortedError("TLS records without data") from None
+                count = self._fill()
+                received += count
+                if not count:
                     return b""
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
@@ -113,10 +126,11 @@ class TlsSocket:
                 size -= len(data)
         return b"".join(pieces)
 
-    def _fill(self) -> bool:
+    def _fill(self) -> int:
+        """Take in what is here, or wait for it; return its size in bytes, 0 at the end."""
         data = self._sock.recv(RECV_SIZE)
         self._incoming.write(data)
-        return bool(data)
+        return len(data)
 
     def sendall(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
@@ -144,6 +158,14 @@ class TlsSocket:
         self._sock.settimeout(timeout)
         with suppress(OSError):
             self._sock.shutdown(gsocket.SHUT_WR)
+
+    def unsent(self) -> int:
+        """Bytes that the kernel holds and the peer has not acknowledged, where it tells."""
+        if not sys.platform.startswith("linux"):
+            return 0
+        with suppress(OSError):
+            return int.from_bytes(fcntl.ioctl(self.fileno(), _SIOCOUTQ, bytes(4)), sys.byteorder)
+        return 0
 
     def settimeout(self, timeout: float | None) -> None:
         self._sock.settimeout(timeout)

@@ -88,6 +88,7 @@ class Slots:
         self._limit = limit
         self._started = started
         self._waiting: deque[Stream] = deque()
+        self._starting = False
         self.running = 0
 
     @property
@@ -101,14 +102,23 @@ class Slots:
         self._start_waiting()
 
     def _start_waiting(self) -> None:
-        while self._waiting and self.running < self._limit:
-            stream = self._waiting.popleft()
-            if stream.gone_at is not None:
-                stream.finished()
-                continue
-            self.running += 1
-            self._started()
-            stream.greenlet = gevent.spawn(self._run, stream)
+        if self._starting:
+            return  # a stream that was finished here brought its connection's next one
+        self._starting = True
+        try:
+            while self._waiting and self.running < self._limit:
+                stream = self._waiting.popleft()
+                if stream.gone_at is not None:
+                    stream.finished()
+                else:
+                    self._start(stream)
+        finally:
+            self._starting = False
+
+    def _start(self, stream: Stream) -> None:
+        self.running += 1
+        self._started()
+        stream.greenlet = gevent.spawn(self._run, stream)
 
     def _run(self, stream: Stream) -> None:
         try:

@@ -17,6 +17,7 @@ from plain.logs import get_framework_logger
 from . import metrics
 from .frames import FrameType
 from .limits import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, Budgets
+from .stream import give_way
 from .tls import TlsSocket
 
 log = get_framework_logger("plain.server")
@@ -180,6 +181,13 @@ class Writer:
             self._ready.append(buffer)
             self.wake()
 
+    def forget(self, buffer: SendBuffer) -> None:
+        """Send nothing more of `buffer`."""
+        buffer.close()
+        if buffer.queued:
+            buffer.queued = False
+            self._ready.remove(buffer)
+
     def frame_now(self, buffer: SendBuffer) -> None:
         """Frame of `buffer` all that its window allows, out of turn: it is to be reset."""
         while buffer.size and self._h2.outbound_flow_control_window > 0 and self._frame(buffer):
@@ -213,7 +221,7 @@ class Writer:
                 turn += len(batch)
                 if self._ready and turn >= TURN_SIZE:
                     turn = 0
-                    gevent.sleep(0)
+                    give_way()
         except Exception as exc:
             if not isinstance(exc, OSError):
                 log.exception("Unexpected connection error")

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import raw
 from h2.errors import ErrorCodes
@@ -85,8 +85,14 @@ def continuation_flood(fragment: bytes) -> Iterator[bytes]:
         yield raw.continuation(1, fragment, end_headers=False)
 
 
+@cache
+def _big_block(fields: tuple[raw.Field, ...]) -> bytes:
+    """A block of many or long fields. (Making one takes up to seconds.)"""
+    return Encoder().encode([*raw.request_fields(), *fields])
+
+
 def big_headers(fields: list[raw.Field]) -> Iterator[bytes]:
-    block = Encoder().encode([*raw.request_fields(), *fields])
+    block = _big_block(tuple(fields))
     for stream_id in _streams():
         yield raw.headers(stream_id, block[:16384], end_headers=len(block) <= 16384)
         for start in range(16384, len(block), 16384):
@@ -263,8 +269,10 @@ def run(name: str, port: int, cafile: str, seconds: float, reads: bool) -> Outco
     outcome = Outcome()
     until = time.monotonic() + seconds
     while not outcome.connections or time.monotonic() < until:
+        chunks = ATTACKS[name]()
+        first = next(chunks)
         attacker = _Attacker(port, cafile, reads=reads)
-        attacker.attack(ATTACKS[name]())
+        attacker.attack(itertools.chain([first], chunks))
         outcome.connections += 1
         outcome.sent += attacker.sent
         if attacker.goaway:

@@ -16,8 +16,10 @@ from raw import (
     PREFACE,
     RawClient,
     continuation,
+    data,
     headers,
     request_fields,
+    rst_stream,
     settings,
     window_update,
 )
@@ -231,3 +233,56 @@ def test_a_client_that_resets_and_leaves(serve: Serve) -> None:
                 client.send_bytes(first)
             assert other.get("/").body == b"hello"
         wait_for(lambda: worker.num_fds() <= files, "end of the connections")
+
+
+def test_a_stream_that_never_ends_its_whole_body_is_a_408(serve: Serve) -> None:
+    """Nothing is missing but END_STREAM: no rate floor would see it."""
+    with RawClient(serve()) as client:
+        empty = client.open(
+            request_fields("/echo", "POST", ("content-length", "0")), end_stream=False
+        )
+        whole = client.open(
+            request_fields("/echo", "POST", ("content-length", "4")), end_stream=False
+        )
+        client.send(data(whole, b"body", end=False))
+        for stream in (empty, whole):
+            assert client.finish(stream, 60).status == 408
+
+
+def test_places_that_become_free_among_many_resets(serve: Serve) -> None:
+    """1,200 streams wait for the one place of the worker; half of them are reset meanwhile."""
+    server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
+    with ExitStack() as stack:
+        first = stack.enter_context(Client(server))
+        running = first.send("/sleep?s=2")
+        clients = [stack.enter_context(RawClient(server)) for _ in range(6)]
+        for client in clients:
+            for _ in range(2):
+                streams = [client.open(request_fields("/")) for _ in range(100)]
+                client.expect_alive()
+                if client.next_stream_id < 300:
+                    client.send(*(rst_stream(stream) for stream in streams))
+        assert first.finish(running)[0].body == b"slept"
+        for client in clients:
+            for stream in range(201, 400, 2):
+                assert client.finish(stream).body == b"hello"
+        assert first.get("/").body == b"hello"
+
+
+def test_requests_reset_at_an_empty_connection_window_are_forgotten(serve: Serve) -> None:
+    server = serve()
+    worker = server.worker()
+    with RawClient(server) as client, Client(server) as other:
+        # All of the connection's window is for this one.
+        assert other.get("/").body == b"hello"
+        client.open(request_fields("/bytes?n=65535"))
+        client.expect_data(1, 65535)
+        for _ in range(20):
+            client.expect_alive()
+        memory = worker.memory_info().rss
+        for _ in range(30):
+            streams = [client.open(request_fields("/bytes?n=1000")) for _ in range(30)]
+            client.expect_alive()
+            client.send(*(rst_stream(stream) for stream in streams))
+        client.expect_alive()
+        assert worker.memory_info().rss < memory + 4 * 1024 * 1024

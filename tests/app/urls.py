@@ -1,6 +1,6 @@
 from plain.urls import Router, path
 
-from . import body_views, life_views, trace_views, views
+from . import body_views, life_views, trace_views, views, ws_views
 
 
 class AppRouter(Router):
@@ -22,4 +22,5 @@ class AppRouter(Router):
         *body_views.urls,
         *life_views.urls,
         *trace_views.urls,
+        *ws_views.urls,
     )

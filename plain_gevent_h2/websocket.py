@@ -1,0 +1,184 @@
+"""The bytes of one WebSocket, between its stream's greenlets and its view on the asyncio loop.
+
+Plain's own `run_websocket` does the rest: frames, messages, pings, the closing handshake. It
+only asks for a transport, which is what this is, whatever carries it: an HTTP/1.1 connection
+after its 101, or an HTTP/2 stream after an extended CONNECT (RFC 8441).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+from gevent.event import Event
+
+from .asyncio_bridge import AsyncioThread, Call
+
+#: Pieces of what the view sends (64 KiB at most each) that may wait for the client.
+SEND_BACKLOG = 4
+
+
+class WebSocketTransport:
+    """Both ends of the bytes of one WebSocket.
+
+    The stream's side, `feed()` to `lost()`, is called in the hub's thread, the view's side by
+    Plain in the loop's. Each attribute belongs to one of the two.
+
+    `consumed` is called in the hub, with a number of bytes, when the view has taken them.
+    """
+
+    def __init__(self, consumed: Callable[[int], None]) -> None:
+        self._consumed = consumed
+        # The stream's.
+        self._loop: asyncio.AbstractEventLoop | None = None  # None until serve()
+        self._early: list[bytes | None] = []  # what came before; None is the end
+        self._waiting = 0  # bytes fed and not yet consumed
+        self._less = Event()  # set when some were
+        self._is_lost = self._is_draining = False
+        # The view's.
+        self._call: Call | None = None
+        self._received = bytearray()
+        self._ended = False  # the client sends nothing more
+        self._broken = False  # nothing more reaches the client
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Semaphore(SEND_BACKLOG)
+        self._sent: deque[bytes] = deque()
+        self._shutdown: asyncio.Future[None] | None = None
+
+    # -- the stream's side ----------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """The client sent `data`."""
+        if self._is_lost:
+            self._consumed(len(data))
+            return
+        self._waiting += len(data)
+        self._tell(data)
+
+    def feed_end(self) -> None:
+        """The client sends nothing more."""
+        self._tell(None)
+
+    def wait_for_room(self, limit: int) -> None:
+        """Block the reader while more than `limit` bytes wait for the view."""
+        while self._waiting > limit and not self._is_lost:
+            self._less.clear()
+            self._less.wait()
+
+    def drain(self) -> None:
+        """The worker shuts down: close with 1001."""
+        self._is_draining = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._shut_down)
+
+    def lost(self) -> None:
+        """The client is gone, or the stream ended."""
+        if not self._is_lost:
+            self._is_lost = True
+            self._less.set()
+            if self._waiting:
+                self._taken(self._waiting)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._lose)
+
+    def serve(
+        self,
+        bridge: AsyncioThread,
+        run: Callable[["WebSocketTransport", "asyncio.Future[None]"], Coroutine[Any, Any, Any]],
+    ) -> Generator[bytes]:
+        """Run the view; yield what it sends. Closing this iterator ends the view.
+
+        `run` makes the coroutine, given the transport and a future that is done once the
+        worker shuts down.
+        """
+        self._call = call = Call()
+        task: asyncio.Task[Any] | None = None
+
+        def start() -> None:
+            nonlocal task
+            self._shutdown = loop.create_future()
+            task = loop.create_task(run(self, self._shutdown))
+            task.add_done_callback(lambda _: call.notify())
+
+        self._loop = loop = bridge.loop()
+        loop.call_soon_threadsafe(start)
+        for data in self._early:
+            self._tell(data)
+        if self._is_draining:
+            self.drain()
+        try:
+            while task is None or not task.done() or self._sent:
+                while self._sent:
+                    yield self._sent.popleft()
+                    loop.call_soon_threadsafe(self._room.release)
+                if task is None or not task.done():
+                    call.wait()
+            task.result()
+        finally:
+            self.lost()
+            while task is None or not task.done():
+                call.wait()
+
+    def _tell(self, data: bytes | None) -> None:
+        if self._loop is None:
+            self._early.append(data)
+        else:
+            self._loop.call_soon_threadsafe(self._receive, data)
+
+    def _taken(self, size: int) -> None:
+        size = min(size, self._waiting)  # lost() may have counted them already
+        self._waiting -= size
+        self._less.set()
+        if size:
+            self._consumed(size)
+
+    # -- the view's side ------------------------------------------------------
+
+    def _receive(self, data: bytes | None) -> None:
+        if data is None:
+            self._ended = True
+        else:
+            self._received += data
+        self._arrived.set()
+
+    def _lose(self) -> None:
+        self._ended = self._broken = True
+        self._received.clear()
+        self._arrived.set()
+        self._room.release()  # who waits in sendall() hears of it, one after another
+
+    def _shut_down(self) -> None:
+        assert self._shutdown is not None
+        if not self._shutdown.done():
+            self._shutdown.set_result(None)
+
+    def _hub(self) -> Call:
+        assert self._call is not None
+        return self._call
+
+    async def recv(self, n: int) -> bytes:
+        """Up to `n` bytes; none at the end."""
+        while not self._received and not self._ended:
+            self._arrived.clear()
+            await self._arrived.wait()
+        data = bytes(self._received[:n])
+        del self._received[:n]
+        if data:
+            self._hub().in_hub(self._taken, len(data))
+        return data
+
+    async def sendall(self, data: bytes) -> None:
+        """Send `data`; waits for the client to take what went before."""
+        await self._room.acquire()
+        if self._broken:
+            self._room.release()  # for the next one to see the same
+            raise ConnectionResetError("the client is gone")
+        self._sent.append(data)
+        self._hub().notify()
+
+    def close(self) -> None:
+        """Nothing more is read. The stream ends when the view has."""
+        self._ended = True
+        self._arrived.set()
+
+    abort = close

@@ -1,0 +1,111 @@
+"""WebSocket views, and what they leave behind."""
+
+import asyncio
+import contextvars
+from typing import Any
+
+from plain.http import ForbiddenError403, JsonResponse, Response, WebSocket
+from plain.urls import path
+from plain.views import View
+
+#: What each view did, by the request's `name`.
+events: dict[str, list[str]] = {}
+name_var = contextvars.ContextVar("ws_name", default="")
+
+
+class _Socket(View):
+    websocket_max_message_size = 20 * 1024 * 1024
+
+    def note(self, what: str) -> None:
+        events.setdefault(self.request.query_params.get("name", ""), []).append(what)
+
+
+class Echo(_Socket):
+    websocket_subprotocols = ("chat", "other")
+
+    async def websocket(self, ws: WebSocket) -> None:
+        name_var.set(self.request.query_params.get("name", ""))
+        self.note(f"open {self.request.scheme} {self.request.method}")
+        try:
+            async for message in ws:
+                if message == "close":
+                    await ws.close(4000, "as asked")
+                elif message == "name":
+                    await ws.send(name_var.get())
+                elif message == "fail":
+                    raise ValueError("as asked")
+                else:
+                    await ws.send(message)
+        finally:
+            self.note(f"closed {ws.close_code}")
+
+
+class Flood(_Socket):
+    """Sends without end, and says how much it could."""
+
+    async def websocket(self, ws: WebSocket) -> None:
+        try:
+            while True:
+                await ws.send(b"x" * 65536)
+                self.note("sent")
+        finally:
+            self.note("ended")
+
+
+class Deaf(_Socket):
+    """Reads nothing until it is told to."""
+
+    gate: asyncio.Event | None = None
+
+    async def websocket(self, ws: WebSocket) -> None:
+        Deaf.gate = asyncio.Event()
+        await Deaf.gate.wait()
+        total = 0
+        async for message in ws:
+            total += len(message)
+            if message == b"last":
+                await ws.send(str(total))
+
+
+class OpenGate(View):
+    async def get(self) -> Response:
+        assert Deaf.gate is not None
+        Deaf.gate.set()
+        return Response("open")
+
+
+class Ticks(_Socket):
+    """Works on beside what it reads, until it is cancelled."""
+
+    async def websocket(self, ws: WebSocket) -> None:
+        try:
+            while True:
+                await ws.send("tick")
+                await asyncio.sleep(0.05)
+        finally:
+            self.note("cleaned up")
+
+
+class Refused(_Socket):
+    def before_request(self) -> None:
+        raise ForbiddenError403("not you")
+
+    async def websocket(self, ws: WebSocket) -> None:
+        raise AssertionError("not reached")
+
+
+class Events(View):
+    def get(self) -> Response:
+        name = self.request.query_params["name"]
+        return JsonResponse({"events": events.get(name, []), "sent": len(events.get(name, []))})
+
+
+urls: tuple[Any, ...] = (
+    path("ws/echo", Echo),
+    path("ws/flood", Flood),
+    path("ws/deaf", Deaf),
+    path("ws/open-gate", OpenGate),
+    path("ws/ticks", Ticks),
+    path("ws/refused", Refused),
+    path("ws/events", Events),
+)
