@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from browser import Browser
 from harness import TESTS, Server, wait_for
@@ -68,3 +69,37 @@ class TestExamplePage:
         wait_for(lambda: page.data().get("answered") == "100", "another 100 answers")
         assert page.data()["connections"] == "0"
         assert "error" not in page.data()
+
+
+def test_page_events_requests_and_websocket_on_one_connection(
+    server: Server, browser: Browser
+) -> None:
+    """RFC 8441, as Chromium does it: the worker has one TCP connection, with all of them open."""
+    browser.open(f"https://localhost:{server.port}/")
+    wait_for(lambda: browser.evaluate("document.body?.textContent") == "hello", "page")
+    browser.evaluate("""
+        window.events = window.echoed = window.fetched = 0;
+        window.source = new EventSource('/ws/clock');
+        source.onmessage = () => { events += 1; };
+        window.socket = new WebSocket(`wss://${location.host}/ws/echo`);
+        socket.onopen = () => socket.send('1');
+        socket.onmessage = event => { echoed += 1; socket.send(event.data); };
+        const again = () => fetch('/sleep?s=0.02').then(r => r.text()).then(text => {
+            fetched += text === 'slept';
+            again();
+        });
+        again();
+    """)
+    for name in ("events", "echoed", "fetched"):
+        wait_for(lambda name=name: browser.evaluate(name) > 10, name)
+    connections = [
+        connection
+        for connection in server.worker().net_connections("tcp")
+        if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == server.port
+    ]
+    assert len(connections) == 1
+    assert browser.evaluate("socket.readyState") == 1
+    browser.evaluate(
+        "source.close(); socket.close(4001, 'bye'); socket.onclose = e => { code = e.code }"
+    )
+    wait_for(lambda: browser.evaluate("window.code") == 4001, "close of the socket")

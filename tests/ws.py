@@ -5,7 +5,13 @@ from types import TracebackType
 from typing import Self
 
 from harness import WAIT, Server
-from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
+from hyperframe.frame import (
+    DataFrame,
+    HeadersFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 from raw import Field, RawClient, data, headers, rst_stream, window_update
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -50,6 +56,7 @@ class Http2Socket:
         self.status = int(self.headers[":status"])
         self.ended = "END_STREAM" in frame.flags
         self.reset: int | None = None
+        self._window = client.server_settings[SettingsFrame.INITIAL_WINDOW_SIZE]
         self._protocol = ClientProtocol(parse_uri("wss://localhost/"), state=OPEN, max_size=None)
         self._parts: list[bytes] = []
 
@@ -75,9 +82,16 @@ class Http2Socket:
     def flush(self, *, end: bool = False) -> None:
         for piece in self._protocol.data_to_send():
             for start in range(0, len(piece), 16384):
-                self.client.send(data(self.stream_id, piece[start : start + 16384], end=False))
+                self._send(piece[start : start + 16384])
         if end:
             self.client.send(data(self.stream_id, b"", end=True))
+
+    def _send(self, piece: bytes) -> None:
+        while self._window < len(piece):
+            update = self.client.expect(WindowUpdateFrame, self.stream_id)
+            self._window += update.window_increment
+        self._window -= len(piece)
+        self.client.send(data(self.stream_id, piece, end=False))
 
     def close(self, code: int = 1000) -> None:
         self._protocol.send_close(code)

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextvars
+import itertools
+from collections.abc import AsyncIterator
 from typing import Any
 
 from plain.http import ForbiddenError403, JsonResponse, Response, WebSocket
 from plain.urls import path
-from plain.views import View
+from plain.views import ServerSentEvent, ServerSentEventsView, View
 
 #: What each view did, by the request's `name`.
 events: dict[str, list[str]] = {}
@@ -86,6 +88,13 @@ class Ticks(_Socket):
             self.note("cleaned up")
 
 
+class Clock(ServerSentEventsView):
+    async def stream(self) -> AsyncIterator[ServerSentEvent]:
+        for i in itertools.count():
+            yield ServerSentEvent(data=str(i))
+            await asyncio.sleep(0.05)
+
+
 class Refused(_Socket):
     def before_request(self) -> None:
         raise ForbiddenError403("not you")
@@ -107,5 +116,6 @@ urls: tuple[Any, ...] = (
     path("ws/open-gate", OpenGate),
     path("ws/ticks", Ticks),
     path("ws/refused", Refused),
+    path("ws/clock", Clock),
     path("ws/events", Events),
 )
