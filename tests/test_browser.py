@@ -99,7 +99,9 @@ def test_page_events_requests_and_websocket_on_one_connection(
     ]
     assert len(connections) == 1
     assert browser.evaluate("socket.readyState") == 1
-    browser.evaluate(
-        "source.close(); socket.close(4001, 'bye'); socket.onclose = e => { code = e.code }"
-    )
+    browser.evaluate("""
+        socket.onclose = event => { window.code = event.code; };
+        source.close();
+        socket.close(4001, 'bye');
+    """)
     wait_for(lambda: browser.evaluate("window.code") == 4001, "close of the socket")
