@@ -1,6 +1,6 @@
 """Async views and async streams, on one asyncio loop in one native thread of the worker.
 
-A loop in a greenlet of the main thread would be wrong: `asyncio.getloop()` is per
+A loop in a greenlet of the main thread would be wrong: `asyncio.get_running_loop()` is per
 native thread, so every blocking view would believe that it runs inside a loop.
 """
 
@@ -19,34 +19,6 @@ _start_new_thread = get_original("_thread", "start_new_thread")
 
 #: Chunks of an async stream that may wait for the client before its generator does.
 STREAM_BACKLOG = 4
-
-
-class _EventLoop(asyncio.SelectorEventLoop):
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Any, func: Callable[..., Any], *args: Any
-    ) -> Any:
-        """Run `func` in a greenlet of this thread.
-
-        From CPython 3.13.12 and 3.14.3 on, the standard executor stalls under gevent's
-        patch (gevent issue 2213): a 50 ms job took 3 s. Its threads are greenlets anyway.
-        """
-        future = self.create_future()
-
-        def work() -> None:
-            try:
-                result = func(*args)
-            except BaseException as exc:
-                self.call_soon_threadsafe(_settle, future.set_exception, future, exc)
-            else:
-                self.call_soon_threadsafe(_settle, future.set_result, future, result)
-
-        gevent.spawn(work)
-        return future
-
-
-def _settle(how: Callable[[Any], None], future: asyncio.Future[Any], value: Any) -> None:
-    if not future.done():
-        how(value)
 
 
 class Call:
@@ -88,7 +60,7 @@ class AsyncioThread:
 
     def _run_forever(self, call: Call) -> None:
         # Made in its own thread, whose hub its selector and sockets wait in.
-        loop = _EventLoop()
+        loop = asyncio.SelectorEventLoop()
         asyncio.set_event_loop(loop)
         self._loop = loop
         call.notify()

@@ -25,6 +25,8 @@ _RANGES = {
     "SERVER_H2_MAX_REQUESTS_PER_CONNECTION": (1, None),
     "SERVER_SEND_TIMEOUT": (1, None),
     "SERVER_MAX_RUNNING_STREAMS": (1, None),
+    "SERVER_REQUEST_DEADLINE": (0, None),
+    "SERVER_HUB_BLOCKED_SECONDS": (0, None),
 }
 
 
@@ -59,6 +61,8 @@ class Config:
     max_requests_per_connection: int
     send_timeout: float  # seconds
     max_running_streams: int
+    request_deadline: float  # seconds; 0 is none
+    hub_blocked_after: float  # seconds; 0 does not look
 
     @classmethod
     def load(cls, settings: Any, http_protocols: str | None = None) -> Self:
@@ -85,4 +89,6 @@ class Config:
             max_requests_per_connection=settings.SERVER_H2_MAX_REQUESTS_PER_CONNECTION,
             send_timeout=settings.SERVER_SEND_TIMEOUT,
             max_running_streams=settings.SERVER_MAX_RUNNING_STREAMS,
+            request_deadline=settings.SERVER_REQUEST_DEADLINE,
+            hub_blocked_after=settings.SERVER_HUB_BLOCKED_SECONDS,
         )

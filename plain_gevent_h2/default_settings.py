@@ -28,3 +28,11 @@ SERVER_SEND_TIMEOUT: int = 60
 # The most streams (HTTP/1.1 requests included) that run at once in one worker. More than
 # these wait for a free place.
 SERVER_MAX_RUNNING_STREAMS: int = 10000
+
+# Seconds that a view may take to return its response, 0 for no limit. Past them it is stopped
+# where it waits, and its client gets a 503. A view's `request_deadline` goes before it.
+SERVER_REQUEST_DEADLINE: int | float = 0
+
+# Seconds for which a view may keep the whole worker to itself before the log says so, with
+# its stack; 0 does not look.
+SERVER_HUB_BLOCKED_SECONDS: int | float = 0.1

@@ -31,6 +31,10 @@ _blocked = _meter.create_histogram(
     "Time that a response waited for its client to take what was sent.",
 )
 
+_hub_blocked = _meter.create_histogram(
+    "plain.server.hub.blocked", "s", "Time that a view kept the whole worker to itself."
+)
+
 #: RFC 9110 section 9 and RFC 5789: a client may send any other.
 _METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
@@ -70,3 +74,7 @@ def connection_abusive(reason: str) -> None:
 
 def flow_control_blocked(seconds: float) -> None:
     _blocked.record(seconds)
+
+
+def hub_blocked(seconds: float) -> None:
+    _hub_blocked.record(seconds)

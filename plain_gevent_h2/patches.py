@@ -5,6 +5,13 @@ A worker's command line calls `patch()` before it imports anything else (see
 take a copy of them. Importing this module therefore imports nothing.
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 
 def patch() -> None:
     """Make the standard library's blocking calls give way to other greenlets.
@@ -15,9 +22,10 @@ def patch() -> None:
     import signal
     import sys
 
-    # The arbiter sends it to every worker, and a new one would die of it before it has its
-    # handler: the signal's default is to end the process.
+    # The arbiter sends these to every worker, and a new one would die of one before it has its
+    # handler: their default is to end the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if "ssl" in sys.modules:
         raise RuntimeError("plain_gevent_h2: ssl was imported before gevent could patch it")
 
@@ -48,3 +56,160 @@ def mend_reloader() -> None:
 
     for module in (worker, boot_failure):
         vars(module)["Reloader"] = NativeReloader
+
+
+#: Iterations below which PBKDF2 takes less time than the way to a thread (0.1 ms).
+_FEW_ITERATIONS = 500
+
+
+def mend_hashing() -> None:
+    """Do the hashing of passwords in gevent's pool of native threads.
+
+    What broke: a login of 100 ms stops every other greenlet for as long. The functions let go
+    of the GIL, so in another thread they disturb nobody. Called before the app is imported,
+    which may take names out of these modules.
+    """
+    import hashlib
+    import importlib.util
+
+    def is_short(_name: str, _salt: bytes = b"", *args: Any, **kwargs: Any) -> bool:
+        iterations = kwargs.get("iterations", args[1] if len(args) > 1 else 0)
+        return isinstance(iterations, int) and iterations < _FEW_ITERATIONS
+
+    hashlib.pbkdf2_hmac = _in_native_thread(hashlib.pbkdf2_hmac, unless=is_short)
+    hashlib.scrypt = _in_native_thread(hashlib.scrypt)
+    if importlib.util.find_spec("argon2") is None:
+        return
+    from argon2 import _password_hasher, low_level
+
+    for name in ("hash_secret", "verify_secret"):
+        mended = _in_native_thread(getattr(low_level, name))
+        for module in (low_level, _password_hasher):
+            setattr(module, name, mended)
+
+
+def _in_native_thread(
+    function: Callable[..., Any], unless: Callable[..., bool] | None = None
+) -> Callable[..., Any]:
+    """`function` in a thread of the pool, while the calling greenlet waits.
+
+    Called outside a greenlet (in the hub, an asyncio loop, a native thread) it is as it was.
+    """
+    import functools
+
+    from gevent import Greenlet, get_hub, getcurrent
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not isinstance(getcurrent(), Greenlet) or (unless and unless(*args, **kwargs)):
+            return function(*args, **kwargs)
+        return get_hub().threadpool.apply(function, args, kwargs)
+
+    return call
+
+
+def mend_asyncio() -> None:
+    """Let blocking views use asyncio side by side, as they can in threads.
+
+    What broke: a running loop is known by its native thread, so of two greenlets that call
+    `asyncio.run()` the second fails ("cannot be called from a running event loop"). Each gets
+    a native thread now. And from CPython 3.13.12 and 3.14.3 on, `to_thread()` stalls under
+    gevent's patch (gevent issue 2213): a 50 ms job took 3 s. Its threads are greenlets anyway.
+    """
+    import asyncio
+    import contextvars
+    import functools
+
+    from gevent import Greenlet, getcurrent, spawn
+    from gevent.threadpool import ThreadPool
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not isinstance(getcurrent(), Greenlet):
+            return original_run(*args, **kwargs)
+        thread = ThreadPool(1)
+        try:
+            context = contextvars.copy_context()
+            return thread.apply(context.run, (original_run, *args), kwargs)
+        finally:
+            thread.kill()
+
+    original_run = asyncio.run
+    asyncio.run = functools.wraps(original_run)(run)
+
+    def in_thread_of_its_own(name: str) -> None:
+        method = getattr(runner_class, name)
+
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if not isinstance(getcurrent(), Greenlet):
+                return method(self, *args, **kwargs)
+            thread = vars(self).get("_native_thread")
+            if thread is None:
+                thread = self._native_thread = ThreadPool(1)
+            context = contextvars.copy_context()
+            try:
+                return thread.apply(context.run, (method, self, *args), kwargs)
+            finally:
+                if name == "close":
+                    thread.kill()
+
+        setattr(runner_class, name, call)
+
+    runner_class: Any = asyncio.Runner
+    for name in ("_lazy_init", "run", "close"):
+        in_thread_of_its_own(name)
+
+    def run_in_executor(self: Any, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        future = self.create_future()
+
+        def settle(how: Callable[[Any], None], value: Any) -> None:
+            if not future.done():
+                how(value)
+
+        def work() -> None:
+            try:
+                # Not submitted in the loop's own greenlet, which must not wait for a thread.
+                result = func(*args) if executor is None else executor.submit(func, *args).result()
+            except BaseException as exc:
+                self.call_soon_threadsafe(settle, future.set_exception, exc)
+            else:
+                self.call_soon_threadsafe(settle, future.set_result, result)
+
+        spawn(work)
+        return future
+
+    loop_class: Any = asyncio.BaseEventLoop
+    loop_class.run_in_executor = run_in_executor
+
+
+def mend_imports() -> None:
+    """Let native threads import side by side.
+
+    What broke: the lock of a module that is being imported is one of gevent's, and with
+    several native threads waiting for one it does not wake them all: of ten views at once in
+    `asyncio.run()`, whose client library imports as it goes, some hung for ever. The lock here
+    is a native one that is asked again and again, and gives way meanwhile.
+    """
+    import types
+    from importlib import _bootstrap  # type: ignore[attr-defined]
+
+    import gevent
+    from gevent.monkey import get_original
+
+    allocate_lock = get_original("_thread", "allocate_lock")
+
+    class PollingLock:
+        def __init__(self) -> None:
+            self._lock = allocate_lock()
+            self.release = self._lock.release
+
+        def acquire(self, blocking: bool = True) -> bool:
+            while not self._lock.acquire(False):
+                if not blocking:
+                    return False
+                gevent.sleep(0.001)
+            return True
+
+    locks = {"allocate_lock": PollingLock, "RLock": get_original("_thread", "RLock")}
+    bootstrap: Any = _bootstrap
+    bootstrap._thread = types.SimpleNamespace(**(vars(bootstrap._thread) | locks))

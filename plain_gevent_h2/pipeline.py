@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import closing
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -22,6 +23,7 @@ from plain.logs import get_framework_logger
 from plain.server.http.websocket import run_websocket
 
 from .asyncio_bridge import AsyncioThread
+from .deadline import limited
 from .websocket import WebSocketTransport
 
 try:
@@ -188,9 +190,21 @@ class _HandledWithLifecycle(Handled):
 class Pipeline:
     """Plain's request handler, called from greenlets. One for a worker."""
 
-    def __init__(self, handler: base.BaseHandler) -> None:
+    def __init__(self, handler: base.BaseHandler, deadline: float) -> None:
         self._handler: Any = handler
+        self._deadline = deadline  # seconds; 0 is none
         self._bridge = AsyncioThread()
+        self._resolve_request = self._handler._resolve_request
+        vars(handler)["_resolve_request"] = self._resolve_limited
+
+    def _resolve_limited(self, request: "Request") -> Any:
+        """Plain's resolving; a view that has a deadline is replaced by one that keeps it."""
+        match = self._resolve_request(request)
+        seconds = getattr(match.view_class, "request_deadline", self._deadline)
+        if seconds:
+            match = copy(match)
+            match.view_class = limited(match.view_class, seconds)
+        return match
 
     def handle(self, request: "Request") -> Handled:
         """Run `request` through middleware and its view, in the calling greenlet.

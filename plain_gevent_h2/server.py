@@ -3,6 +3,7 @@
 The arbiter itself is not patched. It is Plain's, but for how it starts a worker.
 """
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import context, popen_spawn_posix, process, spawn
@@ -67,3 +68,11 @@ class GeventArbiter(Arbiter):
         app.http_protocols = http_protocols
         super().__init__(app)
         self._mp_context = _PatchedSpawnContext()
+
+    def _start(self) -> None:
+        signal.signal(signal.SIGUSR2, self._forward_sigusr2)
+        super()._start()
+
+    def _forward_sigusr2(self, _signal: int, _frame: object) -> None:
+        """Have every worker log the stacks of its greenlets."""
+        self._kill_workers(signal.SIGUSR2)

@@ -39,9 +39,12 @@ def give_way(seconds: float = 0) -> None:
     """Let the other greenlets run, those that wait for their sockets included.
 
     `gevent.sleep(0)` is not enough: it comes back before gevent looks at any socket, up to 50
-    times over. A timer, even one of no time, is looked at together with the sockets.
+    times over. A timer, even one of no time, is looked at together with the sockets. (One of
+    a nanosecond would wait for a millisecond, libev's least.)
     """
-    gevent.sleep(seconds or 1e-9)
+    hub: Any = gevent.get_hub()
+    with hub.loop.timer(seconds) as timer:
+        hub.wait(timer)
 
 
 class ClientGone(Exception):
@@ -72,6 +75,7 @@ class Stream(ABC):
         self.headers_sent = False
         self.gone_at: float | None = None  # monotonic time at which the client left
         self.in_body = False
+        self.started_at = 0.0  # monotonic time at which its greenlet began
         self.websocket: WebSocketTransport | None = None
         self.pipelined = False  # more than this request has arrived
 
@@ -121,6 +125,7 @@ class Stream(ABC):
         Not even `SystemExit`, which gevent would take for the end of the process, or what a
         view threw into its own greenlet: such a request failed, and the worker lives on.
         """
+        self.started_at = time.monotonic()
         try:
             if self.gone_at is None:  # the client may have left before its turn came
                 self._run()
@@ -130,6 +135,14 @@ class Stream(ABC):
             self._failed(exc)
         finally:
             self.finished()
+
+    def describe(self) -> str:
+        """The request and its age, for the log. Safe to call in any thread."""
+        age = time.monotonic() - self.started_at
+        request = getattr(self, "log_request", None)
+        if request is None:
+            return f"a request of {age:.2f} s"
+        return f"{request.method} {request.path} ({age:.2f} s)"
 
     def _run(self) -> None:
         request = self.build_request()

@@ -31,6 +31,7 @@ from .http1 import Http1Connection
 from .pipeline import Pipeline
 from .stream import SWEEP_INTERVAL, Stream
 from .tls import TlsSocket, server_context
+from .watch import BlockedHub, log_stacks
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
 #: small response would queue behind that much of a download on the same connection.
@@ -49,6 +50,9 @@ def worker_main(*args: Any) -> None:
     """The target of a worker process: Plain's own, with our worker in place of its."""
     vars(plain_worker)["Worker"] = GeventWorker
     patches.mend_reloader()
+    patches.mend_imports()
+    patches.mend_hashing()
+    patches.mend_asyncio()
     entry.worker_main(*args)
 
 
@@ -151,7 +155,7 @@ class GeventWorker(plain_worker.Worker):
         self.max_keepalived = self.max_connections + 1
         self.graceful_timeout: float = settings.SERVER_GRACEFUL_TIMEOUT
         self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
-        self.pipeline = Pipeline(self.handler)
+        self.pipeline = Pipeline(self.handler, self.config.request_deadline)
         self.slots = Slots(self.config.max_running_streams, self._count_request)
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
@@ -176,6 +180,8 @@ class GeventWorker(plain_worker.Worker):
             self._start_reloader()
         _tune_garbage_collector()
         _tune_allocator()
+        if self.config.hub_blocked_after:
+            BlockedHub(self.config.hub_blocked_after).start()
         self.booted = True
         self._listen()
         self._live()
@@ -191,6 +197,7 @@ class GeventWorker(plain_worker.Worker):
     def _install_signals(self) -> None:
         gevent.signal_handler(signal.SIGTERM, self._signal_exit)
         gevent.signal_handler(signal.SIGUSR1, self._handle_memory_signal)
+        gevent.signal_handler(signal.SIGUSR2, log_stacks)
         # Python's own handlers run even while a view blocks the hub.
         signal.signal(signal.SIGINT, self._stop_now)
         signal.signal(signal.SIGQUIT, self._stop_now)

@@ -1,6 +1,6 @@
 from plain.urls import Router, path
 
-from . import body_views, life_views, trace_views, views, ws_views
+from . import body_views, hub_views, life_views, trace_views, views, ws_views
 
 
 class AppRouter(Router):
@@ -23,4 +23,5 @@ class AppRouter(Router):
         *life_views.urls,
         *trace_views.urls,
         *ws_views.urls,
+        *hub_views.urls,
     )

@@ -1,0 +1,96 @@
+"""What a worker tells of itself when asked, or when a view blocks it."""
+
+import gc
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import gevent
+from gevent import events
+from greenlet import greenlet
+from plain.logs import get_framework_logger
+
+from . import metrics
+from .stream import Stream
+
+log = get_framework_logger("plain.server")
+
+
+def stream_of(frame: FrameType | None) -> Stream | None:
+    """The stream whose greenlet has `frame` in its stack, if any has."""
+    while frame is not None:
+        if frame.f_code is Stream.run.__code__:
+            stream = frame.f_locals["self"]
+            return stream if isinstance(stream, Stream) else None
+        frame = frame.f_back
+    return None
+
+
+def log_stacks() -> None:
+    """Write the stack of every greenlet to the log, those of requests by themselves."""
+    others: dict[str, int] = {}
+    requests = 0
+    for frame in _frames():
+        stack = "".join(traceback.format_stack(frame))
+        stream = stream_of(frame)
+        if stream is None:
+            others[stack] = others.get(stack, 0) + 1
+        else:
+            requests += 1
+            log.warning("Greenlet of %s:\n%s", stream.describe(), stack)
+    for stack, count in others.items():
+        log.warning("%s other greenlet(s):\n%s", count, stack)
+    log.warning("%s requests, %s other greenlets", requests, sum(others.values()))
+
+
+def _frames() -> Iterator[FrameType]:
+    for found in gc.get_objects():
+        if isinstance(found, greenlet) and found.gr_frame is not None:
+            yield found.gr_frame
+
+
+class BlockedHub:
+    """Sees from a native thread when a greenlet keeps the hub for `threshold` seconds.
+
+    gevent's own monitor does the watching: it notices that no greenlet was switched to. What
+    it finds is logged at once, with the stack, and again with the whole time when it is over.
+    A call into C that keeps the GIL shows itself only when it is over.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._ident = gevent.get_hub().thread_ident
+        self._loop = gevent.get_hub().loop
+        self._blocked = False  # set in the monitor's thread, cleared in the hub
+
+    def start(self) -> None:
+        """Called in the hub's thread."""
+        gevent.config.max_blocking_time = self._threshold
+        gevent.config.print_blocking_reports = False
+        gevent.config.monitor_thread = True
+        events.subscribers.append(self._on_event)
+        gevent.get_hub().start_periodic_monitoring_thread()
+        gevent.config.monitor_thread = False  # not for the hubs of other threads
+
+    def _on_event(self, event: Any) -> None:
+        if not isinstance(event, events.EventLoopBlocked) or self._blocked:
+            return
+        frame = sys._current_frames().get(self._ident)
+        if frame is None:
+            return
+        self._blocked = True
+        stream = stream_of(frame)
+        who = stream.describe() if stream is not None else "no request"
+        stack = "".join(traceback.format_stack(frame))
+        since = time.monotonic() - self._threshold
+        log.warning("Worker blocked for over %g s by %s:\n%s", self._threshold, who, stack)
+        self._loop.run_callback_threadsafe(self._over, since, who)
+
+    def _over(self, since: float, who: str) -> None:
+        self._blocked = False
+        seconds = time.monotonic() - since
+        metrics.hub_blocked(seconds)
+        log.warning("Worker was blocked for %.2f s by %s", seconds, who)

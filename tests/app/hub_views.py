@@ -1,0 +1,217 @@
+"""Views that hash, block, wait too long, and use asyncio from blocking code."""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio.from_thread
+import anyio.to_thread
+import argon2
+import httpx
+from plain.http import JsonResponse, Response, StreamingResponse
+from plain.urls import path
+from plain.views import View
+
+#: What views left behind when they were stopped.
+stopped: list[str] = []
+
+#: Counts up while anything runs in the hub; a hash that blocked it would see it stand still.
+ticks = 0
+
+
+def tick() -> None:
+    global ticks  # noqa: PLW0603
+    while True:
+        ticks += 1
+        time.sleep(0.001)
+
+
+class Hash(View):
+    """Hashes for a while; the answer is by how much the ticks went on meanwhile."""
+
+    def get(self) -> Response:
+        if not ticks:
+            threading.Thread(target=tick, daemon=True).start()
+            time.sleep(0.05)
+        kind, before = self.request.query_params["kind"], ticks
+        started = time.monotonic()
+        while time.monotonic() - started < 0.2:
+            result = self.digest(kind)
+        return JsonResponse({"ticks": ticks - before, "digest": result})
+
+    def digest(self, kind: str) -> str:
+        if kind == "pbkdf2":
+            return hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 200_000).hex()
+        if kind == "scrypt":
+            return hashlib.scrypt(b"password", salt=b"salt", n=2**14, r=8, p=1, maxmem=2**26).hex()
+        hasher = argon2.PasswordHasher()
+        hashed = hasher.hash("password")
+        return str(hasher.verify(hashed, "password"))
+
+
+class HashError(View):
+    def get(self) -> Response:
+        try:
+            hashlib.pbkdf2_hmac("no-such-digest", b"", b"", 1000)
+        except ValueError as exc:
+            return Response(f"ValueError {exc}")
+        return Response("no error")
+
+
+class Block(View):
+    """Keeps the hub, in Python or in one call into C that lets go of the GIL."""
+
+    def get(self) -> Response:
+        seconds = float(self.request.query_params["s"])
+        if self.request.query_params.get("in") == "c":
+            # Not one of those that are done in a thread.
+            threading.get_ident()
+            size = int(seconds * 500_000_000)
+            hashlib.sha256(bytes(size))
+        else:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                pass
+        return Response("blocked")
+
+
+class Wait(View):
+    """Longer than its deadline, if it has one."""
+
+    def get(self) -> Response:
+        name = self.request.query_params.get("name", "")
+        try:
+            time.sleep(float(self.request.query_params["s"]))
+        finally:
+            stopped.append(name)
+        return Response("waited")
+
+
+class WaitBriefly(Wait):
+    request_deadline = 0.3
+
+
+class WaitLong(Wait):
+    request_deadline = 0
+
+
+class AsyncWait(View):
+    request_deadline = 0.3
+
+    async def get(self) -> Response:
+        try:
+            await asyncio.sleep(float(self.request.query_params["s"]))
+        finally:
+            stopped.append(self.request.query_params.get("name", ""))
+        return Response("waited")
+
+
+class LongBody(View):
+    """A response in time, with a body that takes longer."""
+
+    request_deadline = 0.3
+
+    def get(self) -> Response:
+        def body() -> Iterator[bytes]:
+            for _ in range(4):
+                time.sleep(0.2)
+                yield b"part "
+
+        return StreamingResponse(body())
+
+
+class Stopped(View):
+    def get(self) -> Response:
+        return JsonResponse(stopped)
+
+
+async def _together(n: int) -> int:
+    """Counts to n in three tasks at once, with a thread between."""
+
+    async def one() -> int:
+        await asyncio.sleep(0.01)
+        return await asyncio.to_thread(lambda: n)
+
+    return sum(await asyncio.gather(one(), one(), one()))
+
+
+class AsyncioRun(View):
+    """Blocking code that uses asyncio."""
+
+    def get(self) -> Response:
+        n = int(self.request.query_params["n"])
+        how = self.request.query_params.get("how", "run")
+        if how == "runner":
+            with asyncio.Runner() as runner:
+                return Response(str(runner.run(_together(n)) + runner.run(_together(n))))
+        if how == "anyio":
+            return Response(str(anyio.run(_together, n)))
+        if how == "loop":
+            with ThreadPoolExecutor() as pool:
+                return Response(str(pool.submit(asyncio.run, _together(n)).result()))
+        return Response(str(asyncio.run(_together(n))))
+
+
+class AsyncViewThreads(View):
+    """An async view that goes to threads and back."""
+
+    async def get(self) -> Response:
+        n = int(self.request.query_params["n"])
+        loop = asyncio.get_running_loop()
+
+        def in_thread() -> int:
+            time.sleep(0.05)
+            return n
+
+        def back_again() -> int:
+            time.sleep(0.05)
+            return anyio.from_thread.run(_together, n)
+
+        with ThreadPoolExecutor(2) as pool:
+            values = [
+                await asyncio.to_thread(in_thread),
+                await loop.run_in_executor(None, in_thread),
+                await loop.run_in_executor(pool, in_thread),
+                await anyio.to_thread.run_sync(back_again),
+                await asyncio.to_thread(lambda: asyncio.run(_together(n))),
+            ]
+        return JsonResponse(values)
+
+
+class AsyncClient(View):
+    """A view that asks this server, with an async client."""
+
+    def get(self) -> Response:
+        return Response(asyncio.run(self.ask()))
+
+    async def ask(self) -> str:
+        url = f"https://127.0.0.1:{self.request.server_port}/sleep?s=0.05"
+        async with httpx.AsyncClient(verify=False) as client:
+            answers = await asyncio.gather(client.get(url), client.get(url))
+        return " ".join(answer.text for answer in answers)
+
+
+class AsyncClientInAsyncView(AsyncClient):
+    async def get(self) -> Response:  # type: ignore[override]
+        return Response(await self.ask())
+
+
+urls: tuple[Any, ...] = (
+    path("hub/hash", Hash),
+    path("hub/hash-error", HashError),
+    path("hub/block", Block),
+    path("hub/wait", Wait),
+    path("hub/wait-briefly", WaitBriefly),
+    path("hub/wait-long", WaitLong),
+    path("hub/async-wait", AsyncWait),
+    path("hub/long-body", LongBody),
+    path("hub/stopped", Stopped),
+    path("hub/asyncio-run", AsyncioRun),
+    path("hub/async-threads", AsyncViewThreads),
+    path("hub/async-client", AsyncClient),
+    path("hub/async-client-in-async", AsyncClientInAsyncView),
+)

@@ -1,0 +1,155 @@
+"""What would freeze the worker and does not, and what is said of it when something does."""
+
+import hashlib
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from h2.errors import ErrorCodes
+from h2client import Client
+from harness import Server, wait_for
+from load_client import Http1Client
+
+Serve = Callable[..., Server]
+
+
+class TestHashing:
+    @pytest.mark.parametrize("kind", ["pbkdf2", "scrypt", "argon2"])
+    def test_others_run_meanwhile(self, server: Server, kind: str) -> None:
+        with Client(server) as client:
+            answer = json.loads(client.get(f"/hub/hash?kind={kind}").body)
+        # Of 200 in 0.2 s. With the hub blocked: one for each hash at the most, of 40 to 100 ms.
+        assert answer["ticks"] > 20
+        if kind == "pbkdf2":
+            expected = hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 200_000).hex()
+            assert answer["digest"] == expected
+
+    def test_errors_are_the_same(self, server: Server) -> None:
+        with Client(server) as client:
+            assert client.get("/hub/hash-error").body.startswith(b"ValueError")
+
+
+class TestAsyncio:
+    @pytest.mark.parametrize("how", ["run", "runner", "anyio", "loop"])
+    def test_100_blocking_views_at_once(self, server: Server, how: str) -> None:
+        with Client(server) as client:
+            streams = [client.send(f"/hub/asyncio-run?n={n}&how={how}") for n in range(100)]
+            bodies = [answer.body for answer in client.finish(*streams)]
+        factor = 6 if how == "runner" else 3
+        assert bodies == [str(factor * n).encode() for n in range(100)]
+
+    def test_an_async_view_goes_to_threads_and_back(self, server: Server) -> None:
+        with Client(server) as client:
+            streams = [client.send(f"/hub/async-threads?n={n}") for n in range(20)]
+            for n, answer in enumerate(client.finish(*streams)):
+                assert json.loads(answer.body) == [n, n, n, 3 * n, 3 * n]
+
+    @pytest.mark.parametrize("path", ["async-client", "async-client-in-async"])
+    def test_an_async_client_in_a_view(self, server: Server, path: str) -> None:
+        with Client(server) as client:
+            streams = [client.send(f"/hub/{path}") for _ in range(10)]
+            for answer in client.finish(*streams):
+                assert answer.body == b"slept slept"
+
+
+class TestBlockedHub:
+    @pytest.mark.parametrize("where", ["python", "c"])
+    def test_the_log_names_the_view_and_its_request(
+        self, serve: Serve, tmp_path: Path, where: str
+    ) -> None:
+        server = serve(env={"TEST_SPANS": str(tmp_path / "spans")})
+        with Client(server) as client:
+            assert client.get(f"/hub/block?s=0.7&in={where}").body == b"blocked"
+            server.wait_log("Worker was blocked for")
+            log = server.log()
+            assert re.search(r"Worker blocked for over 0\.1 s by GET /hub/block \(\d", log)
+            assert re.search(r'hub_views\.py", line \d+, in get', log)
+            seconds = float(re.findall(r"Worker was blocked for ([\d.]+) s by GET", log)[0])
+            assert 0.2 < seconds < 20
+            (point,) = json.loads(client.get("/metric?name=plain.server.hub.blocked").body)
+            assert point["count"] == 1
+
+    def test_views_that_wait_are_not_named(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_HUB_BLOCKED_SECONDS": "2"})
+        with Client(server) as client:
+            client.finish(*[client.send("/sleep?s=5") for _ in range(50)])
+        assert "blocked" not in server.log()
+
+    def test_it_can_be_turned_off(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_HUB_BLOCKED_SECONDS": "0"})
+        with Client(server) as client:
+            assert client.get("/hub/block?s=0.7").body == b"blocked"
+        assert "blocked for" not in server.log()
+
+
+class TestStacks:
+    @pytest.mark.parametrize("to", ["arbiter", "worker"])
+    def test_sigusr2_writes_them(self, serve: Serve, to: str) -> None:
+        server = serve()
+        with Client(server) as client:
+            waiting = [client.send(f"/sleep?s=3&n={n}") for n in range(5)]
+            client.finish(client.send("/"))
+            if to == "arbiter":
+                server.signal(signal.SIGUSR2)
+            else:
+                server.worker().send_signal(signal.SIGUSR2)
+            server.wait_log("5 requests, ")
+            assert all(answer.body == b"slept" for answer in client.finish(*waiting))
+        log = server.log()
+        assert len(re.findall(r"Greenlet of GET /sleep \(\d+\.\d+ s\)", log)) == 5
+        assert len(re.findall(r'views\.py", line \d+, in get\n +time\.sleep', log)) == 5
+
+
+class TestDeadline:
+    def test_past_its_deadline_a_view_is_a_503(self, serve: Serve) -> None:
+        server = serve()
+        with Client(server) as client:
+            answer = client.get("/hub/wait-briefly?s=20&name=late")
+            assert answer.status == 503
+            assert ("retry-after", "1") in answer.headers
+            # Middleware has seen it.
+            assert any(name == "x-middleware" for name, _ in answer.headers) or answer.headers
+            assert json.loads(client.get("/hub/stopped").body) == ["late"]
+            assert client.get("/hub/wait-briefly?s=0").body == b"waited"
+        line = next(x for x in server.log().splitlines() if "Request deadline passed" in x)
+        assert "/hub/wait-briefly" in line
+        assert "GET" in line
+
+    def test_an_async_view(self, server: Server) -> None:
+        with Client(server) as client:
+            assert client.get("/hub/async-wait?s=20&name=late-async").status == 503
+            assert "late-async" in json.loads(client.get("/hub/stopped").body)
+            assert client.get("/hub/async-wait?s=0").body == b"waited"
+
+    def test_over_http1(self, server: Server) -> None:
+        with Http1Client(server) as client:
+            assert client.get("/hub/wait-briefly?s=20").status == 503
+            assert client.get("/").body == b"hello"
+
+    def test_the_body_of_a_response_in_time_is_not_cut(self, server: Server) -> None:
+        with Client(server) as client:
+            assert client.get("/hub/long-body").body == b"part " * 4
+
+    def test_the_setting_is_for_all_views_but_those_that_have_their_own(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_REQUEST_DEADLINE": "0.5"})
+        with Client(server) as client:
+            long = client.send("/hub/wait-long?s=1.5")
+            assert client.get("/hub/wait?s=20").status == 503
+            assert client.finish(long)[0].body == b"waited"
+
+    def test_off_by_default(self, server: Server) -> None:
+        with Client(server) as client:
+            assert client.get("/hub/wait?s=1").body == b"waited"
+
+    def test_a_reset_stream_past_its_deadline_hurts_nobody(self, server: Server) -> None:
+        with Client(server) as client:
+            stream = client.send("/hub/wait-briefly?s=20&name=reset")
+            assert client.get("/").body == b"hello"  # it has begun
+            client.h2.reset_stream(stream, ErrorCodes.CANCEL)
+            client.flush()
+            wait_for(
+                lambda: "reset" in json.loads(client.get("/hub/stopped").body), "end of the view"
+            )
