@@ -27,6 +27,7 @@ from plain.server.workers import worker as plain_worker
 from . import metrics, patches
 from .config import Config
 from .connection import Http2Connection
+from .cooperation import obstacles
 from .http1 import Http1Connection
 from .pipeline import Pipeline
 from .stream import SWEEP_INTERVAL, Stream
@@ -176,6 +177,7 @@ class GeventWorker(plain_worker.Worker):
         for listener in self.sockets:
             util.close_on_exec(listener.fileno())
         self._install_signals()
+        self._warn_of_obstacles()
         if self.app.reload:
             self._start_reloader()
         _tune_garbage_collector()
@@ -186,6 +188,12 @@ class GeventWorker(plain_worker.Worker):
         self._listen()
         self._live()
         self._drain()
+
+    def _warn_of_obstacles(self) -> None:
+        from plain.runtime import settings
+
+        for found in obstacles(settings, in_worker=True):
+            self.log.warning("%s (gevent_h2.%s)", found.cure, found.id)
 
     def _apply_jitter(self) -> None:
         from plain.runtime import settings

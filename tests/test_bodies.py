@@ -17,7 +17,7 @@ from h2.errors import ErrorCodes
 from h2client import Answer, Client
 from harness import WAIT, Server, wait_for
 from hyperframe.frame import HeadersFrame
-from raw import RawClient, data, request_fields
+from raw import RawClient, data, headers, request_fields
 
 PROTOCOLS = {"h2": "HTTP/2", "http/1.1": "HTTP/1.1"}
 
@@ -581,6 +581,23 @@ class TestBudget:
             wait_for(
                 lambda: finish(client, post(client, self.FULL)).status == 200, "budget for a body"
             )
+
+
+class TestBrokenUploads:
+    def test_trailers_that_end_a_body_of_the_wrong_length_give_it_back(
+        self, serve: Callable[..., Server]
+    ) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": "100000"})
+        with RawClient(server) as client:
+            for _ in range(3):
+                fields = request_fields("/echo", "POST", ("content-length", "60000"))
+                stream = client.open(fields, end_stream=False)
+                for _ in range(3):
+                    client.send(data(stream, b"x" * 16000, end=False))
+                client.send(headers(stream, client.block([("x-end", "1")]), end_stream=True))
+                client.expect_stream_error(stream, ErrorCodes.PROTOCOL_ERROR)
+        with http_client(server, "h2") as client:
+            assert client.post("/echo", content=b"x" * 90_000).status_code == 200
 
 
 class TestManyUploads:

@@ -207,6 +207,28 @@ def listens(server: Server) -> bool:
     )
 
 
+class TestSlowReader:
+    def test_its_response_is_sent_to_the_last_byte(self, serve: Serve) -> None:
+        """Everything is framed at once; the kernel still holds it when the drain begins."""
+        server = serve()
+        size = 1_500_000
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        raw.connect(("127.0.0.1", server.port))
+        sock = server.tls_context("h2").wrap_socket(raw, server_hostname="localhost")
+        with Http2Client(server, sock=sock, give_window=False, initial_window=size) as client:
+            client.open_window(0, size)
+            stream_id = client.open(f"/bytes?n={size}")
+            client.until(lambda: client.answers[stream_id].body, "first bytes")
+            server.signal(signal.SIGTERM)
+            until = time.monotonic() + 5  # longer than the server lingers without progress
+            while time.monotonic() < until and not client.answers[stream_id].over:
+                client.read()
+                time.sleep(0.05)  # the slow reader
+            assert len(client.answer(stream_id).body) == size
+        assert server.wait() == 0
+
+
 class TestClientsGoaway:
     def test_streams_that_the_client_waits_for_are_served(
         self, server: Server, tmp_path: Path

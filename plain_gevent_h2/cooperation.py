@@ -1,0 +1,168 @@
+"""Libraries and settings that do not cooperate with greenlets, each with its cure.
+
+`plain check` and a starting worker ask for the same list. What counts is what the app has
+imported or set, not what is installed: a clean app gets no warning.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from gevent import monkey
+from plain.urls import get_resolver
+
+
+class Obstacle(NamedTuple):
+    """Something that would block the worker. `id` is that of the preflight result."""
+
+    id: str
+    cure: str
+
+
+def obstacles(settings: Any, *, in_worker: bool) -> list[Obstacle]:
+    """What is in the way in this process. Imports the app's views.
+
+    `in_worker` tells a worker, which gevent has patched, from `plain check`, which it has not.
+    """
+    with suppress(Exception):  # the first request says so, or Plain's own check
+        get_resolver()  # imports the views
+    where = (*_ANYWHERE, *(_IN_WORKER if in_worker else _IN_CHECK))
+    return [found for look in where if (found := look(settings)) is not None]
+
+
+def _imported(name: str) -> ModuleType | None:
+    return sys.modules.get(name)
+
+
+def _psycopg2(_settings: Any) -> Obstacle | None:
+    extensions = _imported("psycopg2.extensions")
+    if extensions is None or extensions.get_wait_callback() is not None:
+        return None
+    return Obstacle(
+        "psycopg2",
+        "psycopg2 waits for the database in C and blocks every stream of the worker. Use psycopg 3 "
+        "(plain.postgres does), or give it a wait callback (psycogreen.gevent.patch_psycopg()).",
+    )
+
+
+def _mysqlclient(_settings: Any) -> Obstacle | None:
+    if _imported("MySQLdb") is None:
+        return None
+    return Obstacle(
+        "mysqlclient",
+        "mysqlclient (MySQLdb) waits for the database in C and blocks every stream of the worker. "
+        "Use PyMySQL, which is written in Python and cooperates.",
+    )
+
+
+def _grpc_client(_settings: Any) -> Obstacle | None:
+    if _imported("grpc") is None or _imported("grpc.experimental.gevent") is not None:
+        return None
+    return Obstacle(
+        "grpc",
+        "A grpcio client waits in C and blocks every stream of the worker. Call "
+        "grpc.experimental.gevent.init_gevent() before the first channel is made.",
+    )
+
+
+def _uvloop(_settings: Any) -> Obstacle | None:
+    if _imported("uvloop") is None:
+        return None
+    return Obstacle(
+        "uvloop",
+        "uvloop does its own I/O in C, which gevent cannot patch: asyncio code of the app may "
+        "hang. Remove uvloop; the worker brings a loop of its own.",
+    )
+
+
+def _sqlite(_settings: Any) -> Obstacle | None:
+    used = _imported("sqlite3") is not None and _used_by_the_app("sqlite3")
+    if not used and _imported("sqlalchemy.dialects.sqlite.pysqlite") is None:
+        return None
+    return Obstacle(
+        "sqlite",
+        "sqlite3 does its work in C and blocks every stream of the worker for as long. Keep its "
+        "queries short, or run them with gevent.get_hub().threadpool.apply().",
+    )
+
+
+def _used_by_the_app(name: str) -> bool:
+    """Whether a module of the app has this module, or something out of it, among its names.
+
+    That it is imported is not enough: many libraries import it and use it for none of theirs.
+    """
+    for module in _modules_of_the_app():
+        for value in list(vars(module).values()):
+            if value is sys.modules[name] or getattr(value, "__module__", "") in (name, f"_{name}"):
+                return True
+    return False
+
+
+def _modules_of_the_app() -> Iterator[ModuleType]:
+    from plain.runtime import APP_PATH
+
+    folder = str(APP_PATH)
+    for module in list(sys.modules.values()):
+        if (getattr(module, "__file__", None) or "").startswith(folder):
+            yield module
+
+
+def _small_pool(settings: Any) -> Obstacle | None:
+    """Only where the concurrency was asked for: by default no pool is as large."""
+    known = dict(settings.get_settings())
+    asked, pool = known.get("SERVER_MAX_RUNNING_STREAMS"), known.get("POSTGRES_POOL_MAX_SIZE")
+    if asked is None or pool is None or asked.source == "default" or asked.value <= pool.value:
+        return None
+    return Obstacle(
+        "small_pool",
+        f"{asked.value} streams may run at once (SERVER_MAX_RUNNING_STREAMS) and share "
+        f"{pool.value} database connections (POSTGRES_POOL_MAX_SIZE): the others wait for one, up "
+        "to POSTGRES_POOL_TIMEOUT. Raise the one or lower the other.",
+    )
+
+
+def _threads(settings: Any) -> Obstacle | None:
+    if dict(settings.get_settings())["SERVER_THREADS"].source == "default":
+        return None
+    return Obstacle(
+        "threads",
+        "SERVER_THREADS (--threads) has no effect with the gevent-h2 worker: every stream has a "
+        "greenlet of its own. Remove it.",
+    )
+
+
+def _patched_by_the_app(_settings: Any) -> Obstacle | None:
+    if not monkey.is_module_patched("socket"):
+        return None
+    return Obstacle(
+        "patched_by_app",
+        "The app calls gevent.monkey.patch_all() itself, after other modules were imported. Remove "
+        "the call: a worker is patched before it imports anything.",
+    )
+
+
+def _psycopg_imported_early(_settings: Any) -> Obstacle | None:
+    waiting = _imported("psycopg.waiting")
+    in_c = getattr(waiting, "wait_c", None)
+    if waiting is None or in_c is None or waiting.wait is not in_c:
+        return None
+    return Obstacle(
+        "psycopg_imported_early",
+        "psycopg was imported before gevent patched select, and blocks every stream of the worker "
+        "while it waits. Find what imports it as the interpreter starts (a .pth file, "
+        "sitecustomize), or set PSYCOPG_IMPL=python.",
+    )
+
+
+_ANYWHERE: tuple[Callable[[Any], Obstacle | None], ...] = (
+    _psycopg2,
+    _mysqlclient,
+    _grpc_client,
+    _uvloop,
+    _sqlite,
+    _small_pool,
+)
+_IN_CHECK = (_threads, _patched_by_the_app)  # the command line warns of threads, too
+_IN_WORKER = (_psycopg_imported_early,)
