@@ -3,10 +3,13 @@
 import asyncio
 import contextvars
 import itertools
-from collections.abc import AsyncIterator
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from plain.http import ForbiddenError403, JsonResponse, Response, WebSocket
+from plain.http import ForbiddenError403, JsonResponse, Response, StreamingResponse, WebSocket
 from plain.urls import path
 from plain.views import ServerSentEvent, ServerSentEventsView, View
 
@@ -89,10 +92,52 @@ class Ticks(_Socket):
 
 
 class Clock(ServerSentEventsView):
+    """An event every so often; `Clocks` counts those that are heard."""
+
     async def stream(self) -> AsyncIterator[ServerSentEvent]:
-        for i in itertools.count():
-            yield ServerSentEvent(data=str(i))
-            await asyncio.sleep(0.05)
+        every = float(self.request.query_params.get("every", "0.05"))
+        Clocks.open += 1
+        try:
+            for i in itertools.count():
+                yield ServerSentEvent(data=str(i))
+                await asyncio.sleep(every)
+        finally:
+            Clocks.open -= 1
+
+
+class BlockingClock(View):
+    """The same from blocking code, which waits on a queue."""
+
+    def get(self) -> Response:
+        every = float(self.request.query_params.get("every", "0.05"))
+        events: queue.Queue[int] = queue.Queue()
+
+        def produce() -> None:
+            for i in itertools.count():
+                if not alive:
+                    return
+                events.put(i)
+                time.sleep(every)
+
+        def body() -> Iterator[bytes]:
+            Clocks.open += 1
+            threading.Thread(target=produce, daemon=True).start()
+            try:
+                while True:
+                    yield b"data: %d\n\n" % events.get()
+            finally:
+                alive.clear()
+                Clocks.open -= 1
+
+        alive = [True]
+        return StreamingResponse(body(), content_type="text/event-stream")
+
+
+class Clocks(View):
+    open = 0
+
+    def get(self) -> Response:
+        return Response(str(Clocks.open))
 
 
 class Refused(_Socket):
@@ -117,5 +162,7 @@ urls: tuple[Any, ...] = (
     path("ws/ticks", Ticks),
     path("ws/refused", Refused),
     path("ws/clock", Clock),
+    path("ws/blocking-clock", BlockingClock),
+    path("ws/clocks", Clocks),
     path("ws/events", Events),
 )
