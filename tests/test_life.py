@@ -82,6 +82,8 @@ def test_workers_with_a_blocked_hub_are_killed_and_replaced(serve: Serve) -> Non
         line = inspect.getsourcelines(getattr(life_views, name).get)[1]
         numbers = [int(n) for n in re.findall(r'life_views\.py", line (\d+), in get', stack)]
         assert any(0 < n - line < 4 for n in numbers), f"{view} is not in:\n{stack}"
+    # In one call into C only the watch from another thread sees anything.
+    assert re.search(r"Worker blocked for over 0\.1 s by GET /life/one-hash", log)
 
 
 class TestSignals:

@@ -45,19 +45,23 @@ class Spin(View):
             pass
 
 
+#: The function itself: a worker has put one in its place that hashes in another thread.
+pbkdf2_hmac = getattr(hashlib.pbkdf2_hmac, "__wrapped__", hashlib.pbkdf2_hmac)
+
+
 class Hash(View):
     """Blocks the hub, mostly in C."""
 
     def get(self) -> Response:
         while True:
-            hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 50_000)
+            pbkdf2_hmac("sha256", b"password", b"salt", 50_000)
 
 
 class OneHash(View):
     """Blocks the hub in one call, in which no Python code can run."""
 
     def get(self) -> Response:
-        return text(hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2_000_000_000))
+        return text(pbkdf2_hmac("sha256", b"password", b"salt", 2_000_000_000))
 
 
 def pass_gate(gate: Path) -> None:
