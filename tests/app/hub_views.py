@@ -16,6 +16,8 @@ from plain.http import JsonResponse, Response, StreamingResponse
 from plain.urls import path
 from plain.views import View
 
+from .life_views import pbkdf2_hmac
+
 #: What views left behind when they were stopped.
 stopped: list[str] = []
 
@@ -68,10 +70,7 @@ class Block(View):
     def get(self) -> Response:
         seconds = float(self.request.query_params["s"])
         if self.request.query_params.get("in") == "c":
-            # Not one of those that are done in a thread.
-            threading.get_ident()
-            size = int(seconds * 500_000_000)
-            hashlib.sha256(bytes(size))
+            pbkdf2_hmac("sha256", b"password", b"salt", int(seconds * 3_000_000))
         else:
             until = time.monotonic() + seconds
             while time.monotonic() < until:
