@@ -1,30 +1,25 @@
-"""One HTTP/2 connection: its reader, its state machine, its streams and its end."""
+"""One HTTP/2 connection: its reader, its streams and its end."""
 
 import logging
 import time
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from h2 import events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.exceptions import DenialOfServiceError, ProtocolError
-from h2.settings import SettingCodes, Settings
-from hpack.exceptions import HPACKError
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
 from plain.http import Response
 from plain.logs import get_framework_logger
 from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
 from plain.server.util import HEALTHCHECK_BODY
 
 from . import metrics
-from .compression import BoundedDecoder, MemoEncoder
 from .frames import (
     GOAWAY_SIZE,
     MAX_STREAM_ID,
-    PREFACE,
     ConnectionFault,
     FrameReader,
     FrameType,
@@ -42,24 +37,16 @@ from .headers import (
 )
 from .http2_stream import Http2Stream
 from .limits import OVERSIZED_HEADERS_COST, Budgets
+from .state_machine import error_code, h2_connection
 from .stream import ClientGone, give_way, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .websocket import WebSocketTransport
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from .config import Config
     from .worker import GeventWorker
 
 log = get_framework_logger("plain.server")
-
-#: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
-#: only has to be larger than what a fast network holds in flight.
-CONNECTION_WINDOW = 16 * 1024 * 1024
-
-#: The receive window that a client counts with until it has our SETTINGS, in bytes (RFC
-#: 9113 section 6.9.2).
-DEFAULT_WINDOW = 65535
 
 #: Seconds of idleness after which a connection gives up its reader's greenlet.
 PARK_AFTER = 1.0
@@ -97,66 +84,9 @@ _DRAIN_PING = b"draining"
 #: to a TCP reset.
 LINGER_TIMEOUT = 2.0
 
-#: Closed streams that `h2` remembers (its default is 65,536: 7.6 MB for a connection).
-CLOSED_STREAMS_REMEMBERED = 1024
-
-_H2_CONFIG = H2Configuration(
-    client_side=False,
-    header_encoding=None,
-    # headers.py checks requests, with the stream as the scope of an error, and builds
-    # responses that need no check.
-    validate_inbound_headers=False,
-    normalize_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_outbound_headers=False,
-)
-
 
 class _Park(Exception):
     """Thrown into a reader that waits for an idle peer."""
-
-
-class _H2Connection(H2Connection):
-    MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
-
-
-@lru_cache
-def _settings(config: "Config", max_concurrent_streams: int, initial_window_size: int) -> Settings:
-    """Our SETTINGS. One value for all connections: they never change, and take 4 KiB."""
-    return Settings(
-        client=False,
-        initial_values={
-            SettingCodes.MAX_CONCURRENT_STREAMS: max_concurrent_streams,
-            SettingCodes.INITIAL_WINDOW_SIZE: initial_window_size,
-            SettingCodes.MAX_FRAME_SIZE: config.max_frame_size,
-            SettingCodes.MAX_HEADER_LIST_SIZE: config.max_header_list_size,
-            SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,  # WebSockets (RFC 8441)
-        },
-    )
-
-
-def _h2_connection(config: "Config") -> H2Connection:
-    """A state machine that has our preface (RFC 9113 section 3.4) to send.
-
-    It takes a stream past MAX_CONCURRENT_STREAMS for a fault of the connection; so it is
-    told of no limit, and the connection refuses just that stream.
-    """
-    h2 = _H2Connection(_H2_CONFIG)
-    h2.encoder = MemoEncoder()
-    h2.local_settings = _settings(config, config.max_concurrent_streams, config.initial_window_size)
-    h2.initiate_connection()
-    h2.increment_flow_control_window(CONNECTION_WINDOW - DEFAULT_WINDOW)
-    if config.initial_window_size >= DEFAULT_WINDOW:
-        h2.local_settings = _settings(config, MAX_STREAM_ID, config.initial_window_size)
-    else:
-        # In force once the client has acknowledged it: not a value to share.
-        h2.local_settings = _settings.__wrapped__(config, MAX_STREAM_ID, DEFAULT_WINDOW)
-        h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
-    h2.max_inbound_frame_size = config.max_frame_size
-    # A list past our limit but within this one is decoded, and answered with a 431.
-    h2.decoder = BoundedDecoder(2 * config.max_header_list_size)
-    h2.receive_data(PREFACE)  # FrameReader checks and keeps the client's
-    return h2
 
 
 class Http2Connection:
@@ -191,7 +121,7 @@ class Http2Connection:
         self._last_stream_id = 0  # the highest stream that was not refused
 
         # Shared by the reader, the writer and the streams.
-        self._h2 = _h2_connection(worker.config)
+        self._h2 = h2_connection(worker.config)
         self._writer = Writer(
             sock, self._h2, self._budgets, ended=self._response_ended, failed=self.abort
         )
@@ -305,7 +235,7 @@ class Http2Connection:
             # The answers to the frames before it stay; h2's own GOAWAY, the last that it
             # queued, may have the wrong code.
             self._writer.send_raw(self._h2.data_to_send()[:-GOAWAY_SIZE])
-            raise ConnectionFault(_error_code(exc), str(exc)) from exc
+            raise ConnectionFault(error_code(exc), str(exc)) from exc
         for event in received:
             handle = _HANDLERS.get(type(event))
             if handle is not None:
@@ -709,15 +639,6 @@ class Http2Connection:
     def _send_timeout(self) -> float:
         timeout = self.worker.config.send_timeout
         return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE) if self.worker.slots.full else timeout
-
-
-def _error_code(exc: ProtocolError) -> ErrorCodes:
-    """The error code for what `h2` raised (RFC 9113 section 7)."""
-    if isinstance(exc, DenialOfServiceError):
-        return ErrorCodes.ENHANCE_YOUR_CALM
-    if isinstance(exc.__cause__, HPACKError | IndexError | UnicodeDecodeError):
-        return ErrorCodes.COMPRESSION_ERROR  # section 4.3; h2 says PROTOCOL_ERROR
-    return ErrorCodes(exc.error_code)
 
 
 _HANDLERS: dict[type[events.Event], Any] = {
