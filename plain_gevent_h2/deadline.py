@@ -13,24 +13,32 @@ from plain.views import View
 log = get_framework_logger("plain.server")
 
 
+class DeadlinePassed(BaseException):
+    """Raised where a view waits. No `Exception`, which a view might take for its call's."""
+
+
 @lru_cache
 def limited(view_class: type[View], seconds: float) -> type[View]:
     """`view_class` with its `get_response()` limited to `seconds`; past them it is a 503.
 
-    A blocking view is stopped at its next blocking point by `gevent.Timeout`, which is no
-    `Exception`, an async one by cancelling it: both run their `finally` blocks. Middleware
-    sees an ordinary response, so what it holds for the request is given back.
+    A blocking view is stopped at its next blocking point by `DeadlinePassed`, an async one by
+    cancelling it: both run their `finally` blocks. Middleware sees an ordinary response, so
+    what it holds for the request is given back.
     """
 
     class Limited(view_class):  # type: ignore[misc, valid-type]
         def get_response(self) -> Any:
-            with gevent.Timeout(seconds) as deadline:
-                try:
-                    response = super().get_response()
-                except gevent.Timeout as passed:
-                    if passed is not deadline:
-                        raise
-                    return _unavailable(self, seconds)
+            timer = gevent.Timeout(seconds, DeadlinePassed())
+            timer.start()
+            try:
+                response = super().get_response()
+            except (DeadlinePassed, Exception):
+                # A call that was interrupted may have made an error of its own of it.
+                if timer.pending:
+                    raise
+                return _unavailable(self, seconds)
+            finally:
+                timer.close()
             return self._limited(response) if inspect.iscoroutine(response) else response
 
         async def _limited(self, response: Any) -> Response:

@@ -103,9 +103,23 @@ def _in_native_thread(
     def call(*args: Any, **kwargs: Any) -> Any:
         if not isinstance(getcurrent(), Greenlet) or (unless and unless(*args, **kwargs)):
             return function(*args, **kwargs)
-        return get_hub().threadpool.apply(function, args, kwargs)
+        return _settle(*get_hub().threadpool.apply(_outcome, (function, args, kwargs)))
 
     return call
+
+
+def _outcome(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """What `function` returns, or what it raises, which a thread pool would print."""
+    try:
+        return function(*args, **kwargs), None
+    except BaseException as exc:
+        return None, exc
+
+
+def _settle(result: Any, exc: BaseException | None) -> Any:
+    if exc is not None:
+        raise exc
+    return result
 
 
 def mend_asyncio() -> None:
@@ -129,7 +143,7 @@ def mend_asyncio() -> None:
         thread = ThreadPool(1)
         try:
             context = contextvars.copy_context()
-            return thread.apply(context.run, (original_run, *args), kwargs)
+            return _settle(*thread.apply(_outcome, (context.run, (original_run, *args), kwargs)))
         finally:
             thread.kill()
 
@@ -148,7 +162,8 @@ def mend_asyncio() -> None:
                 thread = self._native_thread = ThreadPool(1)
             context = contextvars.copy_context()
             try:
-                return thread.apply(context.run, (method, self, *args), kwargs)
+                call_it = (context.run, (method, self, *args), kwargs)
+                return _settle(*thread.apply(_outcome, call_it))
             finally:
                 if name == "close":
                     thread.kill()
