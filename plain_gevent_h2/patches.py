@@ -228,3 +228,27 @@ def mend_imports() -> None:
     locks = {"allocate_lock": PollingLock, "RLock": get_original("_thread", "RLock")}
     bootstrap: Any = _bootstrap
     bootstrap._thread = types.SimpleNamespace(**(vars(bootstrap._thread) | locks))
+
+
+def mend_psycopg() -> None:
+    """Let psycopg 3 and its pool give back the connection of a greenlet that is stopped.
+
+    What broke: stopped while it waits for a place in the pool, a greenlet is still handed the
+    next connection, which is then lost to the pool; stopped in a query, it leaves the server
+    at work. Both clean up, but only after the exceptions that stop a thread or a task. Called
+    once the app is imported.
+    """
+    import sys
+
+    from gevent import GreenletExit, Timeout
+
+    from .deadline import DeadlinePassed
+
+    stops = (GreenletExit, Timeout, DeadlinePassed)
+    for module, name in (
+        ("psycopg.connection", "_INTERRUPTED"),
+        ("psycopg_pool.pool", "CLIENT_EXCEPTIONS"),
+    ):
+        names = vars(sys.modules[module]) if module in sys.modules else {}
+        if (known := names.get(name)) is not None:
+            names[name] = (*(known if isinstance(known, tuple) else (known,)), *stops)

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import faulthandler
 import gc
 import os
 import random
@@ -177,6 +178,7 @@ class GeventWorker(plain_worker.Worker):
         for listener in self.sockets:
             util.close_on_exec(listener.fileno())
         self._install_signals()
+        patches.mend_psycopg()
         self._warn_of_obstacles()
         if self.app.reload:
             self._start_reloader()
@@ -210,6 +212,8 @@ class GeventWorker(plain_worker.Worker):
         signal.signal(signal.SIGINT, self._stop_now)
         signal.signal(signal.SIGQUIT, self._stop_now)
         signal.signal(signal.SIGABRT, self._abort)
+        # In one call into C that handler has to wait; this one, before it, writes the stack.
+        faulthandler.enable()
         signal.signal(signal.SIGWINCH, signal.SIG_IGN)
 
     def _start_reloader(self) -> None:
