@@ -54,8 +54,8 @@ def new_worker(server: Server, old: int) -> int:
 
 
 def test_workers_with_a_blocked_hub_are_killed_and_replaced(serve: Serve) -> None:
-    # More than 2 seconds: on a busy machine three workers may take that long to start.
-    server = serve("--timeout", "4", "--workers", "3")
+    # More than a few seconds: on a busy machine three workers may take that long to start.
+    server = serve("--timeout", "10", "--workers", "3")
     wait_for(lambda: server.log().count(STARTED) == 3, "all workers")
     blocked: dict[str, int] = {}
     clients = []
