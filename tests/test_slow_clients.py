@@ -11,7 +11,7 @@ from attacks import rapid_reset
 from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
-from hyperframe.frame import DataFrame
+from hyperframe.frame import DataFrame, HeadersFrame
 from raw import (
     PREFACE,
     RawClient,
@@ -199,6 +199,8 @@ class TestWindows:
         with RawClient(server, {WINDOW: 0}) as client, Client(server) as other:
             path = "/endless?name=hog&wait=0&size=100000"
             streams = [client.open(request_fields(path)) for _ in range(20)]
+            for stream in streams:
+                client.expect(HeadersFrame, stream)
             waiting = other.send("/")  # for a place
             assert other.finish(waiting)[0].body == b"hello"
             assert client.finish(streams[0]).reset == ErrorCodes.CANCEL
