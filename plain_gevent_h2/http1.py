@@ -345,8 +345,9 @@ class Http1Connection:
             websocket.feed_end()
         except OSError:
             stream.client_gone()
-        assert stream.greenlet is not None
-        stream.greenlet.join()
+        if not stream.is_over:
+            stream.done.clear()  # set by the upgrade
+            stream.done.wait()
 
     def end_websocket(self) -> None:
         """Close our side; the client has a while to close its own."""

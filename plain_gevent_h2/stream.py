@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent import Greenlet
+from gevent import Greenlet, GreenletExit
 from plain.http import Response, WebSocketResponse, response_omits_body
 from plain.logs import get_framework_logger
 from plain.server.accesslog import log_access
@@ -75,6 +75,8 @@ class Stream(ABC):
         self.headers_sent = False
         self.gone_at: float | None = None  # monotonic time at which the client left
         self.in_body = False
+        self.is_over = False  # its greenlet may run another stream by now
+        self._has_failed = False
         self.started_at = 0.0  # monotonic time at which its greenlet began
         self.websocket: WebSocketTransport | None = None
         self.pipelined = False  # more than this request has arrived
@@ -119,11 +121,12 @@ class Stream(ABC):
 
     # -- the stream's greenlet ------------------------------------------------
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Handle the request and answer it. Raises nothing.
 
         Not even `SystemExit`, which gevent would take for the end of the process, or what a
-        view threw into its own greenlet: such a request failed, and the worker lives on.
+        view threw into its own greenlet: such a request failed, and the worker lives on. Returns
+        whether it did not.
         """
         self.started_at = time.monotonic()
         try:
@@ -134,7 +137,9 @@ class Stream(ABC):
         except BaseException as exc:
             self._failed(exc)
         finally:
+            self.is_over = True
             self.finished()
+        return not self._has_failed
 
     def describe(self) -> str:
         """The request and its age, for the log. Safe to call in any thread."""
@@ -173,6 +178,7 @@ class Stream(ABC):
 
     def _failed(self, exc: BaseException) -> None:
         """Log what stopped the response, and tell the client."""
+        self._has_failed = True
         if self.gone_at is not None:
             return  # it is stop_body() that stopped it
         if not isinstance(exc, ResponseBodyFailed):
@@ -267,9 +273,14 @@ class Stream(ABC):
 
         Called once a second for streams whose client has left.
         """
-        if self.greenlet is None or self.greenlet.dead:
+        if self.greenlet is None or self.is_over:
             return True
         if self.in_body and self.gone_at is not None and now - self.gone_at > STOP_GRACE:
-            self.greenlet.kill(block=False)
+            gevent.get_hub().loop.run_callback(self._throw_exit)
             return True
         return False
+
+    def _throw_exit(self) -> None:
+        """Stop the body where it blocks. Runs in the hub; the stream may be over by now."""
+        if self.in_body and self.greenlet is not None:
+            self.greenlet.throw(GreenletExit())

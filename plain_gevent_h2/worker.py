@@ -10,8 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -31,6 +30,7 @@ from .connection import Http2Connection
 from .cooperation import obstacles
 from .http1 import Http1Connection
 from .pipeline import Pipeline
+from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
 from .tls import TlsSocket, server_context
 from .watch import BlockedHub, log_stacks
@@ -85,53 +85,6 @@ def _tune_allocator() -> None:
 # Parameters of mallopt(3), from <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-
-
-class Slots:
-    """The places for streams that run at once. More wait, first come first served."""
-
-    def __init__(self, limit: int, started: Callable[[], None]) -> None:
-        self._limit = limit
-        self._started = started
-        self._waiting: deque[Stream] = deque()
-        self._starting = False
-        self.running = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether streams wait for others to end."""
-        return bool(self._waiting)
-
-    def run(self, stream: Stream) -> None:
-        """Start the stream's greenlet now, or when a place is free."""
-        self._waiting.append(stream)
-        self._start_waiting()
-
-    def _start_waiting(self) -> None:
-        if self._starting:
-            return  # a stream that was finished here brought its connection's next one
-        self._starting = True
-        try:
-            while self._waiting and self.running < self._limit:
-                stream = self._waiting.popleft()
-                if stream.gone_at is not None:
-                    stream.finished()
-                else:
-                    self._start(stream)
-        finally:
-            self._starting = False
-
-    def _start(self, stream: Stream) -> None:
-        self.running += 1
-        self._started()
-        stream.greenlet = gevent.spawn(self._run, stream)
-
-    def _run(self, stream: Stream) -> None:
-        try:
-            stream.run()
-        finally:
-            self.running -= 1
-            self._start_waiting()
 
 
 class _Listener(StreamServer):
