@@ -75,7 +75,7 @@ class _Output:
         head: list[bytes] = []
         for piece in pieces:
             head.append(piece)
-            if len(piece) >= RECV_SIZE:  # not worth a copy
+            if len(piece) >= BATCH_SIZE:  # not worth a copy
                 self._send(b"".join(head[:-1]))
                 self._send(piece)
                 head.clear()

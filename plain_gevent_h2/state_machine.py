@@ -6,8 +6,10 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import DenialOfServiceError, ProtocolError
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 from hpack.exceptions import HPACKError
+from hyperframe.frame import Frame
 
 from .compression import BoundedDecoder, MemoEncoder
 from .config import Config
@@ -40,6 +42,18 @@ class _H2Connection(H2Connection):
     MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
 
 
+class _BriefFrameBuffer(FrameBuffer):
+    """Frames whose content is left out of the text that `h2` makes of each for its log.
+
+    That nobody keeps the log does not save the work: 12 us for 16 KiB, a sixth of an upload.
+    """
+
+    def __next__(self) -> Frame:
+        frame = super().__next__()
+        frame._body_repr = str  # type: ignore[method-assign]
+        return frame
+
+
 @lru_cache
 def _settings(config: Config, max_concurrent_streams: int, initial_window_size: int) -> Settings:
     """Our SETTINGS. One value for all connections: they never change, and take 4 KiB."""
@@ -62,6 +76,7 @@ def h2_connection(config: Config) -> H2Connection:
     told of no limit, and the connection refuses just that stream.
     """
     h2 = _H2Connection(_H2_CONFIG)
+    h2.incoming_buffer = _BriefFrameBuffer(server=True)
     h2.encoder = MemoEncoder()
     h2.local_settings = _settings(config, config.max_concurrent_streams, config.initial_window_size)
     h2.initiate_connection()

@@ -14,8 +14,9 @@ from plain.exceptions import ImproperlyConfigured
 #: Seconds a client has for its TLS handshake. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0
 
-#: Bytes taken from the socket at once, and bytes encrypted before they are sent.
-RECV_SIZE = 64 * 1024
+#: Bytes taken from the socket at once (of an upload, a quarter of them would cost 10 % more), and
+#: bytes encrypted before they are sent.
+RECV_SIZE = 256 * 1024
 BATCH_SIZE = 64 * 1024
 
 #: Bytes that OpenSSL's buffers get at once: a TLS record has 16 KiB at most. They keep the size
