@@ -1,5 +1,6 @@
 """The `h2` state machine, as this server sets it up, and what its errors mean."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from h2.config import H2Configuration
@@ -7,7 +8,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import DenialOfServiceError, ProtocolError
 from h2.frame_buffer import FrameBuffer
-from h2.settings import SettingCodes, Settings
+from h2.settings import ChangedSetting, SettingCodes, Settings
 from hpack.exceptions import HPACKError
 from hyperframe.frame import Frame
 
@@ -40,6 +41,37 @@ _H2_CONFIG = H2Configuration(
 
 class _H2Connection(H2Connection):
     MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
+
+
+class _ClientSettings(Settings):
+    """A client's SETTINGS. What it sends is in force at once (RFC 9113 section 6.5.3).
+
+    `h2` keeps a queue for each value, for settings that wait for an ACK: 4 KiB a connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(client=True)
+        self._values = {key: values[0] for key, values in self._settings.items()}
+        self._settings.clear()
+        self._changed: dict[SettingCodes | int, ChangedSetting] = {}
+
+    def acknowledge(self) -> dict[SettingCodes | int, ChangedSetting]:
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def __getitem__(self, key: SettingCodes | int) -> int:
+        return self._values[key]
+
+    def __setitem__(self, key: SettingCodes | int, value: int) -> None:
+        self.validate_received_setting(key, value)
+        self._changed[key] = ChangedSetting(key, self._values.get(key), value)
+        self._values[key] = value
+
+    def __iter__(self) -> Iterator[SettingCodes | int]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class _BriefFrameBuffer(FrameBuffer):
@@ -77,6 +109,7 @@ def h2_connection(config: Config) -> H2Connection:
     """
     h2 = _H2Connection(_H2_CONFIG)
     h2.incoming_buffer = _BriefFrameBuffer(server=True)
+    h2.remote_settings = _ClientSettings()
     h2.encoder = MemoEncoder()
     h2.local_settings = _settings(config, config.max_concurrent_streams, config.initial_window_size)
     h2.initiate_connection()

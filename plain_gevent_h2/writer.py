@@ -5,7 +5,6 @@ as nearly all small responses are, and in a greenlet of its own, which ends with
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 import gevent
@@ -76,7 +75,7 @@ class SendBuffer:
         self.closed = False  # nothing of it can be sent any more
         self.progress_at = 0.0  # monotonic time of the last progress, or of the first put
         self._progress = 0  # bytes taken since then
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []  # few: a view waits for room after 64 KiB
         self._offset = 0  # bytes of the first chunk already taken
         self._room: Event | None = None  # made by the first wait
 
@@ -99,7 +98,7 @@ class SendBuffer:
         chunk, start = self._chunks[0], self._offset
         left = len(chunk) - start
         if left <= limit:
-            self._chunks.popleft()
+            self._chunks.pop(0)
             self._offset = 0
             self.size -= left
             return memoryview(chunk)[start:] if start else chunk
