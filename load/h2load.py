@@ -80,7 +80,7 @@ def run_for(seconds: float, url: str, folder: Path, *options: str, ramp: float =
     """
     duration = f"{round((ramp + seconds) * 1000)}ms"
     arguments = ["-D", duration, *options, url]
-    return _run(arguments, folder, limit=ramp + seconds + GRACE, ramp=ramp)
+    return _run(arguments, folder, limit=ramp + seconds + GRACE, window=(ramp, seconds))
 
 
 def run_count(count: int, limit: float, url: str, folder: Path, *options: str) -> Run:
@@ -88,7 +88,15 @@ def run_count(count: int, limit: float, url: str, folder: Path, *options: str) -
     return _run(["-n", str(count), *options, url], folder, limit=limit)
 
 
-def _run(arguments: list[str], folder: Path, *, limit: float, ramp: float = 0.0) -> Run:
+def _run(
+    arguments: list[str],
+    folder: Path,
+    *,
+    limit: float,
+    window: tuple[float, float] | None = None,
+) -> Run:
+    """Run h2load. What counts is what ended in `window` (its start and length in seconds, from
+    the first request), or all."""
     log = folder / "h2load.log"
     log.unlink(missing_ok=True)  # h2load appends
     process = subprocess.Popen(
@@ -115,19 +123,22 @@ def _run(arguments: list[str], folder: Path, *, limit: float, ramp: float = 0.0)
         seconds, errored, body_bytes = limit, 0, None
     else:
         seconds, errored, body_bytes = parse_summary(output)
-    first = min((row.started for row in rows), default=0.0)
-    latencies = [row.latency for row in rows if row.ok and row.ended >= first + ramp]
+    answered = [row for row in rows if row.ok]
+    latencies = [row.latency for row in answered]
+    if window and rows:
+        ramp, seconds = window
+        opened = min(row.started for row in rows) + ramp
+        latencies = [row.latency for row in answered if opened <= row.ended <= opened + seconds]
     if not latencies:
         statuses = sorted({row.status for row in rows}) or "none"
         raise CannotRunError(
             f"no request succeeded in {seconds:.1f} s (statuses: {statuses}, errored: {errored})"
         )
-    answered = sum(row.ok for row in rows)
     return Run(
-        ok=answered,
-        failed=len(rows) - answered,
+        ok=len(answered),
+        failed=len(rows) - len(answered),
         errored=errored,
-        seconds=seconds - ramp,
+        seconds=seconds,
         latencies=sorted(latencies),
         body_bytes=body_bytes,
         stopped=stopped,
