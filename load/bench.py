@@ -258,7 +258,7 @@ def measure_limit(options: Options) -> Sample:
 def describe_outcome(workload: Workload, outcome: Sample | str) -> str:
     if isinstance(outcome, str):
         return outcome
-    metric = workload.metrics[0]
+    metric = next(metric for metric in workload.metrics if metric.name in outcome.values)
     text = f"{report.number(outcome.values[metric.name])} {metric.unit}"
     if outcome.failed:
         text += f", {outcome.failed} failed"

@@ -72,12 +72,13 @@ class Waiting(Workload):
 
     As with idle connections, some wait before the first look. The connections are open before
     it too: what is measured is a stream. The app counts the views that are running; where they
-    are fewer than the requests, the rest waits in a queue, and the note says so.
+    are fewer than the requests, the rest waits in a queue, and the note says so. All together
+    are a little fewer than a round number, which leaves room for those who ask for the count.
     """
 
     metrics = (Metric("memory", "KiB/request", less_is_better=True),)
     count: ClassVar[int]
-    earlier = 100
+    earlier = 50
     #: Seconds that a view waits: longer than the whole measurement.
     view = 45
     #: Seconds for all to reach their view.
@@ -86,14 +87,14 @@ class Waiting(Workload):
     def run(self, server: Server, options: Options) -> Sample:
         path = f"/sleep?ms={self.view * 1000}"
         with contextlib.ExitStack() as stack:
-            connections = open_connections((self.count + self.earlier) // STREAMS, server, stack)
-            if len(connections) * STREAMS < self.count + self.earlier:
+            wanted = 1 + self.count // STREAMS
+            connections = open_connections(wanted, server, stack)
+            if len(connections) < wanted:
                 raise CannotRunError(f"only {len(connections)} connections could be opened")
-            first, rest = connections[0], connections[1:]
-            self._ask([first], path)
+            self._ask(connections[:1], self.earlier, path)
             self._wait_for(self.earlier, server, options)
             before = server.memory()
-            self._ask(rest, path)
+            self._ask(connections[1:], STREAMS, path)
             running = self._wait_for(self.earlier + self.count, server, options)
             grown = server.memory() - before
         sample = Sample({"memory": grown / self.count / 1024}, ok=self.count)
@@ -106,9 +107,10 @@ class Waiting(Workload):
             sample.notes.append(f"only {running:,} of {total:,} requests were in their view")
         return sample
 
-    def _ask(self, connections: list[client.Connection], path: str) -> None:
+    def _ask(self, connections: list[client.Connection], streams: int, path: str) -> None:
+        """Make so many requests on each connection, in turns."""
         try:
-            for _ in range(STREAMS):
+            for _ in range(streams):
                 for connection in connections:
                     connection.request(path)
         except OSError as exc:
@@ -132,14 +134,14 @@ class Waiting(Workload):
 
 class Waiting1000(Waiting):
     name = "waiting-1000"
-    title = "memory of a request whose view waits, 1,000 of them on 10 connections"
-    count = 1000
+    title = "memory of a request whose view waits, 950 of them on 10 connections"
+    count = 900
 
 
 class Waiting10000(Waiting):
     name = "waiting-10000"
-    title = "memory of a request whose view waits, 10,000 of them on 100 connections"
-    count = 10_000
+    title = "memory of a request whose view waits, 9,950 of them on 100 connections"
+    count = 9_900
     arrive = 15.0
 
 
@@ -315,13 +317,18 @@ class Beside(Workload):
 
     def run(self, server: Server, options: Options) -> Sample:
         alone, _ = self._measure(server, options.seconds / 2, bulk=False)
-        beside, throughput = self._measure(server, options.seconds / 2, bulk=True)
         values = {
+            "p50 alone": percentile(alone, 50) * 1e3,
+            "p99 alone": percentile(alone, 99) * 1e3,
+        }
+        try:
+            beside, throughput = self._measure(server, options.seconds / 2, bulk=True)
+        except CannotRunError as exc:
+            return Sample(values, ok=len(alone), failed=1, notes=[str(exc)])
+        values |= {
             "p99 growth": percentile(beside, 99) / percentile(alone, 99),
             "p50 with bulk": percentile(beside, 50) * 1e3,
             "p99 with bulk": percentile(beside, 99) * 1e3,
-            "p50 alone": percentile(alone, 50) * 1e3,
-            "p99 alone": percentile(alone, 99) * 1e3,
             "bulk": throughput / MB,
         }
         return Sample(values, ok=len(alone) + len(beside))

@@ -130,7 +130,8 @@ def fill(axes: Axes, panel: Panel, cells: Cells) -> None:
 def bar(axes: Axes, place: int, server: str, cell: Cell, metric: Metric) -> None:
     median = cell.median(metric)
     if median is None:
-        axes.text(0, place, "  no answer" if cell.reasons else "", va="center", fontsize=7)
+        why = "left out" if cell.reasons and cell.reasons[0].startswith("left out") else "no answer"
+        axes.text(0, place, f"  {why}", va="center", fontsize=7)
         return
     values = cell.values(metric)
     colour = OURS_COLOUR if server == OURS else "white" if server == LIMIT else GREY

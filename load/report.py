@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import BASELINE, KINDS, OURS
+from servers import BASELINE, KINDS, LIMIT, OURS
 from workload import Metric, Sample
 from workloads import WORKLOADS
 
@@ -82,6 +82,8 @@ def _metric_lines(cells: Cells, workload: str, metric: Metric) -> list[str]:
             continue
         title = KINDS[server].title
         median = cell.median(metric)
+        if median is None and server == LIMIT and cell.samples:
+            continue  # it knows rates only
         if median is None:
             lines.append(f"    {title:<50} {'-':>8}")
             continue
