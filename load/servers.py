@@ -112,6 +112,8 @@ def granian(*options: str) -> Callable[[Launch], list[str]]:
             *("--workers", str(launch.workers), "--host", "127.0.0.1", "--port", str(launch.port)),
             *("--ssl-certificate", str(launch.certfile), "--ssl-keyfile", str(launch.keyfile)),
             *("--http2-max-concurrent-streams", "1000", "--log-level", "warning"),
+            # Connections and requests; its default, 1,024, is fewer than some workloads open.
+            *("--backpressure", "20000"),
             *options,
         ]
 
@@ -141,8 +143,9 @@ KINDS = {
         ),
         Kind(
             "gunicorn-gthread",
-            "gunicorn gthread, 4 threads (bare WSGI app)",
-            gunicorn("--worker-class", "gthread", "--threads", "4"),
+            "gunicorn gthread, 1,000 threads (bare WSGI app)",
+            # A thread serves one HTTP/2 connection at a time: with fewer, connections wait.
+            gunicorn("--worker-class", "gthread", "--threads", "1000"),
             needs=("gunicorn", "h2"),
             runs_plain=False,
         ),
