@@ -58,6 +58,8 @@ class Run:
     latencies: list[float]
     body_bytes: int | None  # None if it was stopped
     stopped: bool
+    #: How many were answered before the time that was measured.
+    earlier: int = 0
 
     @property
     def rate(self) -> float:
@@ -125,10 +127,12 @@ def _run(
         seconds, errored, body_bytes = parse_summary(output)
     answered = [row for row in rows if row.ok]
     latencies = [row.latency for row in answered]
+    earlier = 0
     if window and rows:
         ramp, seconds = window
         opened = min(row.started for row in rows) + ramp
         latencies = [row.latency for row in answered if opened <= row.ended <= opened + seconds]
+        earlier = sum(row.ended < opened for row in answered)
     if not latencies:
         statuses = sorted({row.status for row in rows}) or "none"
         raise CannotRunError(
@@ -142,6 +146,7 @@ def _run(
         latencies=sorted(latencies),
         body_bytes=body_bytes,
         stopped=stopped,
+        earlier=earlier,
     )
 
 
