@@ -36,7 +36,7 @@ from workload import Options, Sample, Workload
 from workloads import WORKLOADS
 
 #: Seconds to warm a fresh server up: imports, caches, the first connections.
-WARM_UP = 0.5
+WARM_UP = 0.4
 #: Seconds, about, that a measurement takes beyond its own time: start, warm-up, stop.
 OVERHEAD = 2.0
 
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive_int, default=3, help="default: 3")
     parser.add_argument(
-        "--seconds", type=positive_float, default=1.5, help="for one measurement; default: 1.5"
+        "--seconds", type=positive_float, default=1.0, help="for one measurement; default: 1"
     )
     parser.add_argument(
         "--workers", type=positive_int, default=1, help="processes of each server; default: 1"

@@ -141,7 +141,7 @@ class Transfer(Workload):
         return max(self.streams, round(self.per_second * seconds))
 
     def limit(self, seconds: float) -> float:
-        return 4 * seconds + h2load.GRACE
+        return 3 * seconds + h2load.GRACE
 
     def run(self, server: Server, options: Options) -> Sample:
         cpu = server.cpu_seconds()
