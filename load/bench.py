@@ -134,8 +134,8 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
         "openssl": ssl.OPENSSL_VERSION,
         "machine": f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, "
         f"load {os.getloadavg()[0]:.2f} as it began",
-        "run": f"{args.rounds} rounds, {args.seconds:g} s each, TLS, loopback, processes of "
-        f"each server: {args.workers}",
+        "run": f"{args.rounds} rounds, {args.seconds:g} s each, TLS, loopback",
+        "processes": f"{args.workers} of each server",
     }
 
 

@@ -179,8 +179,16 @@ def scaling(folder: Path, about: dict[str, Any], curves: "Curves") -> Path:
 
 
 def save(figure: Figure, path: Path, about: dict[str, Any]) -> Path:
-    parts = [f"Python {str(about['python']).split(' ')[0]}", f"Plain {about['plain']}"]
-    figure.text(0.01, 0.005, f"{', '.join(parts)}; {about['run']}. {FOOT}", fontsize=6.5)
+    parts = [
+        f"Python {str(about['python']).split(' ')[0]}",
+        f"Plain {about.get('plain', 'not run')}",
+    ]
+    figure.text(
+        0.01,
+        0.005,
+        f"{', '.join(parts)}; {about['run']}, {about['processes']}. {FOOT}",
+        fontsize=6.5,
+    )
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,9 @@ def read_json(paths: list[Path]) -> tuple[dict[str, Any], Cells]:
                 cell = found.setdefault((workload, server), Cell())
                 cell.samples += [Sample(**sample) for sample in stored["samples"]]
                 cell.reasons += stored["reasons"]
+    for name in ("python", "processes"):
+        if len(about.get(name, [])) > 1:
+            sys.exit(f"these runs cannot be taken together: {name}: {'; '.join(about[name])}")
     order = [(w, s) for w in WORKLOADS for s in KINDS if (w, s) in found]
     joined = {name: "; ".join(values) for name, values in about.items()}
     return joined, {pair: found[pair] for pair in order}

@@ -278,8 +278,12 @@ class Server:
         return set(self.family()) != set(self._family)
 
     def memory(self) -> int:
-        """Bytes in use by all of its processes, each shared page counted once (PSS)."""
-        return sum(process.memory_full_info().pss for process in self.family())
+        """Bytes in use by all of its processes, each shared page counted once (PSS).
+
+        Where the system does not count them so (macOS), without the shared ones.
+        """
+        infos = [process.memory_full_info() for process in self.family()]
+        return sum(getattr(info, "pss", info.uss) for info in infos)
 
     def resident(self) -> int:
         """The same with shared pages counted for each: less exact, and quickly looked up."""

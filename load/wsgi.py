@@ -35,7 +35,7 @@ def respond(
 
 
 def argument(environ: Environ, name: str) -> str:
-    return parse_qs(environ["QUERY_STRING"])[name][0]
+    return str(parse_qs(environ["QUERY_STRING"])[name][0])
 
 
 def hello(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -79,7 +79,7 @@ def file(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         ("Content-Length", str(path.stat().st_size)),
     ]
     start_response("200 OK", headers)
-    wrap = environ.get("wsgi.file_wrapper", payload.FileParts)
+    wrap: Callable[..., Iterable[bytes]] = environ.get("wsgi.file_wrapper", payload.FileParts)
     return wrap(path.open("rb"), payload.PIECE)
 
 
