@@ -99,7 +99,9 @@ class Sleep10000(Sleep100):
     name = "sleep-10000"
     title = "a view that sleeps 50 ms, 10,000 in flight (10 connections x 1,000 streams)"
     streams = 1000
+    # They come back in waves of 10,000, so it takes several of them to tell a rate.
     ramp = 4.0
+    longer = 6.0
 
 
 class Database(Requests):
