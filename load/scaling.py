@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What a request costs the server as the load grows: CPU time over connections, streams, sizes.
 
-    scripts/bench scaling                            about 3 minutes
+    scripts/bench scaling                            about 4 minutes
     scripts/bench scaling --servers gevent-h2 plain --json scaling.json --plots docs/bench
     scripts/bench scaling --report scaling.json --plots docs/bench
 
