@@ -10,7 +10,7 @@ import re
 import shutil
 import statistics
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from servers import CannotRunError
@@ -60,6 +60,8 @@ class Run:
     stopped: bool
     #: How many were answered before the time that was measured.
     earlier: int = 0
+    #: When each was answered, as `time.time()` counts.
+    moments: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -147,6 +149,7 @@ def _run(
         body_bytes=body_bytes,
         stopped=stopped,
         earlier=earlier,
+        moments=[row.ended for row in answered],
     )
 
 
