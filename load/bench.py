@@ -1,16 +1,22 @@
 #!/usr/bin/env python
 """Compares servers: the same work, the same machine, one run, a fresh server each time.
 
-    python load/bench.py                                  all servers, all workloads
-    python load/bench.py --servers plain gevent-h2 --workloads small sleep --rounds 5
+    scripts/bench                                    every server, the chief workloads
+    scripts/bench --all --json all.json              every workload: an hour or so
+    scripts/bench --servers plain gevent-h2 --workloads small sleep-1000 --rounds 5
+    scripts/bench --report a.json b.json --plots docs/bench
 
 Rounds are interleaved (every server has its turn in every round, and the order turns too), so
 that what else the machine does falls on all of them. Each number is a median over the rounds.
+docs/benchmark.md says what each workload does and how to read the table.
 """
 
 import argparse
+import json
 import os
 import platform
+import resource
+import shutil
 import signal
 import ssl
 import subprocess
@@ -24,11 +30,13 @@ from typing import Any, NoReturn
 import h2load
 import psutil
 import report
-from servers import BASELINE, KINDS, LOAD, CannotRunError, Kind, Server, make_certificate
-from workloads import WORKLOADS, Options, Sample, Workload
+from progress import Progress, say
+from servers import KINDS, LIMIT, LOAD, CannotRunError, Kind, Server, make_certificate
+from workload import Options, Sample, Workload
+from workloads import WORKLOADS
 
 #: Seconds to warm a fresh server up: imports, caches, the first connections.
-WARM_UP = 0.5
+WARM_UP = 0.4
 #: Seconds, about, that a measurement takes beyond its own time: start, warm-up, stop.
 OVERHEAD = 2.0
 
@@ -39,25 +47,41 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive_int, default=3, help="default: 3")
     parser.add_argument(
-        "--seconds", type=positive_float, default=3.0, help="for one measurement; default: 3"
+        "--seconds", type=positive_float, default=1.0, help="for one measurement; default: 1"
     )
     parser.add_argument(
-        "--connections", type=positive_int, default=500, help="idle ones; default: 500"
+        "--workers", type=positive_int, default=1, help="processes of each server; default: 1"
     )
     parser.add_argument("--servers", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME")
-    parser.add_argument(
-        "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME"
-    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--workloads", nargs="+", choices=WORKLOADS, metavar="NAME")
+    chosen.add_argument("--all", action="store_true", help="all workloads, not only those with a *")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to FILE")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw PNG files into FOLDER")
+    parser.add_argument(
+        "--report",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: table and plots of earlier runs, taken together",
+    )
     parser.epilog = "\n".join(
         [
             "servers:",
-            *(f"  {kind.name:<12} {kind.title}" for kind in KINDS.values()),
+            *(f"  {kind.name:<18} {kind.title}" for kind in KINDS.values()),
             "workloads:",
-            *(f"  {workload.name:<12} {workload.title}" for workload in WORKLOADS.values()),
+            *(
+                f"{'*' if workload.by_default else ' ':>2}{workload.name:<18} {workload.title}"
+                for workload in WORKLOADS.values()
+            ),
         ]
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.all:
+        args.workloads = list(WORKLOADS)
+    elif not args.workloads:
+        args.workloads = [w.name for w in WORKLOADS.values() if w.by_default]
+    return args
 
 
 def positive_int(text: str) -> int:
@@ -75,22 +99,26 @@ def positive_float(text: str) -> float:
 
 def main() -> int:
     args = parse_arguments()
-    if h2load.find() is None:
-        say("h2load is missing: install nghttp2-client (Debian) or nghttp2 (Homebrew)")
-        return 2
-    # Through the `with` blocks, so that no server is left behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    about = describe(args)
+    if args.report:
+        about, cells = report.read_json(args.report)
+    else:
+        if h2load.find() is None:
+            say("h2load is missing: install nghttp2-client (Debian) or nghttp2 (Homebrew)")
+            return 2
+        # Through the `with` blocks, so that no server is left behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        about = describe(args)
+        cells = run_all(args)
     for name, value in about.items():
         print(f"{name:<16} {value}")
-    print(f"{'ratio':<16} to {KINDS[BASELINE].title}\n", flush=True)
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        options = Options(args.seconds, args.connections, Path(folder))
-        make_certificate(options.folder)
-        cells = measure_all(args, options)
-    print(report.table(cells))
+    print(f"\n{report.table(cells)}")
     if args.json:
         report.write_json(args.json, about, cells)
+    if args.plots:
+        import plots
+
+        for path in plots.draw(args.plots, about, cells):
+            say(f"drew {path}")
     return 0
 
 
@@ -100,13 +128,14 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        **{name: installed(name) for name in [*needed, "h2"]},
+        **{name: installed(name) for name in needed},
         "commit": commit(),
         "h2load": h2load.version(),
         "openssl": ssl.OPENSSL_VERSION,
         "machine": f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, "
         f"load {os.getloadavg()[0]:.2f} as it began",
-        "run": f"{args.rounds} rounds, {args.seconds:g} s each, one worker, TLS, loopback",
+        "run": f"{args.rounds} rounds, {args.seconds:g} s each, TLS, loopback",
+        "processes": f"{args.workers} of each server",
     }
 
 
@@ -131,34 +160,77 @@ def commit() -> str:
     return head + ("+" if changed.strip() else "")
 
 
+def run_all(args: argparse.Namespace) -> report.Cells:
+    allow_open_files()
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        make_certificate(folder)
+        (folder / "body.bin").write_bytes(b"x" * 10 * 1024 * 1024)
+        return measure_all(args, Options(args.seconds, args.workers, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def allow_open_files() -> None:
+    """As many as there may be, for us and for the servers that we start."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 100_000
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as exc:  # macOS has a lower limit than it says
+        say(f"the number of open files stays as it is: {exc}")
+    if hard < 11_000:
+        say(f"at most {hard} open files (ulimit -Hn): 10,000 connections will not fit")
+
+
 def measure_all(args: argparse.Namespace, options: Options) -> report.Cells:
-    cells: report.Cells = {
-        (workload, server): report.Cell() for workload in args.workloads for server in args.servers
-    }
-    total = args.rounds * len(cells)
-    say(f"{total} measurements, about {total * (options.seconds + OVERHEAD):.0f} s")
-    done = 0
-    for turn in range(args.rounds):
-        shift = turn % len(args.servers)
-        for workload in args.workloads:
-            for server in args.servers[shift:] + args.servers[:shift]:
-                done += 1
-                progress = f"[{done}/{total}] round {turn + 1}, {workload}, {server}:"
-                outcome = measure(WORKLOADS[workload], KINDS[server], options)
-                say(f"{progress} {describe_outcome(WORKLOADS[workload], outcome)}")
-                if isinstance(outcome, Sample):
-                    cells[workload, server].samples.append(outcome)
-                else:
-                    cells[workload, server].reasons.append(outcome)
+    # Servers by name: what is shown stays in the order of KINDS, whatever was asked for first.
+    servers = [name for name in KINDS if name in args.servers]
+    pairs = [
+        (workload, server)
+        for workload in args.workloads
+        for server in servers
+        if belongs(WORKLOADS[workload], KINDS[server])
+    ]
+    cells: report.Cells = {pair: report.Cell() for pair in pairs}
+    planned = [
+        pair
+        for turn in range(args.rounds)
+        for workload in args.workloads
+        for pair in turned([pair for pair in pairs if pair[0] == workload], turn)
+    ]
+    with Progress([workload for workload, _ in planned], options.seconds + OVERHEAD) as progress:
+        for workload, server in planned:
+            outcome = measure(WORKLOADS[workload], KINDS[server], options)
+            progress.done(f"{workload}, {server}: {describe_outcome(WORKLOADS[workload], outcome)}")
+            if isinstance(outcome, Sample):
+                cells[workload, server].samples.append(outcome)
+            else:
+                cells[workload, server].reasons.append(outcome)
     return cells
+
+
+def belongs(workload: Workload, kind: Kind) -> bool:
+    if kind.name == LIMIT:
+        return workload.name == "small"
+    return kind.runs_plain or not workload.only_plain
+
+
+def turned[T](items: list[T], turn: int) -> list[T]:
+    shift = turn % len(items) if items else 0
+    return items[shift:] + items[:shift]
 
 
 def measure(workload: Workload, kind: Kind, options: Options) -> Sample | str:
     """One measurement on a fresh server, or the reason why there is none."""
-    if reason := kind.cannot.get(workload.name) or kind.missing():
-        return f"cannot: {reason}"
+    if reason := kind.missing():
+        return f"left out: {reason}"
     try:
-        with Server(kind, options.folder) as server:
+        if kind.name == LIMIT:
+            return measure_limit(options)
+        env = workload.environment(options)
+        with Server(kind, options.folder, options.workers, env) as server:
             streams = ("-c", "10", "-m", "10")
             h2load.run_for(WARM_UP, f"{server.url}/hello", options.folder, *streams)
             sample = workload.run(server, options)
@@ -169,18 +241,28 @@ def measure(workload: Workload, kind: Kind, options: Options) -> Sample | str:
         return f"failed: {exc}"
 
 
+def measure_limit(options: Options) -> Sample:
+    """What one process can do at most; with several, as many times that."""
+    run = subprocess.run(
+        [sys.executable, str(LOAD / "limit.py"), "--json", "--seconds", str(options.seconds)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        raise CannotRunError(f"limit.py: {run.stderr.strip().splitlines()[-1]}")
+    rate = json.loads(run.stdout)["rate"]
+    return Sample({"rate": rate * options.workers, "cpu": 1e6 / rate}, ok=round(rate))
+
+
 def describe_outcome(workload: Workload, outcome: Sample | str) -> str:
     if isinstance(outcome, str):
         return outcome
-    metric = workload.metrics[0]
+    metric = next(metric for metric in workload.metrics if metric.name in outcome.values)
     text = f"{report.number(outcome.values[metric.name])} {metric.unit}"
     if outcome.failed:
         text += f", {outcome.failed} failed"
     return "; ".join([text, *outcome.notes])
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def run() -> NoReturn:

@@ -4,6 +4,7 @@ It does not use `h2`: at full speed a client's own work would be much of what is
 DATA frames are only counted. It trusts the server to follow the protocol.
 """
 
+import functools
 import socket
 import ssl
 import struct
@@ -35,12 +36,17 @@ class BadAnswer(Exception):
 
 @dataclass(slots=True)
 class Frame:
-    """A frame of a response. `size` is the bytes of the body in it."""
+    """A frame of a response.
+
+    `size` is the bytes of the body in it, `body` these bytes if the connection keeps them,
+    `failure` why there will be no response.
+    """
 
     stream: int
-    status: int | None = None
     size: int = 0
+    body: bytes = b""
     ended: bool = False
+    failure: str | None = None
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -48,16 +54,22 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return _Head.pack(length >> 8, length & 0xFF, kind, flags, stream) + payload
 
 
-def connect(port: int, timeout: float) -> ssl.SSLSocket:
-    """A TLS connection that has agreed on HTTP/2. The certificate is our own: not checked."""
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """The certificate is our own: it is not checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
+    return context
+
+
+def connect(port: int, timeout: float) -> ssl.SSLSocket:
+    """A TLS connection that has agreed on HTTP/2."""
     raw = socket.create_connection(("127.0.0.1", port), timeout)
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock = context.wrap_socket(raw, server_hostname="localhost")
+        sock = tls_context().wrap_socket(raw, server_hostname="localhost")
     except BaseException:
         raw.close()
         raise
@@ -70,8 +82,9 @@ def connect(port: int, timeout: float) -> ssl.SSLSocket:
 class Connection:
     """One HTTP/2 connection. Nothing waits longer than `timeout` seconds for the server."""
 
-    def __init__(self, port: int, timeout: float = 10.0) -> None:
+    def __init__(self, port: int, timeout: float = 10.0, *, keeps_bodies: bool = False) -> None:
         self._sock = connect(port, timeout)
+        self._keeps_bodies = keeps_bodies
         self._decoder = hpack.Decoder()
         self._encoder = hpack.Encoder()
         self._buffer = bytearray()
@@ -97,6 +110,13 @@ class Connection:
     def close(self) -> None:
         self._sock.close()
 
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def has_more(self) -> bool:
+        """Whether bytes were decrypted already that a selector would not tell of."""
+        return self._sock.pending() > 0
+
     def request(self, path: str) -> int:
         """Send a GET request and return its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
@@ -112,13 +132,23 @@ class Connection:
 
     def get(self, path: str) -> int:
         """Ask for `path` and wait for the response: the bytes of its body."""
+        return sum(part.size for part in self._response(path))
+
+    def read(self, path: str) -> bytes:
+        """The body itself. The connection must be one that keeps them."""
+        return b"".join(part.body for part in self._response(path))
+
+    def _response(self, path: str) -> Iterator[Frame]:
         stream = self.request(path)
-        size = 0
         while True:
             for part in self.receive():
-                size += part.size
-                if part.stream == stream and part.ended:
-                    return size
+                if part.stream != stream:
+                    continue
+                if part.failure:
+                    raise BadAnswer(part.failure)
+                yield part
+                if part.ended:
+                    return
 
     def receive(self) -> Iterator[Frame]:
         """What comes next, answering what needs an answer. Raises `BadAnswer`."""
@@ -128,30 +158,35 @@ class Connection:
         buffer = self._buffer
         buffer += data
         at = 0
-        while len(buffer) - at >= _Head.size:
-            high, low, kind, flags, stream = _Head.unpack_from(buffer, at)
-            end = at + _Head.size + (high << 8 | low)
-            if len(buffer) < end:
-                break
-            if kind == DATA:
-                size = end - at - _Head.size
-                self._give_back(stream, size, ended=bool(flags & END_STREAM))
-                yield Frame(stream, size=size, ended=bool(flags & END_STREAM))
-            else:
-                yield from self._other(kind, flags, stream, bytes(buffer[at + _Head.size : end]))
-            at = end
-        del buffer[:at]
+        try:
+            while len(buffer) - at >= _Head.size:
+                high, low, kind, flags, stream = _Head.unpack_from(buffer, at)
+                start, end = at + _Head.size, at + _Head.size + (high << 8 | low)
+                if len(buffer) < end:
+                    break
+                at = end
+                if kind == DATA:
+                    ended = bool(flags & END_STREAM)
+                    self._give_back(stream, end - start, ended=ended)
+                    body = bytes(buffer[start:end]) if self._keeps_bodies else b""
+                    yield Frame(stream, end - start, body, ended)
+                else:
+                    yield from self._other(kind, flags, stream, bytes(buffer[start:end]))
+        finally:
+            # Also for a caller that has seen enough.
+            del buffer[:at]
 
     def _other(self, kind: int, flags: int, stream: int, payload: bytes) -> Iterator[Frame]:
         if kind == HEADERS:
             if flags & ~END_STREAM != END_HEADERS:
                 raise BadAnswer(f"HEADERS with flags {flags:#x}, which this client cannot read")
             status = int(dict(self._decoder.decode(payload))[":status"])
-            if status != 200:
-                raise BadAnswer(f"status {status}")
-            yield Frame(stream, status=status, ended=bool(flags & END_STREAM))
+            failure = f"status {status}" if status != 200 else None
+            yield Frame(stream, ended=bool(flags & END_STREAM), failure=failure)
         elif kind == RST_STREAM:
-            raise BadAnswer(f"RST_STREAM with error {int.from_bytes(payload)}")
+            yield Frame(
+                stream, ended=True, failure=f"RST_STREAM with error {int.from_bytes(payload)}"
+            )
         elif kind == GOAWAY:
             raise BadAnswer(f"GOAWAY with error {int.from_bytes(payload[4:8])}")
         elif kind in (SETTINGS, PING) and not flags & ACK:

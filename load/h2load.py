@@ -10,7 +10,7 @@ import re
 import shutil
 import statistics
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from servers import CannotRunError
@@ -58,6 +58,10 @@ class Run:
     latencies: list[float]
     body_bytes: int | None  # None if it was stopped
     stopped: bool
+    #: How many were answered before the time that was measured.
+    earlier: int = 0
+    #: When each was answered, as `time.time()` counts.
+    moments: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -80,7 +84,7 @@ def run_for(seconds: float, url: str, folder: Path, *options: str, ramp: float =
     """
     duration = f"{round((ramp + seconds) * 1000)}ms"
     arguments = ["-D", duration, *options, url]
-    return _run(arguments, folder, limit=ramp + seconds + GRACE, ramp=ramp)
+    return _run(arguments, folder, limit=ramp + seconds + GRACE, window=(ramp, seconds))
 
 
 def run_count(count: int, limit: float, url: str, folder: Path, *options: str) -> Run:
@@ -88,7 +92,15 @@ def run_count(count: int, limit: float, url: str, folder: Path, *options: str) -
     return _run(["-n", str(count), *options, url], folder, limit=limit)
 
 
-def _run(arguments: list[str], folder: Path, *, limit: float, ramp: float = 0.0) -> Run:
+def _run(
+    arguments: list[str],
+    folder: Path,
+    *,
+    limit: float,
+    window: tuple[float, float] | None = None,
+) -> Run:
+    """Run h2load. What counts is what ended in `window` (its start and length in seconds, from
+    the first request), or all."""
     log = folder / "h2load.log"
     log.unlink(missing_ok=True)  # h2load appends
     process = subprocess.Popen(
@@ -115,22 +127,29 @@ def _run(arguments: list[str], folder: Path, *, limit: float, ramp: float = 0.0)
         seconds, errored, body_bytes = limit, 0, None
     else:
         seconds, errored, body_bytes = parse_summary(output)
-    first = min((row.started for row in rows), default=0.0)
-    latencies = [row.latency for row in rows if row.ok and row.ended >= first + ramp]
+    answered = [row for row in rows if row.ok]
+    latencies = [row.latency for row in answered]
+    earlier = 0
+    if window and rows:
+        ramp, seconds = window
+        opened = min(row.started for row in rows) + ramp
+        latencies = [row.latency for row in answered if opened <= row.ended <= opened + seconds]
+        earlier = sum(row.ended < opened for row in answered)
     if not latencies:
         statuses = sorted({row.status for row in rows}) or "none"
         raise CannotRunError(
             f"no request succeeded in {seconds:.1f} s (statuses: {statuses}, errored: {errored})"
         )
-    answered = sum(row.ok for row in rows)
     return Run(
-        ok=answered,
-        failed=len(rows) - answered,
+        ok=len(answered),
+        failed=len(rows) - len(answered),
         errored=errored,
-        seconds=seconds - ramp,
+        seconds=seconds,
         latencies=sorted(latencies),
         body_bytes=body_bytes,
         stopped=stopped,
+        earlier=earlier,
+        moments=[row.ended for row in answered],
     )
 
 

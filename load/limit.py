@@ -16,6 +16,7 @@ collector).
 
 import argparse
 import contextvars
+import json
 import os
 import platform
 import statistics
@@ -160,6 +161,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each line; default: 2")
     parser.add_argument("--streams", type=int, default=10, help="in one read; default: 10")
     parser.add_argument("--requests", type=int, default=2000, help="a connection; default: 2000")
+    parser.add_argument("--json", action="store_true", help="only the whole, for load/bench.py")
     args = parser.parse_args()
     if args.seconds <= 0 or args.streams < 1 or args.requests < 1:
         parser.error("each must be more than 0")
@@ -182,6 +184,11 @@ def main() -> int:
         for _ in range(args.requests):
             pipeline(1, decoded)
 
+    if args.json:
+        whole()
+        measured = list(rates(whole, args.requests, args.seconds))
+        print(json.dumps({"rate": statistics.median(measured)}))
+        return 0
     print(
         f"Python {platform.python_version()}, Plain {version('plain')}, h2 {version('h2')}; "
         f"{args.streams} streams in one read, {args.requests} requests a connection"

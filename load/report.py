@@ -2,12 +2,14 @@
 
 import json
 import statistics
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import BASELINE, KINDS
-from workloads import WORKLOADS, Metric, Sample
+from servers import BASELINE, KINDS, LIMIT, OURS
+from workload import Metric, Sample
+from workloads import WORKLOADS
 
 
 @dataclass
@@ -19,10 +21,11 @@ class Cell:
     reasons: list[str] = field(default_factory=list)
 
     def values(self, metric: Metric) -> list[float]:
-        return [sample.values[metric.name] for sample in self.samples]
+        return [s.values[metric.name] for s in self.samples if metric.name in s.values]
 
     def median(self, metric: Metric) -> float | None:
-        return statistics.median(self.values(metric)) if self.samples else None
+        values = self.values(metric)
+        return statistics.median(values) if values else None
 
     @property
     def failed(self) -> int:
@@ -54,7 +57,10 @@ def number(value: float) -> str:
 
 def table(cells: Cells) -> str:
     """Every workload with every server's medians, spreads and ratios."""
-    lines: list[str] = []
+    lines = [
+        f"ratio: to {KINDS[BASELINE].title}; ours/it: {OURS} divided by it.",
+        "A bare WSGI app has no framework: it does less than the Plain app for the same answer.",
+    ]
     for name in dict.fromkeys(workload for workload, _ in cells):
         lines += ["", f"{name}: {WORKLOADS[name].title}"]
         for metric in WORKLOADS[name].metrics:
@@ -65,28 +71,37 @@ def table(cells: Cells) -> str:
             if workload == name
             for remark in cell.remarks
         ]
-    return "\n".join(lines[1:])
+    return "\n".join(lines)
 
 
 def _metric_lines(cells: Cells, workload: str, metric: Metric) -> list[str]:
     better = "less" if metric.less_is_better else "more"
     head = f"{metric.name} ({metric.unit}, {better} is better)"
-    lines = [f"  {head:<40} {'median':>10}   {'min - max':<21} {'ratio':>7}"]
-    base = cells.get((workload, BASELINE), Cell()).median(metric)
+    lines = [f"  {head:<52} {'median':>8}  {'min - max':<21} {'ratio':>7} {'ours/it':>8}"]
     for (name, server), cell in cells.items():
         if name != workload:
             continue
+        title = KINDS[server].title
         median = cell.median(metric)
+        if median is None and server == LIMIT and cell.samples:
+            continue  # it knows rates only
         if median is None:
-            lines.append(f"    {KINDS[server].title:<38} {'-':>10}")
+            lines.append(f"    {title:<50} {'-':>8}")
             continue
         values = cell.values(metric)
         spread = f"{number(min(values))} - {number(max(values))}"
-        ratio = f"{median / base:.2f}x" if base else ""
-        lines.append(
-            f"    {KINDS[server].title:<38} {number(median):>10}   {spread:<21} {ratio:>7}"
-        )
+        ratio = ratio_of(median, _median(cells, workload, BASELINE, metric))
+        ours = ratio_of(_median(cells, workload, OURS, metric), median)
+        lines.append(f"    {title:<50} {number(median):>8}  {spread:<21} {ratio:>7} {ours:>8}")
     return lines
+
+
+def _median(cells: Cells, workload: str, server: str, metric: Metric) -> float | None:
+    return cells.get((workload, server), Cell()).median(metric)
+
+
+def ratio_of(value: float | None, base: float | None) -> str:
+    return f"{value / base:.2f}x" if value is not None and base else ""
 
 
 def write_json(path: Path, about: dict[str, Any], cells: Cells) -> None:
@@ -109,3 +124,25 @@ def write_json(path: Path, about: dict[str, Any], cells: Cells) -> None:
             "reasons": cell.reasons,
         }
     path.write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n")
+
+
+def read_json(paths: list[Path]) -> tuple[dict[str, Any], Cells]:
+    """Several runs taken together, the workloads in the order of the table."""
+    about: dict[str, Any] = {}
+    found: Cells = {}
+    for path in paths:
+        run = json.loads(path.read_text())
+        for name, value in run["about"].items():
+            if value not in (known := about.setdefault(name, [])):
+                known.append(value)
+        for workload, result in run["results"].items():
+            for server, stored in result["servers"].items():
+                cell = found.setdefault((workload, server), Cell())
+                cell.samples += [Sample(**sample) for sample in stored["samples"]]
+                cell.reasons += stored["reasons"]
+    for name in ("python", "processes"):
+        if len(about.get(name, [])) > 1:
+            sys.exit(f"these runs cannot be taken together: {name}: {'; '.join(about[name])}")
+    order = [(w, s) for w in WORKLOADS for s in KINDS if (w, s) in found]
+    joined = {name: "; ".join(values) for name, values in about.items()}
+    return joined, {pair: found[pair] for pair in order}

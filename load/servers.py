@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ import psutil
 LOAD = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
 
+#: Variables of the caller's environment that would change what is compared.
+FOREIGN = ("PLAIN_", "GUNICORN_", "GRANIAN_", "WEB_CONCURRENCY", "PYTHON")
 #: Seconds within which a server must answer its first request.
 START = 30.0
 #: Seconds that a server has to end after SIGINT before it is killed.
@@ -37,24 +39,25 @@ class Launch:
     """What a command line needs to know."""
 
     port: int
+    workers: int
     certfile: Path
     keyfile: Path
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A server to compare.
-
-    `cannot` names the workloads that it has no way to do, with the reason: they are reported,
-    not run.
-    """
+    """A server to compare. `needs` are the distributions whose versions matter."""
 
     name: str
     title: str
     command: Callable[[Launch], list[str]]
-    needs: tuple[str, ...] = ("plain", "plain-gevent-h2")
-    env: Mapping[str, str] = field(default_factory=dict)
-    cannot: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ("plain",)
+    #: Whether it runs the Plain app, not the bare WSGI app.
+    runs_plain: bool = True
 
     def missing(self) -> str | None:
         """Which distribution it lacks, if any."""
@@ -71,8 +74,8 @@ def plain_server(*options: str) -> Callable[[Launch], list[str]]:
 
     def command(launch: Launch) -> list[str]:
         return [
-            *(str(BIN / "plain"), "server", "--workers", "1", "--no-access-log"),
-            *("--bind", f"127.0.0.1:{launch.port}"),
+            *(str(BIN / "plain"), "server", "--workers", str(launch.workers), "--no-access-log"),
+            *("--bind", launch.address),
             *("--certfile", str(launch.certfile), "--keyfile", str(launch.keyfile)),
             *options,
         ]
@@ -80,19 +83,98 @@ def plain_server(*options: str) -> Callable[[Launch], list[str]]:
     return command
 
 
-#: What all others are compared with.
-BASELINE = "plain"
+def gunicorn(*options: str) -> Callable[[Launch], list[str]]:
+    def command(launch: Launch) -> list[str]:
+        return [
+            *(str(BIN / "gunicorn"), "wsgi:application", "--workers", str(launch.workers)),
+            *("--bind", launch.address, "--log-level", "warning"),
+            *("--certfile", str(launch.certfile), "--keyfile", str(launch.keyfile)),
+            *("--http-protocols", "h2,h1", "--http2-max-concurrent-streams", "1000"),
+            *("--worker-connections", "20000", "--keep-alive", "300"),
+            *options,
+        ]
+
+    return command
+
+
+def hypercorn(launch: Launch) -> list[str]:
+    return [
+        *(str(BIN / "hypercorn"), "wsgi:wsgi:application", "--workers", str(launch.workers)),
+        *("--bind", launch.address, "--config", "hypercorn.toml", "--log-level", "warning"),
+        *("--certfile", str(launch.certfile), "--keyfile", str(launch.keyfile)),
+    ]
+
+
+def granian(*options: str) -> Callable[[Launch], list[str]]:
+    def command(launch: Launch) -> list[str]:
+        return [
+            *(str(BIN / "granian"), "wsgi:application", "--interface", "wsgi"),
+            *("--workers", str(launch.workers), "--host", "127.0.0.1", "--port", str(launch.port)),
+            *("--ssl-certificate", str(launch.certfile), "--ssl-keyfile", str(launch.keyfile)),
+            *("--http2-max-concurrent-streams", "1000", "--log-level", "warning"),
+            # Connections and requests; its default, 1,024, is fewer than some workloads open.
+            *("--backpressure", "20000"),
+            *options,
+        ]
+
+    return command
+
+
+#: What all others are compared with, this project, and what no server of its parts can pass.
+BASELINE, OURS, LIMIT = "plain", "gevent-h2", "limit"
 
 KINDS = {
     kind.name: kind
     for kind in (
+        Kind(
+            OURS,
+            "plain server --worker gevent-h2",
+            plain_server("--worker", "gevent-h2"),
+            needs=("plain", "plain-gevent-h2", "gevent", "h2"),
+        ),
         Kind(BASELINE, "plain server", plain_server()),
         Kind("plain-1000", "plain server --threads 1000", plain_server("--threads", "1000")),
         Kind(
-            "gevent-h2",
-            "plain server --worker gevent-h2",
-            plain_server("--worker", "gevent-h2"),
-            needs=("plain", "plain-gevent-h2", "gevent"),
+            "gunicorn-gevent",
+            "gunicorn gevent (bare WSGI app)",
+            gunicorn("--worker-class", "gevent"),
+            needs=("gunicorn", "gevent", "h2"),
+            runs_plain=False,
+        ),
+        Kind(
+            "gunicorn-gthread",
+            "gunicorn gthread, 1,000 threads (bare WSGI app)",
+            # A thread serves one HTTP/2 connection at a time: with fewer, connections wait.
+            gunicorn("--worker-class", "gthread", "--threads", "1000"),
+            needs=("gunicorn", "h2"),
+            runs_plain=False,
+        ),
+        Kind(
+            "hypercorn",
+            "Hypercorn (bare WSGI app)",
+            hypercorn,
+            needs=("hypercorn", "h2"),
+            runs_plain=False,
+        ),
+        Kind(
+            "granian",
+            "Granian (bare WSGI app)",
+            granian(),
+            needs=("granian",),
+            runs_plain=False,
+        ),
+        Kind(
+            "granian-1000",
+            "Granian, 1,000 threads (bare WSGI app)",
+            granian("--blocking-threads", "1000"),
+            needs=("granian",),
+            runs_plain=False,
+        ),
+        Kind(
+            LIMIT,
+            "h2 and Plain in one process, no socket (limit.py)",
+            lambda _: [sys.executable, "limit.py", "--json"],
+            needs=("plain", "h2"),
         ),
     )
 }
@@ -105,21 +187,25 @@ class Server:
     be counted against the next.
     """
 
-    def __init__(self, kind: Kind, folder: Path) -> None:
+    def __init__(
+        self, kind: Kind, folder: Path, workers: int = 1, env: Mapping[str, str] | None = None
+    ) -> None:
         self.kind = kind
         self.port = free_port()
         self.logfile = folder / f"{kind.name}-{self.port}.log"
-        self._command = kind.command(Launch(self.port, folder / "cert.pem", folder / "key.pem"))
+        self._command = kind.command(
+            Launch(self.port, workers, folder / "cert.pem", folder / "key.pem")
+        )
+        self._env = {"BENCH_FILE": str(folder / "body.bin"), **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._family: list[psutil.Process] = []  # as of its start
 
     def __enter__(self) -> Self:
-        # A PLAIN_SERVER_... in the caller's environment would change what is compared.
-        env = {k: v for k, v in os.environ.items() if not k.startswith("PLAIN_")}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
         try:
             with self.logfile.open("wb") as log:
                 self._process = subprocess.Popen(
-                    self._command, cwd=LOAD, env={**env, **self.kind.env}, stdout=log, stderr=log
+                    self._command, cwd=LOAD, env={**env, **self._env}, stdout=log, stderr=log
                 )
         except OSError as exc:
             raise CannotRunError(f"cannot start: {exc}") from exc
@@ -192,8 +278,20 @@ class Server:
         return set(self.family()) != set(self._family)
 
     def memory(self) -> int:
-        """Bytes in use by all of its processes, each shared page counted once (PSS)."""
-        return sum(process.memory_full_info().pss for process in self.family())
+        """Bytes in use by all of its processes, each shared page counted once (PSS).
+
+        Where the system does not count them so (macOS), without the shared ones.
+        """
+        infos = [process.memory_full_info() for process in self.family()]
+        return sum(getattr(info, "pss", info.uss) for info in infos)
+
+    def resident(self) -> int:
+        """The same with shared pages counted for each: less exact, and quickly looked up."""
+        total = 0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        return total
 
     def cpu_seconds(self) -> float:
         """CPU time that its processes have used."""

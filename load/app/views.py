@@ -1,19 +1,18 @@
-"""One view for each kind of work that the benchmark asks of a server."""
+"""One view for each kind of work that the benchmark asks of a server; `wsgi.py` has its twin."""
 
-import functools
+import asyncio
 import time
+from collections.abc import AsyncIterator
 
-from plain.http import Response
+import payload
+from plain.http import (
+    AsyncStreamingResponse,
+    FileResponse,
+    JsonResponse,
+    Response,
+    StreamingResponse,
+)
 from plain.views import View
-
-#: Bytes that `Upload` takes in at once.
-READ_SIZE = 64 * 1024
-
-
-@functools.cache
-def prebuilt(size: int) -> bytes:
-    """`size` bytes, made once: building them is no part of what is measured."""
-    return b"x" * size
 
 
 def plain_text(body: bytes) -> Response:
@@ -27,19 +26,42 @@ class Hello(View):
         return plain_text(b"Hello, world!")
 
 
-class Sleep(View):
-    """Waits `ms` milliseconds, as a view does that asks a database."""
+class Json(View):
+    """10 KB, made anew for each request."""
 
     def get(self) -> Response:
-        time.sleep(int(self.request.query_params.get("ms", "50")) / 1000)
+        return JsonResponse(payload.TABLE)
+
+
+class Sleep(View):
+    """Waits `ms` milliseconds, as a view does that asks another service."""
+
+    def get(self) -> Response:
+        with payload.waiting:
+            time.sleep(int(self.request.query_params["ms"]) / 1000)
         return plain_text(b"slept")
+
+
+class Waiting(View):
+    """How many requests wait in `Sleep`."""
+
+    def get(self) -> Response:
+        return plain_text(b"%d" % payload.waiting.value)
 
 
 class Bytes(View):
     """A body of `n` bytes."""
 
     def get(self) -> Response:
-        return plain_text(prebuilt(int(self.request.query_params["n"])))
+        return plain_text(payload.prebuilt(int(self.request.query_params["n"])))
+
+
+class Stream(View):
+    """`n` bytes, a piece at a time."""
+
+    def get(self) -> Response:
+        size = int(self.request.query_params["n"])
+        return StreamingResponse(payload.pieces(size), content_type="application/octet-stream")
 
 
 class Upload(View):
@@ -47,6 +69,36 @@ class Upload(View):
 
     def post(self) -> Response:
         length = 0
-        while part := self.request.read(READ_SIZE):
+        while part := self.request.read(payload.PIECE):
             length += len(part)
         return plain_text(b"%d" % length)
+
+
+class File(View):
+    """A file from the disk."""
+
+    def get(self) -> Response:
+        return FileResponse(payload.file().open("rb"))
+
+
+class Events(View):
+    """An event a second, from ordinary blocking code."""
+
+    def get(self) -> Response:
+        at = float(self.request.query_params["at"])
+        return StreamingResponse(payload.events(at), content_type="text/event-stream")
+
+
+class EventsAsync(View):
+    """The same from a coroutine, as Plain's own `ServerSentEventsView` does it."""
+
+    def get(self) -> Response:
+        at = float(self.request.query_params["at"])
+        return AsyncStreamingResponse(self._events(at), content_type="text/event-stream")
+
+    async def _events(self, at: float) -> AsyncIterator[bytes]:
+        due = payload.next_event(time.monotonic(), at)
+        while True:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            yield payload.event(due)
+            due += payload.PERIOD

@@ -1,0 +1,85 @@
+"""The benchmark measures what it says, and its servers do equal work."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tools
+
+LOAD = Path(__file__).parent.parent / "load"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run load/bench.py with these arguments: its results."""
+    tools.need("h2load")
+
+    def run(*arguments: str) -> dict[str, Any]:
+        out = tmp_path / "result.json"
+        command = [sys.executable, str(LOAD / "bench.py"), *arguments, "--json", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "ours/it" in done.stdout
+        return json.loads(out.read_text())["results"]
+
+    return run
+
+
+def test_every_kind_of_client_measures_without_failures(
+    bench: Callable[..., dict[str, Any]],
+) -> None:
+    workloads = ("small", "upload", "file", "connect", "beside", "waiting-1000", "events-1000")
+    results = bench(
+        *("--servers", "gevent-h2", "--rounds", "1", "--seconds", "0.2"),
+        *("--workloads", *workloads),
+    )
+    assert set(results) == set(workloads)
+    for workload in workloads:
+        cell = results[workload]["servers"]["gevent-h2"]
+        assert cell["reasons"] == []
+        (sample,) = cell["samples"]
+        assert sample["ok"] > 0
+        assert sample["failed"] == 0
+        assert all(value >= 0 for value in sample["values"].values()), sample
+
+
+def test_a_server_that_is_not_installed_is_named(
+    bench: Callable[..., dict[str, Any]],
+) -> None:
+    # The peers are in the benchmark's own environment, not in that of the tests.
+    results = bench("--servers", "granian", "--rounds", "1", "--workloads", "small")
+    assert results["small"]["servers"]["granian"]["reasons"] == [
+        "left out: granian is not installed"
+    ]
+
+
+def test_the_bare_wsgi_app_answers_as_plain_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same statuses, lengths and bodies, from the same requests."""
+    monkeypatch.syspath_prepend(str(LOAD))
+    import payload
+    import wsgi
+
+    def answer(path: str, query: str = "") -> bytes:
+        def start_response(status: str, headers: Iterable[tuple[str, str]]) -> None:
+            assert status == "200 OK"
+
+        environ = {"PATH_INFO": path, "QUERY_STRING": query}
+        return b"".join(wsgi.application(environ, start_response))
+
+    assert answer("/hello") == b"Hello, world!"
+    assert json.loads(answer("/json")) == payload.TABLE
+    assert answer("/bytes", "n=100000") == b"x" * 100_000
+    assert answer("/stream", "n=100000") == b"x" * 100_000
+
+
+def test_an_event_is_due_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(LOAD))
+    import payload
+
+    assert payload.next_event(now=12.1, at=0.5) == 12.5
+    assert payload.next_event(now=12.5, at=0.5) == 13.5
+    assert payload.next_event(now=12.9, at=0.25) == 13.25
