@@ -1,8 +1,8 @@
-"""The paths that `workloads.py` asks for."""
+"""The paths that `workloads.py` and the locust files ask for."""
 
 from plain.urls import Router, path
 
-from . import views
+from . import site, views
 
 
 class AppRouter(Router):
@@ -12,4 +12,5 @@ class AppRouter(Router):
         path("sleep", views.Sleep),
         path("bytes", views.Bytes),
         path("upload", views.Upload),
+        *site.urls,
     )

@@ -74,6 +74,7 @@ class BaseResponse:
         self.status_code = stream.status
         self.headers = headers_of(stream.fields)
         self.ttfb = stream.headers_at - self._started
+        self._client.report_ttfb(self._method, self._name, self.ttfb * 1000)
         self._client.keep_cookies(stream.fields)
         if self.status_code >= 400:
             self.error = RequestError(f"status {self.status_code}")
@@ -89,7 +90,6 @@ class BaseResponse:
             name=self._name,
             response_time=self.elapsed * 1000,
             response_length=size,
-            ttfb=None if self.ttfb is None else self.ttfb * 1000,
             response=self,
             exception=self.error,
             start_time=self._start_time,
@@ -186,8 +186,9 @@ class StreamResponse(BaseResponse):
 class Http2Client:
     """HTTP/2 requests to one server, each reported to locust.
 
-    `report` is called with what locust's `request` event is fired with, and `ttfb` in
-    milliseconds. Cookies are kept, whatever their path; redirects are not followed.
+    `report` is called with what locust's `request` event is fired with, `report_ttfb` with the
+    method, the name and the milliseconds until the response began. Cookies are kept, whatever
+    their path; redirects are not followed.
     """
 
     def __init__(
@@ -195,18 +196,17 @@ class Http2Client:
         base_url: str,
         pool: Pool,
         report: Callable[..., None],
-        *,
-        timeout: float = 30.0,
-        headers: Mapping[str, str] | None = None,
+        report_ttfb: Callable[[str, str, float], None],
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self.timeout = 30.0
+        self.headers: dict[str, str] = {}  # of every request, by lower-case name
         self.cookies: dict[str, str] = {}
         self._authority = urlsplit(base_url).netloc
         self._pool = pool
         pool.join()
         self._report = report
-        self.timeout = timeout
-        self._headers = dict(headers or {})
+        self.report_ttfb = report_ttfb
         self._closed = False
 
     def close(self) -> None:
@@ -312,7 +312,7 @@ class Http2Client:
         own = {"user-agent": "plain-gevent-h2-load", "accept": "*/*"}
         if content_type:
             own["content-type"] = content_type
-        own.update(self._headers)
+        own.update(self.headers)
         own.update({name.lower(): value for name, value in options.get("headers", {}).items()})
         if self.cookies:
             own["cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())

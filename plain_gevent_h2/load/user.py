@@ -45,9 +45,10 @@ class Http2User(User):
             f"https://{address.netloc}",
             self._pool(address.hostname, address.port or 443),
             self._report,
-            timeout=self.timeout,
-            headers=self.default_headers,
+            self._report_ttfb,
         )
+        self.client.timeout = self.timeout
+        self.client.headers.update({k.lower(): v for k, v in self.default_headers.items()})
 
     def _pool(self, host: str, port: int) -> Pool:
         def connect(timeout: float) -> Connection:
@@ -65,9 +66,9 @@ class Http2User(User):
         greenlet.rawlink(lambda _: self.client.close())
         return greenlet
 
-    def _report(self, *, ttfb: float | None, **about: Any) -> None:
-        events, stats = self.environment.events, self.environment.stats
-        events.request.fire(**about, ttfb=ttfb, context=self.context())
-        if ttfb is not None:
-            # The row alone, not log_request(): this is no request more.
-            stats.get(about["name"], f"{about['request_type']} TTFB").log(ttfb, 0)
+    def _report(self, **about: Any) -> None:
+        self.environment.events.request.fire(**about, context=self.context())
+
+    def _report_ttfb(self, method: str, name: str, milliseconds: float) -> None:
+        # The row alone, not log_request(): this is no request more.
+        self.environment.stats.get(name, f"{method} TTFB").log(milliseconds, 0)
