@@ -15,6 +15,10 @@ class Program(LoadUser):
     wait_time = constant_pacing(1)
     limits: ClassVar[dict[Row, float]] = {("GET", "quick"): 300, ("GET", "slow"): 1000}
 
+    def on_start(self) -> None:
+        self.quick()
+        self.slow()
+
     @task(9)
     def quick(self) -> None:
         Group().map(lambda _: self.client.get("/sleep?ms=50", name="quick"), range(AT_ONCE))

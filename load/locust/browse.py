@@ -21,6 +21,7 @@ class Visitor(LoadUser):
 
     def on_start(self) -> None:
         self.visit()
+        self.look()
 
     @task(3)
     def visit(self) -> None:

@@ -20,6 +20,10 @@ class Uploader(LoadUser):
     wait_time = between(1, 3)
     limits: ClassVar[dict[Row, float]] = {("POST", "100 KB"): 500, ("POST", "5 MB"): 5000}
 
+    def on_start(self) -> None:
+        self.small()
+        self.large()
+
     @task(5)
     def small(self) -> None:
         self.upload("100 KB", SMALL, len(SMALL))
