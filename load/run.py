@@ -11,12 +11,18 @@ locust: `locust --help`, and of the file itself: `locust -f load/locust/mix.py -
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from servers import KINDS, LOAD, CannotRunError, Server, make_certificate
+from servers import KINDS, LOAD, CannotRunError, Kind, Launch, Server, make_certificate
+
+#: Runs a command in a session of its own: Ctrl-C is for locust, which sums up before the
+#: server may end.
+APART = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
 
 FILES = sorted(path.stem for path in (LOAD / "locust").glob("*.py") if path.stem != "common")
 
@@ -40,7 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         make_certificate(Path(folder))
         try:
-            with Server(KINDS["gevent-h2"], Path(folder)) as server:
+            with Server(apart(KINDS["gevent-h2"]), Path(folder)) as server:
                 host = ["--host", server.url, "--ca-file", f"{folder}/cert.pem"]
                 return run([*command, *host, *rest])
         except CannotRunError as exc:
@@ -48,8 +54,16 @@ def main() -> int:
             return 2
 
 
+def apart(kind: Kind) -> Kind:
+    def command(launch: Launch) -> list[str]:
+        return [sys.executable, "-c", APART, *kind.command(launch)]
+
+    return replace(kind, command=command)
+
+
 def run(command: list[str]) -> int:
     with subprocess.Popen(command) as locust:
+        signal.signal(signal.SIGTERM, lambda *_: locust.terminate())
         while True:
             try:
                 return locust.wait()
