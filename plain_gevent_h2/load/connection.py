@@ -108,6 +108,7 @@ class Stream:
         "ended",
         "error",
         "fields",
+        "head",
         "headers_at",
         "id",
         "send_window",
@@ -128,6 +129,7 @@ class Stream:
         self.fields: Sequence[tuple[bytes, bytes]] = ()
         self.headers_at = 0.0  # time.perf_counter() as they came
         self.size = 0  # bytes of the body so far
+        self.head = False  # RFC 9110 section 9.3.2: its content-length is of no body
         self.ended = False
         self.error: RequestError | None = None
         self._connection = connection
@@ -210,8 +212,8 @@ class Stream:
         if not self.status:
             return RequestError("the response has no headers")
         length = dict(self.fields).get(b"content-length")
-        if length is None or not self.size or int(length) == self.size:
-            return None  # no body at all: HEAD, 304
+        if length is None or self.head or self.status == 304 or int(length) == self.size:
+            return None
         return RequestError("the body has another length than content-length says")
 
     def _give_back(self, size: int) -> None:
@@ -278,6 +280,7 @@ class Connection:
         self._next_stream_id += 2
         self._streams[stream.id] = stream
         stream.sent = not body
+        stream.head = fields[0] == (":method", "HEAD")
         self._send_headers(stream.id, self._encoder.encode(fields), 0 if body else END_STREAM)
         return stream
 
