@@ -143,6 +143,21 @@ def busy(user: Http2User) -> Any:
 
 
 @scenario
+def until_recycled(user: Http2User) -> Any:
+    """The same until a second worker has answered."""
+    pids: set[str] = set()
+
+    def ask(_: int) -> None:
+        while len(pids) < 2:
+            response = user.client.get("/life/pid?s=0.001", name="pid")
+            if response.ok:
+                pids.add(response.text)
+
+    Group().map(ask, range(20))
+    return len(pids)
+
+
+@scenario
 def twice(user: Http2User) -> Any:
     return [about(user.client.get("/first")), about(user.client.get("/second"))]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from harness import TESTS, WAIT, Server, free_port, wait_for
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
+    ExtensionFrame,
     Frame,
     GoAwayFrame,
     HeadersFrame,
     RstStreamFrame,
     SettingsFrame,
-    WindowUpdateFrame,
 )
 
 Serve = Callable[..., Server]
@@ -59,7 +60,7 @@ class TestRequests:
         told = visit(server, "get")
         first, second, content_type = told["result"]
         assert (first["status"], first["text"], first["error"]) == (200, "hello", "")
-        assert content_type == "text/plain"
+        assert content_type.startswith("text/plain")
         assert second["size"] == 3_000_000
         assert 0 < second["ttfb"] <= second["elapsed"]
         assert told["rows"]["GET home"] == {"requests": 1, "failures": 0, "bytes": 5}
@@ -144,12 +145,10 @@ class TestCertificate:
         assert "the certificate is not valid: self-signed" in told["result"]["error"]
         assert told["total"] == {"requests": 1, "failures": 1}
 
-    def test_its_name_is_checked(self, tls: tuple[Path, Path]) -> None:
-        server = Script(tls, lambda peer: None)
-        told = outcome(
-            start("one_get", server.url.replace("127.0.0.1", "127.0.0.2"), ca_file=str(tls[0]))
-        )
-        assert "the certificate is not valid: IP address mismatch" in told["result"]["error"]
+    def test_its_name_is_checked(self, server: Server) -> None:
+        host = server.url.replace("127.0.0.1", "127.1")  # the same address by another name
+        told = outcome(start("one_get", host, ca_file=str(server.certfile)))
+        assert "the certificate is not valid: Hostname mismatch" in told["result"]["error"]
 
     def test_unless_asked_not_to(self, server: Server) -> None:
         told = outcome(start("one_get", server.url, verify=False))
@@ -174,10 +173,10 @@ class TestGoaway:
 
     def test_recycled_workers_lose_no_request(self, serve: Serve) -> None:
         server = serve(env={"TEST_MAX_REQUESTS": "500"})
-        told = visit(server, "busy")
+        told = visit(server, "until_recycled")
         assert told["errors"] == {}
-        assert told["total"] == {"requests": 2000, "failures": 0}
-        assert server.log().count("Server worker started") > 2
+        assert told["total"]["failures"] == 0
+        assert told["result"] >= 2
 
     def test_a_draining_server_answers_what_is_in_flight(
         self, serve: Serve, tmp_path: Path
@@ -208,7 +207,7 @@ class Script:
         context.load_cert_chain(*tls)
         context.set_alpn_protocols(["h2"])
         self._context = context
-        self._listener = socket.create_server(("", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(WAIT)
         self._connections = connections
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -221,7 +220,8 @@ class Script:
             for behave in self._connections:
                 raw, _ = self._listener.accept()
                 raw.settimeout(WAIT)
-                with self._context.wrap_socket(raw, server_side=True) as sock:
+                # The client may leave as it likes; the test sees by its answers what it did.
+                with suppress(OSError), self._context.wrap_socket(raw, server_side=True) as sock:
                     behave(Peer(sock))
 
 
@@ -348,7 +348,7 @@ class TestServersOfAllKinds:
                 ContinuationFrame(stream, data=block[7:], flags=["END_HEADERS"]),
                 DataFrame(stream, data=b"pad", pad_length=20, flags=["PADDED"]),
                 DataFrame(stream, data=b"", pad_length=3, flags=["PADDED"]),
-                WindowUpdateFrame(0, window_increment=1),
+                ExtensionFrame(0xBE, 0, body=b"?"),
                 DataFrame(stream, data=b"ded"),
                 peer.headers(stream, ("x-trailer", "z"), end=True),
             )
