@@ -1,9 +1,9 @@
-"""The paths that `workloads.py` asks for."""
+"""The paths that `workloads.py` and the locust files ask for."""
 
 from plain.runtime import settings
 from plain.urls import Router, path
 
-from . import views
+from . import site, views
 
 
 def database_urls() -> list:
@@ -29,4 +29,5 @@ class AppRouter(Router):
         path("events", views.Events),
         path("events-async", views.EventsAsync),
         *database_urls(),
+        *site.urls,
     )
