@@ -167,6 +167,7 @@ class TestResponses:
         assert answer.status == 500
         assert not answer.all("x-bad")
         assert b"never sent" not in answer.body
+        server.wait_log('Error handling request path="/statuses"')
 
     def test_file(self, server: Server) -> None:
         with Client(server) as client:
@@ -191,6 +192,7 @@ class TestFailures:
         with Client(server) as client:
             answer = client.get("/failing-body?after=0")
             assert (answer.status, answer.ended) == (500, True)
+        server.wait_log('Response body failed path="/failing-body"')
 
     def test_a_body_that_fails_later_resets_its_stream_alone(self, server: Server) -> None:
         with Client(server) as client:
