@@ -10,7 +10,7 @@ from plain.server.http.h2 import _prepare_stream_request
 from plain.server.http.sink import BodyRateFloor, BodySink
 
 from .headers import RequestHead, response_headers
-from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
+from .stream import SWEEP_INTERVAL, ClientGone, Stream, give_way, release
 from .websocket import WebSocketTransport
 from .writer import SendBuffer
 
@@ -124,6 +124,9 @@ class Http2Stream(Stream):
 
     def abort(self) -> None:
         # Not NO_ERROR: that would call a response whole that is not (RFC 9113 section 8.1).
+        # The writer has its turn first: of data that come in one TLS record with their reset,
+        # curl shows nothing.
+        give_way()
         self.connection.send_what_fits(self)
         self.connection.reset(self, ErrorCodes.INTERNAL_ERROR)
 

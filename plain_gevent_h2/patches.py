@@ -122,19 +122,17 @@ def _settle(result: Any, exc: BaseException | None) -> Any:
     return result
 
 
-def mend_asyncio() -> None:
-    """Let blocking views use asyncio side by side, as they can in threads.
+def mend_asyncio_run() -> None:
+    """Let blocking views call `asyncio.run()` side by side, as they can in threads.
 
-    What broke: a running loop is known by its native thread, so of two greenlets that call
-    `asyncio.run()` the second fails ("cannot be called from a running event loop"). Each gets
-    a native thread now. And from CPython 3.13.12 and 3.14.3 on, `to_thread()` stalls under
-    gevent's patch (gevent issue 2213): a 50 ms job took 3 s. Its threads are greenlets anyway.
+    What broke: a running loop is known by its native thread, so of two greenlets that call it
+    the second fails ("cannot be called from a running event loop"). Each gets a native thread
+    now, and so does each `asyncio.Runner`.
     """
     import asyncio
-    import contextvars
     import functools
 
-    from gevent import Greenlet, getcurrent, spawn
+    from gevent import Greenlet, getcurrent
     from gevent.threadpool import ThreadPool
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -142,8 +140,7 @@ def mend_asyncio() -> None:
             return original_run(*args, **kwargs)
         thread = ThreadPool(1)
         try:
-            context = contextvars.copy_context()
-            return _settle(*thread.apply(_outcome, (context.run, (original_run, *args), kwargs)))
+            return _in_context(thread, original_run, *args, **kwargs)
         finally:
             thread.kill()
 
@@ -160,10 +157,8 @@ def mend_asyncio() -> None:
             thread = vars(self).get("_native_thread")
             if thread is None:
                 thread = self._native_thread = ThreadPool(1)
-            context = contextvars.copy_context()
             try:
-                call_it = (context.run, (method, self, *args), kwargs)
-                return _settle(*thread.apply(_outcome, call_it))
+                return _in_context(thread, method, self, *args, **kwargs)
             finally:
                 if name == "close":
                     thread.kill()
@@ -173,6 +168,25 @@ def mend_asyncio() -> None:
     runner_class: Any = asyncio.Runner
     for name in ("_lazy_init", "run", "close"):
         in_thread_of_its_own(name)
+
+
+def _in_context(thread: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What `function` returns or raises in `thread`, with the calling greenlet's context."""
+    import contextvars
+
+    context = contextvars.copy_context()
+    return _settle(*thread.apply(_outcome, (context.run, (function, *args), kwargs)))
+
+
+def mend_to_thread() -> None:
+    """Let asyncio code use `to_thread()` and `run_in_executor()`.
+
+    What broke: from CPython 3.13.12 and 3.14.3 on they stall under gevent's patch (gevent issue
+    2213): a 50 ms job took 3 s. Their threads are greenlets anyway.
+    """
+    import asyncio
+
+    from gevent import spawn
 
     def run_in_executor(self: Any, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
         future = self.create_future()

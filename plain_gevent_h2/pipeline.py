@@ -149,8 +149,19 @@ class Handled(ABC):
 class _Handled164(Handled):
     """Plain 0.164: the span is over, only the closers are left."""
 
+    def __init__(
+        self,
+        request: "Request",
+        response: "Response",
+        context: contextvars.Context,
+        bridge: AsyncioThread,
+    ) -> None:
+        super().__init__(response, context, bridge)
+        self._path = request.path
+
     def _body_failed(self, exc: Exception) -> None:
-        self._context.run(log.error, "Response body failed", exc_info=exc)
+        extra = {"path": self._path}
+        self._context.run(log.error, "Response body failed", extra=extra, exc_info=exc)
 
     def _body_sent(self, size: int) -> None:
         pass  # the span is over
@@ -251,7 +262,7 @@ class Pipeline:
             if traced:
                 handler._finalize_span(span, response)
             _record_duration_164(request, response, time.perf_counter() - started)
-        return _Handled164(response, context, self._bridge)
+        return _Handled164(request, response, context, self._bridge)
 
     def _run(self, handler: Any, request: "Request", context: contextvars.Context) -> Any:
         result = context.run(handler._run_sync_pipeline, request)

@@ -182,7 +182,9 @@ class Stream(ABC):
         if self.gone_at is not None:
             return  # it is stop_body() that stopped it
         if not isinstance(exc, ResponseBodyFailed):
-            log.error("Error handling request", exc_info=exc)
+            request = getattr(self, "log_request", None)
+            extra = {"path": request.path} if request else {}
+            log.error("Error handling request", extra=extra, exc_info=exc)
         if self.headers_sent:
             self.abort()
         else:

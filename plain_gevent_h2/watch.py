@@ -4,6 +4,7 @@ import gc
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -72,7 +73,8 @@ class BlockedHub:
         gevent.config.print_blocking_reports = False
         gevent.config.monitor_thread = True
         events.subscribers.append(self._on_event)
-        gevent.get_hub().start_periodic_monitoring_thread()
+        with warnings.catch_warnings(action="ignore"):  # without psutil it cannot watch memory
+            gevent.get_hub().start_periodic_monitoring_thread()
         gevent.config.monitor_thread = False  # not for the hubs of other threads
 
     def _on_event(self, event: Any) -> None:

@@ -54,7 +54,8 @@ def worker_main(*args: Any) -> None:
     patches.mend_reloader()
     patches.mend_imports()
     patches.mend_hashing()
-    patches.mend_asyncio()
+    patches.mend_asyncio_run()
+    patches.mend_to_thread()
     entry.worker_main(*args)
 
 

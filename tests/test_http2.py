@@ -9,7 +9,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from h2client import Answer, Client
-from harness import Server, wait_for
+from harness import WAIT, Server, wait_for
 from hyperframe.frame import GoAwayFrame
 from tools import need, need_curl
 
@@ -167,6 +167,7 @@ class TestResponses:
         assert answer.status == 500
         assert not answer.all("x-bad")
         assert b"never sent" not in answer.body
+        server.wait_log('Error handling request path="/statuses"')
 
     def test_file(self, server: Server) -> None:
         with Client(server) as client:
@@ -191,6 +192,7 @@ class TestFailures:
         with Client(server) as client:
             answer = client.get("/failing-body?after=0")
             assert (answer.status, answer.ended) == (500, True)
+        server.wait_log('Response body failed path="/failing-body"')
 
     def test_a_body_that_fails_later_resets_its_stream_alone(self, server: Server) -> None:
         with Client(server) as client:
@@ -199,6 +201,16 @@ class TestFailures:
             assert (answer.body, answer.reset) == (b"chunkchunk", ErrorCodes.INTERNAL_ERROR)
             assert client.finish(beside)[0].body == b"slept"
         server.wait_log("the body failed on purpose")
+
+    def test_curl_shows_what_came_before_the_failure(self, server: Server) -> None:
+        result = subprocess.run(
+            [need_curl(), "-si", "--http2", "--cacert", str(server.certfile),
+             f"{server.url}/failing-body?after=2"],
+            capture_output=True, text=True, timeout=WAIT, check=False,
+        )  # fmt: skip
+        assert result.returncode == 92  # "stream error in HTTP/2 framing layer"
+        assert result.stdout.startswith("HTTP/2 200")
+        assert result.stdout.endswith("chunkchunk")
 
     @pytest.mark.parametrize("how", ["reset", "leave"])
     @pytest.mark.parametrize("body", ["yields", "blocks"])

@@ -58,6 +58,14 @@ class TestAsyncio:
 
 
 class TestBlockedHub:
+    def test_watching_needs_no_psutil(self, serve: Serve, tmp_path: Path) -> None:
+        (tmp_path / "psutil.py").write_text("raise ImportError")
+        server = serve(env={"PYTHONPATH": str(tmp_path)})
+        with Client(server) as client:
+            client.get("/hub/block?s=1.5&in=python")
+        server.wait_log("Worker was blocked for")
+        assert "Warning:" not in server.log()
+
     @pytest.mark.parametrize("where", ["python", "c"])
     def test_the_log_names_the_view_and_its_request(
         self, serve: Serve, tmp_path: Path, where: str
