@@ -204,6 +204,8 @@ class Writer:
     def close(self) -> None:
         """Send nothing more."""
         self._closed = True
+        for buffer in self._ready:
+            buffer.queued = False
         self._ready.clear()
         self._control.clear()
         if self._room is not None:
