@@ -582,6 +582,8 @@ class Http2Connection:
 
     def sweep(self, now: float) -> None:
         """Do what time asks for. Called by the worker, at least once a second."""
+        if self._aborted:
+            return  # its socket is closed, and the reader is about to see that
         if self._closing_since is not None:
             self._sweep_closing(now)
         elif (since := self._writer.writing_since) is not None and (
