@@ -1,6 +1,6 @@
 from plain.urls import Router, path
 
-from . import body_views, hub_views, life_views, trace_views, views, ws_views
+from . import body_views, hub_views, inside_views, life_views, trace_views, views, ws_views
 
 
 class AppRouter(Router):
@@ -24,4 +24,5 @@ class AppRouter(Router):
         *trace_views.urls,
         *ws_views.urls,
         *hub_views.urls,
+        *inside_views.urls,
     )
