@@ -53,6 +53,10 @@ def server_context(
     return context
 
 
+class RecordFlood(ConnectionAbortedError):
+    """The peer sends TLS records and no data."""
+
+
 class TlsSocket:
     """The server's side of TLS on an accepted socket, with as much of a socket as is used.
 
@@ -104,7 +108,7 @@ class TlsSocket:
             except ssl.SSLWantReadError:
                 self._flush()  # an alert, or the answer to a KeyUpdate
                 if received > MAX_WITHOUT_DATA:
-                    raise ConnectionAbortedError("TLS records without data") from None
+                    raise RecordFlood("TLS records without data") from None
                 count = self._fill()
                 received += count
                 if not count:
