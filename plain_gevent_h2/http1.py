@@ -82,9 +82,9 @@ class _Output:
         self._send(b"".join(head))
 
     def _send(self, data: bytes) -> None:
-        self._sock.settimeout(self._timeout)  # of each call
         rest = memoryview(data)
         while rest:
+            self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
             self._sock.sendall(rest[:BATCH_SIZE])
             rest = rest[BATCH_SIZE:]
 
@@ -345,6 +345,7 @@ class Http1Connection:
                 websocket.feed(bytes(self._buffer))
                 self._buffer.clear()
                 websocket.wait_for_room(WEBSOCKET_BACKLOG)
+                self._sock.settimeout(None)  # not that of a send meanwhile
             websocket.feed_end()
         except OSError:
             stream.client_gone()
