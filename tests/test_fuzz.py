@@ -6,6 +6,7 @@ printed it.
 """
 
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import raw
-from fuzz import honest, hostile, play, play_honest
+from fuzz import CloseSide, Control, Leave, Request, Send, Step, honest, hostile, play, play_honest
 from fuzz_parsers import TARGETS
 from h2client import Client
 from harness import Server
@@ -121,6 +122,37 @@ def fuzz(test: Callable[[Any], None], schedules: st.SearchStrategy[Any], seconds
         number += 1
         if time.monotonic() > end:
             return
+
+
+def _downloads_then(*last: Step) -> list[Step]:
+    """Several downloads with all the window there is, and nobody who reads them."""
+    wide = struct.pack(">L", 2**30)
+    requests = [Request(0, None, "/bytes?n=10000000", "GET", (), True, (), None)] * 4
+    windows = [Control(0, None, 4, 0, None, b"\0\4" + wide), Control(0, None, 8, 0, None, wide)]
+    return [*windows, *requests, Send(0, 0, 0), *last]
+
+
+#: What found something, each by the end of a connection in the middle of several downloads. The
+#: writer failed, and what the reader did next did too: it ended streams that were in no queue any
+#: more. And the sweep asked the closed socket what was unsent.
+FOUND: dict[str, list[Step]] = {
+    "reset": _downloads_then(Send(0, 0, 65536), Leave(0, reset=True)),
+    "fault-and-reset": _downloads_then(
+        Send(0, 0, 100), Control(0, None, 9, 4, 0, b""), Leave(0, reset=True)
+    ),
+    "fault-and-close": _downloads_then(
+        Send(0, 0, 100), Control(0, None, 9, 4, 0, b""), Leave(0, reset=False)
+    ),
+    "fault-and-end-of-tls": _downloads_then(
+        Control(0, None, 9, 4, 0, b""), CloseSide(0, tls=True), Leave(0, reset=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found(rig: Rig, name: str) -> None:
+    for _ in range(5):  # which greenlet hears of the end first is left to chance
+        rig.run(play, FOUND[name])
 
 
 def test_hostile_schedules_leave_nothing_behind(rig: Rig) -> None:
