@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -64,7 +65,11 @@ class AsyncioThread:
         asyncio.set_event_loop(loop)
         self._loop = loop
         call.notify()
-        loop.run_forever()
+        while True:
+            # A task that raises one of these ends the loop's run as well as itself. The other
+            # requests' tasks have to go on.
+            with suppress(SystemExit, KeyboardInterrupt):
+                loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
         """Run `coroutine` on the loop, in `context`, while the calling greenlet waits.

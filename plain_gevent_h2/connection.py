@@ -1,6 +1,5 @@
 """One HTTP/2 connection: its reader, its streams and its end."""
 
-import logging
 import time
 from contextlib import suppress
 from functools import partial
@@ -36,7 +35,7 @@ from .headers import (
     parse_request,
 )
 from .http2_stream import Http2Stream
-from .limits import OVERSIZED_HEADERS_COST, Budgets
+from .limits import OVERSIZED_HEADERS_COST, Budgets, report_abuse
 from .state_machine import error_code, h2_connection
 from .stream import ClientGone, give_way, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
@@ -140,6 +139,10 @@ class Http2Connection:
         self._last_progress = 0.0  # monotonic time at which that changed
         self._aborted = False
 
+    @property
+    def active_streams(self) -> int:
+        return len(self._streams)
+
     # -- the reader -----------------------------------------------------------
 
     def run(self) -> bool:
@@ -218,14 +221,10 @@ class Http2Connection:
             self._connection_fault(fault)
 
     def _connection_fault(self, fault: ConnectionFault) -> None:
-        abuse = fault.code == ErrorCodes.ENHANCE_YOUR_CALM
-        if abuse:
-            metrics.connection_abusive(fault.reason)
-        log.log(
-            logging.WARNING if abuse else logging.DEBUG,
-            "HTTP/2 connection closed for abuse" if abuse else "HTTP/2 connection fault",
-            extra={"client": self.client, "error": str(fault)},
-        )
+        if fault.code == ErrorCodes.ENHANCE_YOUR_CALM:
+            report_abuse(self.client, fault.reason)
+        else:
+            log.debug("HTTP/2 connection fault", extra={"client": self.client, "error": str(fault)})
         self._close(fault.code, fault.reason.encode())
 
     def _receive_frames(self, data: bytes) -> None:
@@ -582,12 +581,17 @@ class Http2Connection:
 
     def sweep(self, now: float) -> None:
         """Do what time asks for. Called by the worker, at least once a second."""
+        if self._aborted:
+            return  # its socket is closed, and the reader is about to see that
         if self._closing_since is not None:
             self._sweep_closing(now)
         elif (since := self._writer.writing_since) is not None and (
             now - since > self.worker.config.send_timeout
         ):
-            log.debug("Client does not read", extra={"client": self.client})
+            if self._writer.backlogged:
+                report_abuse(self.client, "answers that are not read")
+            else:
+                log.debug("Client does not read", extra={"client": self.client})
             self.abort()
         elif self._drain_since is not None:
             self._sweep_drain(now, self._drain_since)

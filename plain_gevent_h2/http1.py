@@ -82,9 +82,9 @@ class _Output:
         self._send(b"".join(head))
 
     def _send(self, data: bytes) -> None:
-        self._sock.settimeout(self._timeout)  # of each call
         rest = memoryview(data)
         while rest:
+            self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
             self._sock.sendall(rest[:BATCH_SIZE])
             rest = rest[BATCH_SIZE:]
 
@@ -204,6 +204,7 @@ class Http1Connection:
         self._idle_since: float | None = time.monotonic()
         self._drain_since: float | None = None
         self._stream: Http1Stream | None = None  # the request under way
+        self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
 
     # -- the worker's verbs ---------------------------------------------------
 
@@ -255,6 +256,8 @@ class Http1Connection:
             close_our_side(self._sock)  # the client has closed its own
         finally:
             self._sock.close()
+            if self._abort_later is not None:
+                self._abort_later.kill(block=False)
         return True
 
     def _wait_for_request(self) -> bool:
@@ -342,6 +345,7 @@ class Http1Connection:
                 websocket.feed(bytes(self._buffer))
                 self._buffer.clear()
                 websocket.wait_for_room(WEBSOCKET_BACKLOG)
+                self._sock.settimeout(None)  # not that of a send meanwhile
             websocket.feed_end()
         except OSError:
             stream.client_gone()
@@ -352,7 +356,7 @@ class Http1Connection:
     def end_websocket(self) -> None:
         """Close our side; the client has a while to close its own."""
         close_our_side(self._sock)
-        gevent.spawn_later(h1.LINGER_CLOSE_TIMEOUT, self.abort)
+        self._abort_later = gevent.spawn_later(h1.LINGER_CLOSE_TIMEOUT, self.abort)
 
     def _check_length(self, parsed: ParsedRequest) -> None:
         limit, length = self.worker.max_request_body, parsed.content_length

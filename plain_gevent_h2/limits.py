@@ -4,11 +4,15 @@
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from h2.errors import ErrorCodes
+from plain.logs import get_framework_logger
 
+from . import metrics
 from .frames import ConnectionFault, FrameType
+
+log = get_framework_logger("plain.server")
 
 
 class Limit(NamedTuple):
@@ -104,3 +108,9 @@ class Budgets:
         left = self._left.get(kind)
         if left is not None:
             self._left[kind] = min(left + amount, FRAME_LIMITS[kind].burst)
+
+
+def report_abuse(client: Any, reason: str) -> None:
+    """Count and log a connection that is closed for abuse. Called once for each."""
+    metrics.connection_abusive(reason)
+    log.warning("Connection closed for abuse", extra={"client": client, "error": reason})

@@ -3,6 +3,7 @@
 Names are those of the semantic conventions where they have one, else `plain.server.*`.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 from h2.errors import ErrorCodes
@@ -39,6 +40,16 @@ _hub_blocked = _meter.create_histogram(
 _METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 )
+
+
+def observe_active_streams(count: Callable[[], int]) -> None:
+    """Ask `count` for the number of open HTTP/2 streams whenever metrics are collected."""
+    _meter.create_observable_up_down_counter(
+        "plain.server.http2.active_streams",
+        [lambda _options: [metrics.Observation(count())]],
+        "{stream}",
+        "Streams that are open, those included that wait or whose request still arrives.",
+    )
 
 
 def connections_changed(by: int, version: str) -> None:

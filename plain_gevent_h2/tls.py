@@ -58,6 +58,10 @@ def server_context(
     return context
 
 
+class RecordFlood(ConnectionAbortedError):
+    """The peer sends TLS records and no data."""
+
+
 class TlsSocket:
     """The server's side of TLS on an accepted socket, with as much of a socket as is used.
 
@@ -112,7 +116,7 @@ class TlsSocket:
                 if self._outgoing.pending:  # an alert, or the answer to a KeyUpdate
                     self.flush()
                 if received > MAX_WITHOUT_DATA:
-                    raise ConnectionAbortedError("TLS records without data") from None
+                    raise RecordFlood("TLS records without data") from None
                 count = self._fill()
                 received += count
                 if not count:

@@ -29,10 +29,11 @@ from .config import Config
 from .connection import Http2Connection
 from .cooperation import obstacles
 from .http1 import Http1Connection
+from .limits import report_abuse
 from .pipeline import Pipeline
 from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
-from .tls import TlsSocket, server_context
+from .tls import RecordFlood, TlsSocket, server_context
 from .watch import BlockedHub, log_stacks
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
@@ -138,6 +139,7 @@ class GeventWorker(plain_worker.Worker):
             self._start_reloader()
         _tune_garbage_collector()
         _tune_allocator()
+        metrics.observe_active_streams(self._active_streams)
         if self.config.hub_blocked_after:
             BlockedHub(self.config.hub_blocked_after).start()
         self.booted = True
@@ -290,11 +292,17 @@ class GeventWorker(plain_worker.Worker):
             self.nr_conns -= 1
             metrics.connections_changed(-1, connection.protocol_version)
 
+    def _active_streams(self) -> int:
+        connections = [c for c in self._connections if isinstance(c, Http2Connection)]
+        return sum(connection.active_streams for connection in connections)
+
     @contextmanager
     def _log_failure(self, client: Any) -> Iterator[None]:
         """Keep what one connection raises from all others."""
         try:
             yield
+        except RecordFlood as exc:
+            report_abuse(client, str(exc))
         except OSError as exc:
             # Our own doing: a time limit; a connection closed in another greenlet (EBADF).
             ours = isinstance(exc, TimeoutError) or exc.errno == errno.EBADF

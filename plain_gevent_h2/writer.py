@@ -164,6 +164,11 @@ class Writer:
         """Whether all that can be sent now was handed to the kernel."""
         return not self._running
 
+    @property
+    def backlogged(self) -> bool:
+        """Whether the reader waits, since the peer leaves too many of our answers unread."""
+        return self._room is not None
+
     def wake(self) -> None:
         """Send what there is, once the greenlets whose turn it is have had it."""
         if not self._running and not self._closed:

@@ -1,155 +1,191 @@
-"""Connections of random frames, half of them wrong, and of random HTTP/1.1.
+"""Random schedules on a real worker, and random bytes for what parses them.
 
-Each round has the seed that a failure's message names. For a longer run:
-
-    FUZZ_ROUNDS=20000 scripts/test tests/test_fuzz.py
+Each round has a seed; the sequence of seeds is the same in every run, so a failure comes again.
+For longer, and for other seeds: `scripts/fuzz`. What found something is kept here, as the failure
+printed it.
 """
 
 import os
-import random
-from collections.abc import Callable
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import raw
+from fuzz import CloseSide, Control, Leave, Request, Send, Step, honest, hostile, play, play_honest
+from fuzz_parsers import TARGETS
 from h2client import Client
-from harness import Server, wait_for
-from hpack import Encoder
+from harness import Server
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from inside import Inside
+from raw import RawClient
+from ws import Http2Socket
 
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "400"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
-#: Rounds that share a server.
-BATCH = 100
-
-PATHS = ["/", "/echo", "/sleep?s=0.01", "/bytes?n=100000", "/chunks?n=5", "/statuses?kind=raise",
-         "/failing-body", "/nowhere", "*", "", "/%ff?\u00ff"]  # fmt: skip
-FIELDS = ["accept", "te", "connection", "cookie", "content-length", "host", ":path", ":status",
-          ":protocol", "X-Upper", "", "expect", "transfer-encoding"]  # fmt: skip
-VALUES = ["", "1", "-1", "trailers", "close", "a=b", "x" * 300, "\r\n", "\0", " ", "100-continue",
-          "chunked", "99999999999999999999", "\u00ff"]  # fmt: skip
+#: Schedules of one seed.
+ROUND = 25
 
 
-class Frames:
-    """Random frames of one connection, most of them right in themselves."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.encoder = Encoder()
-        self.next_stream_id = 1
-
-    def stream_id(self) -> int:
-        rng = self.rng
-        return rng.choice([0, rng.randrange(1, self.next_stream_id + 2), self.next_stream_id])
-
-    def number(self) -> int:
-        return self.rng.choice([0, 1, 100, 2**14, 2**31 - 1, 2**31, 2**32 - 1])
-
-    def headers(self) -> bytes:
-        rng = self.rng
-        method = rng.choice(["GET", "POST", "HEAD", "OPTIONS", "CONNECT", "get", ""])
-        fields: list[raw.Field] = list(raw.request_fields(rng.choice(PATHS), method))
-        for _ in range(rng.choice([0, 0, 1, 5])):
-            fields.insert(rng.randrange(len(fields) + 1), (rng.choice(FIELDS), rng.choice(VALUES)))
-        if rng.random() < 0.1:
-            rng.shuffle(fields)
-        block = self.encoder.encode([(n, v.encode("latin-1")) for n, v in fields])  # type: ignore[union-attr]
-        stream_id = self.next_stream_id if rng.random() < 0.9 else self.stream_id()
-        self.next_stream_id = max(self.next_stream_id, stream_id + 2)
-        end = rng.random() < 0.6
-        if rng.random() < 0.8:
-            return raw.headers(stream_id, block, end_stream=end)
-        cut = rng.randrange(len(block) + 1)
-        rest = raw.continuation(stream_id, block[cut:], end_headers=rng.random() < 0.9)
-        return raw.headers(stream_id, block[:cut], end_stream=end, end_headers=False) + rest
-
-    def control(self) -> bytes:
-        rng = self.rng
-        makers: list[Callable[[], bytes]] = [
-            lambda: raw.settings([(rng.randrange(12), self.number()) for _ in range(3)]),
-            lambda: raw.settings({4: 0}),
-            raw.settings_ack,
-            lambda: raw.window_update(self.stream_id(), self.number()),
-            lambda: raw.rst_stream(self.stream_id(), self.number()),
-            lambda: raw.priority(self.stream_id(), self.stream_id()),
-            lambda: raw.goaway(self.stream_id(), 0) if rng.random() < 0.1 else b"",
-            lambda: raw.ping(ack=rng.random() < 0.3),
-            lambda: raw.pack(
-                rng.randrange(256), rng.randrange(256), self.stream_id(), rng.randbytes(20)
-            ),
-        ]
-        return rng.choice(makers)()
-
-    def data(self) -> bytes:
-        rng = self.rng
-        body = b"x" * rng.choice([0, 1, 100, 16000])
-        pad = rng.choice([None, None, 0, 255])
-        return raw.data(self.stream_id(), body, end=rng.random() < 0.3, pad=pad)
-
-    def frame(self) -> bytes:
-        rng = self.rng
-        made = rng.choice([self.headers, self.headers, self.data, self.control])()
-        if made and rng.random() < 0.05:  # broken
-            at = rng.randrange(len(made))
-            made = made[:at] + rng.randbytes(rng.randrange(4)) + made[at + rng.randrange(4) :]
-        return made
+#: Limits that schedules of a few dozen steps reach.
+TIGHT = {
+    "PLAIN_SERVER_BODY_MAX_MEMORY_SIZE": "1000",
+    "PLAIN_SERVER_MAX_REQUEST_BODY_SIZE": "20000",
+    "PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": "30000",
+    "PLAIN_SERVER_MAX_RUNNING_STREAMS": "4",
+    "PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": "5",
+}
 
 
-def http2(rng: random.Random) -> bytes:
-    frames = Frames(rng)
-    start = raw.PREFACE + raw.settings() if rng.random() < 0.95 else rng.randbytes(30)
-    return start + b"".join(frames.frame() for _ in range(rng.choice([3, 30, 300])))
+class Rig:
+    """A server with one worker and a look inside; another one after a failure.
+
+    What a schedule left behind would otherwise fail those that are tried to make it shorter.
+    """
+
+    def __init__(self, start: Callable[[], Server]) -> None:
+        self._start = start
+        self._server: Server | None = None
+        self._inside: Inside | None = None
+
+    def run(self, play: Callable[[Server, Inside, Any], None], schedule: list[Any]) -> None:
+        if self._server is None:
+            self._server = self._start().__enter__()
+            warm_up(self._server)
+            self._inside = Inside(self._server)
+        assert self._inside is not None
+        try:
+            play(self._server, self._inside, schedule)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._server is not None:
+            if self._inside is not None:
+                self._inside.__exit__(None, None, None)
+            self._server.kill()
+            self._server = self._inside = None
 
 
-def http1(rng: random.Random) -> bytes:
-    def line() -> str:
-        return f"{rng.choice([*FIELDS, 'Content-Length'])}: {rng.choice(VALUES)}\r\n"
-
-    def request() -> str:
-        method = rng.choice(["GET", "POST", "HEAD", "get", "", "PRI"])
-        version = rng.choice(["1.1", "1.1", "1.0", "2.0", "9"])
-        head = f"{method} {rng.choice(PATHS)} HTTP/{version}\r\nHost: x\r\n"
-        body = rng.choice(["", "5\r\nhello\r\n0\r\n\r\n", "zz\r\n", "x" * 100])
-        return head + "".join(line() for _ in range(rng.randrange(4))) + "\r\n" + body
-
-    sent = "".join(request() for _ in range(rng.choice([1, 5]))).encode("latin-1")
-    return sent[: rng.randrange(len(sent) + 1)] if rng.random() < 0.3 else sent
-
-
-def one_connection(server: Server, seed: int) -> None:
-    """Send it all, in pieces of any size, and read until the server closes or falls silent."""
-    rng = random.Random(seed)
-    protocol, make = rng.choice([("h2", http2), ("h2", http2), ("http/1.1", http1)])
-    sent = make(rng)
-    sock = server.connect(protocol)
-    sock.settimeout(0.2)
-    try:
-        while sent:
-            cut = rng.choice([1, 9, 1000, 100_000])
-            sock.sendall(sent[:cut])
-            sent = sent[cut:]
-            if rng.random() < 0.01:
-                break  # leaves in the middle
-        while sock.recv(65536):
-            pass
-    except OSError:
-        pass  # closed while we were sending, or silent: both are answers
-    finally:
+def warm_up(server: Server) -> None:
+    """Start what starts once: the asyncio loop, the native threads that read files."""
+    with Client(server) as client:
+        client.finish(*[client.send("/file?n=100000") for _ in range(5)])
+    with RawClient(server) as ws_client, Http2Socket(ws_client, "/ws/echo") as sock:
+        sock.send("hello")
+        assert sock.recv() == "hello"
         sock.close()
+        sock.until_closed()
 
 
-@pytest.mark.parametrize("first", range(0, ROUNDS, BATCH))
-def test_random_connections_harm_nobody(serve: Callable[..., Server], first: int) -> None:
-    server = serve(env={"PLAIN_SERVER_MAX_REQUESTS": "0", "PLAIN_SERVER_KEEPALIVE_TIMEOUT": "2"})
-    worker = server.worker()
-    with Client(server) as client:
-        assert client.get("/").body == b"hello"
-        files = worker.num_fds()
-    for seed in range(first, min(first + BATCH, ROUNDS)):
-        one_connection(server, seed)
-        assert worker.is_running(), f"the worker ended, seed {seed}"
-        log = server.log()
-        assert "Unexpected" not in log, f"seed {seed}"
-        assert "Error handling request" not in log, f"seed {seed}"
-    with Client(server) as client:
-        assert client.get("/").body == b"hello"
-        assert client.get("/bytes?n=1000000").status == 200
-    wait_for(lambda: worker.num_fds() <= files, "end of the connections")
+@pytest.fixture(scope="module", params=[{}, TIGHT], ids=["defaults", "tight-limits"])
+def rig(
+    request: pytest.FixtureRequest,
+    tls: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Rig]:
+    tmp = tmp_path_factory.mktemp("server")
+    rig = Rig(lambda: Server(tls, "--no-access-log", env=request.param, tmp=tmp))
+    yield rig
+    rig.close()
+
+
+def fuzz(test: Callable[[Any], None], schedules: st.SearchStrategy[Any], seconds: float) -> None:
+    """Try schedules for so long, round after round, each with the seed after the last one's."""
+    end = time.monotonic() + seconds
+    number = SEED
+    while True:
+
+        @seed(number)
+        @settings(
+            max_examples=ROUND,
+            deadline=None,
+            database=None,
+            report_multiple_bugs=False,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(schedules)
+        def one_round(schedule: Any) -> None:
+            test(schedule)
+
+        try:
+            one_round()
+        except BaseException as exc:
+            exc.add_note(f"Again: scripts/fuzz --minutes 0 --seed {number}")
+            raise
+        number += 1
+        if time.monotonic() > end:
+            return
+
+
+def _downloads_then(*last: Step) -> list[Step]:
+    """Several downloads with all the window there is, and nobody who reads them."""
+    wide = struct.pack(">L", 2**30)
+    requests = [Request(0, None, "/bytes?n=10000000", "GET", (), True, (), None)] * 4
+    windows = [Control(0, None, 4, 0, None, b"\0\4" + wide), Control(0, None, 8, 0, None, wide)]
+    return [*windows, *requests, Send(0, 0, 0), *last]
+
+
+#: What found something, each by the end of a connection in the middle of several downloads. The
+#: writer failed, and what the reader did next did too: it ended streams that were in no queue any
+#: more. And the sweep asked the closed socket what was unsent.
+FOUND: dict[str, list[Step]] = {
+    "reset": _downloads_then(Send(0, 0, 65536), Leave(0, reset=True)),
+    "fault-and-reset": _downloads_then(
+        Send(0, 0, 100), Control(0, None, 9, 4, 0, b""), Leave(0, reset=True)
+    ),
+    "fault-and-close": _downloads_then(
+        Send(0, 0, 100), Control(0, None, 9, 4, 0, b""), Leave(0, reset=False)
+    ),
+    "fault-and-end-of-tls": _downloads_then(
+        Control(0, None, 9, 4, 0, b""), CloseSide(0, tls=True), Leave(0, reset=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found(rig: Rig, name: str) -> None:
+    for _ in range(5):  # which greenlet hears of the end first is left to chance
+        rig.run(play, FOUND[name])
+
+
+def test_hostile_schedules_leave_nothing_behind(rig: Rig) -> None:
+    fuzz(lambda schedule: rig.run(play, schedule), hostile, SECONDS / 2)
+
+
+def test_honest_schedules_are_answered(rig: Rig) -> None:
+    fuzz(lambda schedule: rig.run(play_honest, schedule), honest, SECONDS / 2)
+
+
+_bytes = st.one_of(
+    st.binary(max_size=200),
+    # Frames, and the length that says where the next one begins.
+    st.lists(
+        st.builds(
+            raw.pack,
+            st.integers(0, 11),
+            st.integers(0, 255),
+            st.integers(0, 9),
+            st.binary(max_size=20),
+        )
+    ).map(b"".join),
+    # Header blocks.
+    st.lists(
+        st.sampled_from([b"\x82", b"\xbe", b"\x40", b"\x10", b"\x3f\xe1\x1f", b"\x04", b"\x20"])
+        | st.sampled_from(["/", "a", ":path", "host", "x\r", "", "CONNECT", "te", "*", " "]).map(
+            lambda text: bytes([len(text)]) + text.encode()
+        ),
+        max_size=30,
+    ).map(b"".join),
+)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_bytes_for_the_parsers(target: str) -> None:
+    fuzz(TARGETS[target], _bytes, SECONDS / 20)

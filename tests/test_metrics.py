@@ -1,17 +1,22 @@
 """What the worker tells OpenTelemetry."""
 
 import json
+import subprocess
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from attacks import ATTACKS
 from h2.errors import ErrorCodes
 from h2client import Client
-from harness import Server, wait_for
+from harness import WAIT, Server, wait_for
 from load_client import Http1Client
-from raw import RawClient, request_fields, rst_stream, window_update
+from raw import RawClient, headers, request_fields, rst_stream, window_update
+from tools import need
 
 WINDOW = 4  # SETTINGS_INITIAL_WINDOW_SIZE
 
@@ -77,18 +82,101 @@ def test_refused_streams(counted: Server) -> None:
         assert value(client, "plain.server.http2.refused_streams") == 3
 
 
-def test_connections_closed_for_abuse_are_logged_once_with_their_address(counted: Server) -> None:
+def test_active_streams(counted: Server) -> None:
+    name = "plain.server.http2.active_streams"
+    with Client(counted) as client:
+        assert value(client, name) == 1  # the one that asks
+        with RawClient(counted) as raw, Client(counted) as other:
+            for _ in range(3):  # their requests go on
+                raw.open(request_fields("/echo", "POST"), end_stream=False)
+            raw.expect_alive()
+            other.send("/sleep?s=30")
+            wait_for(lambda: value(client, name) == 5, "4 more")
+            raw.send(rst_stream(1))
+            wait_for(lambda: value(client, name) == 4, "end of the one that was reset")
+        wait_for(lambda: value(client, name) == 1, "end of the others")
+
+
+#: Attacks, and the reason that is given for each.
+REASONS = {
+    "rapid-reset": "too many RST_STREAM frames",
+    "made-you-reset-by-zero-window-update": "too many RST_STREAM frames",
+    "continuation-flood": "too many CONTINUATION frames",
+    "http2-bomb": "Oversized header block: more than 500 field lines",
+    "ping": "too many PING frames",
+    "settings": "too many SETTINGS frames",
+    "empty-data": "too many DATA frames",
+    "unknown-frames": "too many unknown frames",
+}
+
+
+def expect_one_report(server: Server, client: Client, reason: str, port: int) -> None:
+    """One line in the log, with the address and the reason, and one in the metric."""
+    wait_for(lambda: "abuse" in server.log(), "line in the log")
+    assert points(client, "plain.server.abusive_connections") == [
+        {"error.type": reason, "value": 1}
+    ]
+    (line,) = (line for line in server.log().splitlines() if "abuse" in line)
+    assert "WARNING" in line
+    assert "127.0.0.1" in line
+    assert str(port) in line
+    assert reason in line
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_connection_closed_for_abuse_is_logged_once_with_its_address(
+    counted: Server, name: str
+) -> None:
     with Client(counted) as client, RawClient(counted) as raw:
-        address = raw.sock.getsockname()
-        attack = ATTACKS["ping"]()
-        raw.send_bytes(b"".join(next(attack) for _ in range(2000)))
+        port = raw.sock.getsockname()[1]
+        attack = ATTACKS[name]()
+        raw.send_bytes(b"".join(next(attack) for _ in range(3000)))
         raw.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
-        (point,) = points(client, "plain.server.abusive_connections")
-        assert point == {"error.type": "too many PING frames", "value": 1}
-        lines = [line for line in counted.log().splitlines() if "abuse" in line]
-        assert len(lines) == 1
-        assert str(address[1]) in lines[0]
-        assert "too many PING frames" in lines[0]
+        expect_one_report(counted, client, REASONS[name], port)
+
+
+def test_one_who_does_not_read_the_answers_is_logged(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = serve(
+        env={
+            "TEST_SPANS": str(tmp_path / "spans"),
+            "PLAIN_SERVER_SEND_TIMEOUT": "2",
+            "PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": "10000",
+        }
+    )
+    with Client(server) as client, RawClient(server) as raw:
+        # 15 MB of header fields: more than the kernel takes for a client that does not read.
+        block = raw.block(request_fields("/statuses?kind=long-header", "HEAD"))
+        again = raw.block(request_fields("/statuses?kind=long-header", "HEAD"))
+        raw.send(headers(1, block))
+        raw.send(*(headers(stream_id, again) for stream_id in range(3, 6000, 2)))
+        expect_one_report(server, client, "answers that are not read", raw.sock.getsockname()[1])
+
+
+def test_a_flood_of_key_updates_is_logged(counted: Server) -> None:
+    """TLS records without data (RFC 8446 section 4.6.3): "K" sends one."""
+    command = [need("openssl"), "s_client", "-connect", f"127.0.0.1:{counted.port}", "-tls1_3"]
+    with (
+        Client(counted) as client,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as attacker,
+    ):
+        assert attacker.stdin is not None
+        assert attacker.stdout is not None
+        openssl = psutil.Process(attacker.pid)
+        port = wait_for(openssl.net_connections, "connection")[0].laddr.port
+        deadline = time.monotonic() + WAIT
+        with suppress(BrokenPipeError):  # the server has closed
+            while "abuse" not in counted.log() and time.monotonic() < deadline:
+                for _ in range(100):
+                    attacker.stdin.write(b"K\n")
+                    attacker.stdin.flush()
+                    while (line := attacker.stdout.readline()) and b"KEYUPDATE" not in line:
+                        pass
+        attacker.kill()
+        expect_one_report(counted, client, "TLS records without data", port)
 
 
 def test_time_blocked_on_flow_control(counted: Server) -> None:

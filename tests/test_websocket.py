@@ -225,6 +225,18 @@ class TestHttp1:
         with http1(server, "/ws/echo") as sock:
             assert sock.ping().wait(10)
 
+    def test_one_that_is_silent_for_long_is_kept(self, serve: Serve) -> None:
+        """The time limit is for what the client does not take."""
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "1"})
+        with http1(server, "/ws/echo") as sock:
+            for message in ("one", "two", "three"):
+                sock.send(message)
+                assert sock.recv() == message
+            with pytest.raises(TimeoutError):
+                sock.recv(2.5)
+            sock.send("four")
+            assert sock.recv() == "four"
+
     def test_frames_behind_the_handshake_are_refused(self, serve: Serve) -> None:
         server = serve(plaintext=True)
         request = (

@@ -1,6 +1,15 @@
 from plain.urls import Router, path
 
-from . import body_views, hub_views, life_views, trace_views, views, ws_views
+from . import (
+    body_views,
+    failure_views,
+    hub_views,
+    inside_views,
+    life_views,
+    trace_views,
+    views,
+    ws_views,
+)
 
 
 class AppRouter(Router):
@@ -23,5 +32,7 @@ class AppRouter(Router):
         *life_views.urls,
         *trace_views.urls,
         *ws_views.urls,
+        *failure_views.urls,
         *hub_views.urls,
+        *inside_views.urls,
     )

@@ -106,6 +106,8 @@ class Statuses(View):
             response.set_cookie("a", "1")
             response.set_cookie("b", "2", httponly=True)
             return response
+        if kind == "long-header":
+            return Response(headers={"X-Long": "x" * 8000})
         if kind == "308":
             return RedirectResponse("/elsewhere", status_code=308)
         if kind == "raise":

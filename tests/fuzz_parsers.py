@@ -1,0 +1,102 @@
+"""What takes a client's bytes apart, given any bytes: the frames, HPACK, the header fields.
+
+Each target raises nothing but what its caller expects, or an `AssertionError`. `test_fuzz.py` runs
+them on what hypothesis makes up, `fuzz_guided.py` on what atheris does.
+"""
+
+from collections.abc import Callable, Iterable
+
+from h2.errors import ErrorCodes
+from hpack import Decoder, HPACKError, OversizedHeaderListError
+
+from plain_gevent_h2.compression import MAX_FIELD_LINES, BoundedDecoder
+from plain_gevent_h2.frames import PREFACE, ConnectionFault, FrameReader
+from plain_gevent_h2.headers import (
+    HeadersTooLarge,
+    MalformedRequest,
+    check_trailers,
+    parse_request,
+)
+
+MAX_FRAME_SIZE = 16384
+
+
+def _read(pieces: Iterable[bytes]) -> list[object]:
+    """What a reader makes of the pieces, with what goes to h2 in a row put together."""
+
+    def check(stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+        return ErrorCodes.PROTOCOL_ERROR if (stream_id + size + ends) % 7 == 6 else None
+
+    reader = FrameReader(MAX_FRAME_SIZE, check, lambda _kind: None)
+    found: list[object] = []
+    try:
+        for piece in pieces:
+            for item in reader.feed(piece):
+                if isinstance(item, bytes) and found and isinstance(found[-1], bytes):
+                    found[-1] += item
+                elif item:
+                    found.append(item)
+    except ConnectionFault as fault:
+        found.append(str(fault))
+    return found
+
+
+def frames(data: bytes) -> None:
+    """The frames are the same however the bytes arrive, and nothing is read past a fault."""
+    cut = data[0] if data else 1
+    for sent in (data, PREFACE + data, PREFACE + b"\0\0\0\4\0\0\0\0\0" + data):
+        whole = _read([sent])
+        assert whole == _read([sent[:cut], sent[cut:]])
+        assert whole == _read(sent[i : i + 1] for i in range(len(sent)))
+        assert sum(len(item) for item in whole if isinstance(item, bytes)) <= len(sent)
+
+
+def block(data: bytes) -> None:
+    """We decode what hpack does, twice the same, or refuse it as it does."""
+    ours, theirs = BoundedDecoder(65536), Decoder(65536)
+    for decoders_block in (data, data):
+        outcomes: list[object] = []
+        for decoder in (ours, theirs):
+            try:
+                outcomes.append(list(decoder.decode(decoders_block, raw=True)))
+            except HPACKError as exc:
+                outcomes.append(type(exc))
+        if outcomes[0] is OversizedHeaderListError and isinstance(outcomes[1], list):
+            assert len(outcomes[1]) > MAX_FIELD_LINES
+            return
+        assert outcomes[0] == outcomes[1]
+        if isinstance(outcomes[0], type):
+            return
+
+
+def request(data: bytes) -> None:
+    """What comes through is a request that could be written as HTTP/1.1 without harm."""
+    try:
+        fields = [(bytes(n), bytes(v)) for n, v in BoundedDecoder(65536).decode(data, raw=True)]
+    except HPACKError:
+        return
+    try:
+        check_trailers(fields)
+    except MalformedRequest:
+        pass
+    else:
+        assert not any(name.startswith(b":") for name, _ in fields)
+    fields = [field for field in fields if field[0] != b"content-length"]  # h2 looks at it
+    for extra in ([], _REQUEST):
+        try:
+            head = parse_request([*extra, *fields], 65536)
+        except (MalformedRequest, HeadersTooLarge):
+            continue
+        for text in (head.method, head.path, *(part for field in head.fields for part in field)):
+            assert not set(text) & set("\r\n\0")
+        assert not set(head.method + head.path) & set(" \t")
+        assert head.path.startswith("/") or (head.method, head.path) == ("OPTIONS", "*")
+        names = [name for name, _ in head.fields]
+        assert names == [name.lower() for name in names]
+        assert names.count("host") <= 1
+        assert "transfer-encoding" not in names
+
+
+_REQUEST = [(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/"), (b":authority", b"a")]
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"frames": frames, "block": block, "request": request}

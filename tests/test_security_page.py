@@ -1,0 +1,78 @@
+"""docs/security.md says what is: its tests exist, its limits and defaults are those of the code."""
+
+import re
+
+import pytest
+from attacks import ATTACKS
+from harness import TESTS
+from plain.runtime import global_settings
+
+from plain_gevent_h2 import default_settings, metrics
+from plain_gevent_h2.compression import MAX_FIELD_LINES
+from plain_gevent_h2.frames import MAX_CONTINUATIONS, FrameType
+from plain_gevent_h2.headers import LIMIT_COOKIE_FIELDS, LIMIT_REQUEST_FIELDS
+from plain_gevent_h2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
+
+PAGE = (TESTS.parent / "docs" / "security.md").read_text()
+
+#: The first words of a row, and the limit that it states.
+ROWS = {
+    "Rapid reset": FRAME_LIMITS[FrameType.RST_STREAM],
+    "MadeYouReset": FRAME_LIMITS[FrameType.RST_STREAM],
+    "PING flood": FRAME_LIMITS[FrameType.PING],
+    "SETTINGS flood": FRAME_LIMITS[FrameType.SETTINGS],
+    "PRIORITY flood": FRAME_LIMITS[FrameType.PRIORITY],
+    "WINDOW_UPDATE flood": FRAME_LIMITS[FrameType.WINDOW_UPDATE],
+    "The window opened byte by byte": FRAME_LIMITS[FrameType.WINDOW_UPDATE],
+    "Empty DATA": FRAME_LIMITS[FrameType.DATA],
+    "Unknown frames": UNKNOWN_FRAME_LIMIT,
+}
+
+
+def row(start: str) -> list[str]:
+    """The cells of a row."""
+    (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_tests_exist() -> None:
+    tests = {path.name: path.read_text() for path in TESTS.glob("test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)`", PAGE)) <= set(tests)
+    code = "\n".join(tests.values())
+    for name in re.findall(r"`((?:test_|Test)\w+)`", PAGE):
+        assert re.search(rf"\b(def|class) {name}\b", code), name
+    attacks = PAGE.partition("## Frames")[2].partition("## Time")[0]
+    for line in attacks.splitlines():
+        for attack in re.findall(r"`([a-z0-9-]+)(?:\.\.\.)?`", line.strip("| ").split("|")[-1]):
+            assert any(known.startswith(attack) for known in ATTACKS), attack
+
+
+@pytest.mark.parametrize("start", ROWS)
+def test_the_budget_of_frames_is_that_of_the_code(start: str) -> None:
+    limit = ROWS[start]
+    assert row(start)[2] == f"{limit.burst:,}, {limit.per_second:,}"
+
+
+def test_the_limits_of_header_blocks_are_those_of_the_code() -> None:
+    assert row("CONTINUATION flood")[2].split()[0] == str(MAX_CONTINUATIONS)
+    assert row("Very many fields")[2].split()[0] == str(MAX_FIELD_LINES)
+    fields = f"{LIMIT_REQUEST_FIELDS} fields and {LIMIT_COOKIE_FIELDS} cookies, 64 KiB"
+    assert row("Many fields")[2].startswith(fields)
+
+
+def test_the_defaults_are_those_of_the_settings() -> None:
+    units = {"MB": 1024**2, "GB": 1024**3, "KiB": 1024}  # as Plain's own pages say it
+    found = re.findall(r"`(SERVER_\w+)`,? \(?([\d,]+)(?: (MB|GB|KiB))?", PAGE)
+    assert len(found) > 8
+    for name, number, unit in found:
+        source = default_settings if hasattr(default_settings, name) else global_settings
+        default = getattr(source, name)
+        assert default == int(number.strip(",").replace(",", "")) * units.get(unit, 1), name
+
+
+def test_the_metrics_are_those_of_the_code() -> None:
+    source = metrics.__file__
+    assert source is not None
+    with open(source) as file:
+        names = set(re.findall(r'"((?:plain|http)\.server\.[\w.]+)"', file.read()))
+    assert set(re.findall(r"^\| `([\w.]+)` \| ", PAGE, re.MULTILINE)) == names
