@@ -3,6 +3,10 @@
 A worker's command line calls `patch()` before it imports anything else (see
 `server.py`), so that `ssl`, `socket` and `threading` are patched before any module can
 take a copy of them. Importing this module therefore imports nothing.
+
+Then come the mends in `BEFORE_APP`, the app's own patch (`SERVER_GEVENT_PATCH`), the app, and
+the mends in `AFTER_APP`. Each says what broke, how it is mended, and which test shows it. Their
+first lines are what `plain server --help` and a worker's debug log list.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ def mend_reloader() -> None:
 
     What broke: the watcher is a `threading.Thread` that waits inside a Rust extension.
     Patched, that thread is a greenlet, and the wait stops every other greenlet of the
-    worker. Shown by `tests/test_reload.py`.
+    worker. Shown by `tests/test_reload.py::test_watcher_does_not_block_the_hub`.
     """
     from gevent.monkey import get_original
     from plain.internal.reloader import Reloader
@@ -63,11 +67,12 @@ _FEW_ITERATIONS = 500
 
 
 def mend_hashing() -> None:
-    """Do the hashing of passwords in gevent's pool of native threads.
+    """Hash passwords (hashlib, argon2-cffi, bcrypt) in gevent's pool of native threads.
 
     What broke: a login of 100 ms stops every other greenlet for as long. The functions let go
     of the GIL, so in another thread they disturb nobody. Called before the app is imported,
-    which may take names out of these modules.
+    which may take names out of these modules. Shown by
+    `tests/test_hub.py::TestHashing::test_others_run_meanwhile`.
     """
     import hashlib
     import importlib.util
@@ -76,19 +81,23 @@ def mend_hashing() -> None:
         iterations = kwargs.get("iterations", args[1] if len(args) > 1 else 0)
         return isinstance(iterations, int) and iterations < _FEW_ITERATIONS
 
-    hashlib.pbkdf2_hmac = _in_native_thread(hashlib.pbkdf2_hmac, unless=is_short)
-    hashlib.scrypt = _in_native_thread(hashlib.scrypt)
-    if importlib.util.find_spec("argon2") is None:
-        return
-    from argon2 import _password_hasher, low_level
+    hashlib.pbkdf2_hmac = in_native_thread(hashlib.pbkdf2_hmac, unless=is_short)
+    hashlib.scrypt = in_native_thread(hashlib.scrypt)
+    if importlib.util.find_spec("argon2") is not None:
+        from argon2 import _password_hasher, low_level
 
-    for name in ("hash_secret", "verify_secret"):
-        mended = _in_native_thread(getattr(low_level, name))
-        for module in (low_level, _password_hasher):
-            setattr(module, name, mended)
+        for name in ("hash_secret", "hash_secret_raw", "verify_secret"):
+            mended = vars(low_level)[name] = in_native_thread(vars(low_level)[name])
+            if name in vars(_password_hasher):
+                vars(_password_hasher)[name] = mended
+    if importlib.util.find_spec("bcrypt") is not None:
+        import bcrypt
+
+        for name in ("hashpw", "checkpw", "kdf"):
+            vars(bcrypt)[name] = in_native_thread(vars(bcrypt)[name])
 
 
-def _in_native_thread(
+def in_native_thread(
     function: Callable[..., Any], unless: Callable[..., bool] | None = None
 ) -> Callable[..., Any]:
     """`function` in a thread of the pool, while the calling greenlet waits.
@@ -123,12 +132,14 @@ def _settle(result: Any, exc: BaseException | None) -> Any:
 
 
 def mend_asyncio() -> None:
-    """Let blocking views use asyncio side by side, as they can in threads.
+    """Give each `asyncio.run()` of a blocking view a native thread; `to_thread()` a greenlet.
 
     What broke: a running loop is known by its native thread, so of two greenlets that call
     `asyncio.run()` the second fails ("cannot be called from a running event loop"). Each gets
-    a native thread now. And from CPython 3.13.12 and 3.14.3 on, `to_thread()` stalls under
-    gevent's patch (gevent issue 2213): a 50 ms job took 3 s. Its threads are greenlets anyway.
+    a native thread now. Shown by `tests/test_hub.py::TestAsyncio::test_100_blocking_views_at_once`.
+    And from CPython 3.13.12 and 3.14.3 on, `to_thread()` stalls under gevent's patch (gevent
+    issue 2213): a 50 ms job took 3 s. Its threads are greenlets anyway. Shown by
+    `tests/test_hub.py::TestAsyncio::test_an_async_view_goes_to_threads_and_back`.
     """
     import asyncio
     import contextvars
@@ -198,12 +209,13 @@ def mend_asyncio() -> None:
 
 
 def mend_imports() -> None:
-    """Let native threads import side by side.
+    """Let native threads import modules side by side.
 
     What broke: the lock of a module that is being imported is one of gevent's, and with
     several native threads waiting for one it does not wake them all: of ten views at once in
     `asyncio.run()`, whose client library imports as it goes, some hung for ever. The lock here
-    is a native one that is asked again and again, and gives way meanwhile.
+    is a native one that is asked again and again, and gives way meanwhile. Shown by
+    `tests/test_hub.py::TestAsyncio::test_an_async_client_in_a_view`.
     """
     import types
     from importlib import _bootstrap  # type: ignore[attr-defined]
@@ -252,3 +264,15 @@ def mend_psycopg() -> None:
         names = vars(sys.modules[module]) if module in sys.modules else {}
         if (known := names.get(name)) is not None:
             names[name] = (*(known if isinstance(known, tuple) else (known,)), *stops)
+
+
+#: Before the app's own patch and the app, in this order.
+BEFORE_APP = (mend_reloader, mend_imports, mend_hashing, mend_asyncio)
+
+#: Once the app is imported.
+AFTER_APP = (mend_psycopg,)
+
+
+def mends() -> list[str]:
+    """What is mended beyond gevent's own patch, in a line each."""
+    return [(mend.__doc__ or "").partition("\n")[0] for mend in (*BEFORE_APP, *AFTER_APP)]
