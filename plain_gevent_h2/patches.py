@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from gevent.threadpool import ThreadPool
+
 
 def patch() -> None:
     """Make the standard library's blocking calls give way to other greenlets.
@@ -67,40 +69,50 @@ _FEW_ITERATIONS = 500
 
 
 def mend_hashing() -> None:
-    """Hash passwords (hashlib, argon2-cffi, bcrypt) in gevent's pool of native threads.
+    """Hash passwords (hashlib, argon2-cffi, bcrypt) in native threads.
 
     What broke: a login of 100 ms stops every other greenlet for as long. The functions let go
-    of the GIL, so in another thread they disturb nobody. Called before the app is imported,
-    which may take names out of these modules. Shown by
-    `tests/test_hub.py::TestHashing::test_others_run_meanwhile`.
+    of the GIL, so in another thread they disturb nobody. The threads leave a core to the hub,
+    and are not those of gevent's own pool: files and host names would wait for a burst of
+    logins. Called before the app is imported, which may take names out of these modules. Shown
+    by `tests/test_hub.py::TestHashing::test_others_run_meanwhile`.
     """
     import hashlib
     import importlib.util
+    import os
+    from functools import partial
+
+    from gevent.threadpool import ThreadPool
+
+    pool = ThreadPool(max(1, (os.process_cpu_count() or 1) - 1))
+    in_thread = partial(in_native_thread, pool=pool)
 
     def is_short(_name: str, _salt: bytes = b"", *args: Any, **kwargs: Any) -> bool:
         iterations = kwargs.get("iterations", args[1] if len(args) > 1 else 0)
         return isinstance(iterations, int) and iterations < _FEW_ITERATIONS
 
-    hashlib.pbkdf2_hmac = in_native_thread(hashlib.pbkdf2_hmac, unless=is_short)
-    hashlib.scrypt = in_native_thread(hashlib.scrypt)
+    hashlib.pbkdf2_hmac = in_thread(hashlib.pbkdf2_hmac, unless=is_short)
+    hashlib.scrypt = in_thread(hashlib.scrypt)
     if importlib.util.find_spec("argon2") is not None:
         from argon2 import _password_hasher, low_level
 
         for name in ("hash_secret", "hash_secret_raw", "verify_secret"):
-            mended = vars(low_level)[name] = in_native_thread(vars(low_level)[name])
+            mended = vars(low_level)[name] = in_thread(vars(low_level)[name])
             if name in vars(_password_hasher):
                 vars(_password_hasher)[name] = mended
     if importlib.util.find_spec("bcrypt") is not None:
         import bcrypt
 
         for name in ("hashpw", "checkpw", "kdf"):
-            vars(bcrypt)[name] = in_native_thread(vars(bcrypt)[name])
+            vars(bcrypt)[name] = in_thread(vars(bcrypt)[name])
 
 
 def in_native_thread(
-    function: Callable[..., Any], unless: Callable[..., bool] | None = None
+    function: Callable[..., Any],
+    unless: Callable[..., bool] | None = None,
+    pool: ThreadPool | None = None,
 ) -> Callable[..., Any]:
-    """`function` in a thread of the pool, while the calling greenlet waits.
+    """`function` in a thread of `pool` (or the hub's), while the calling greenlet waits.
 
     Called outside a greenlet (in the hub, an asyncio loop, a native thread) it is as it was.
     """
@@ -112,7 +124,9 @@ def in_native_thread(
     def call(*args: Any, **kwargs: Any) -> Any:
         if not isinstance(getcurrent(), Greenlet) or (unless and unless(*args, **kwargs)):
             return function(*args, **kwargs)
-        return _settle(*get_hub().threadpool.apply(_outcome, (function, args, kwargs)))
+        hub = get_hub()  # a greenlet of an asyncio thread has another one
+        threads = pool if pool is not None and pool.hub is hub else hub.threadpool
+        return _settle(*threads.apply(_outcome, (function, args, kwargs)))
 
     return call
 
@@ -131,35 +145,24 @@ def _settle(result: Any, exc: BaseException | None) -> Any:
     return result
 
 
-def mend_asyncio() -> None:
-    """Give each `asyncio.run()` of a blocking view a native thread; `to_thread()` a greenlet.
+def mend_asyncio_run() -> None:
+    """Give each `asyncio.run()` and `Runner` of a blocking view a native thread.
 
     What broke: a running loop is known by its native thread, so of two greenlets that call
-    `asyncio.run()` the second fails ("cannot be called from a running event loop"). Each gets
-    a native thread now. Shown by `tests/test_hub.py::TestAsyncio::test_100_blocking_views_at_once`.
-    And from CPython 3.13.12 and 3.14.3 on, `to_thread()` stalls under gevent's patch (gevent
-    issue 2213): a 50 ms job took 3 s. Its threads are greenlets anyway. Shown by
-    `tests/test_hub.py::TestAsyncio::test_an_async_view_goes_to_threads_and_back`.
+    `asyncio.run()` the second fails ("cannot be called from a running event loop"). In a thread
+    of its own it is alone; its tasks are cancelled if the greenlet is stopped. Shown by
+    `tests/test_hub.py::TestAsyncio::test_100_blocking_views_at_once`.
     """
     import asyncio
     import contextvars
     import functools
 
-    from gevent import Greenlet, getcurrent, spawn
+    from gevent import Greenlet, getcurrent
     from gevent.threadpool import ThreadPool
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not isinstance(getcurrent(), Greenlet):
-            return original_run(*args, **kwargs)
-        thread = ThreadPool(1)
-        try:
-            context = contextvars.copy_context()
-            return _settle(*thread.apply(_outcome, (context.run, (original_run, *args), kwargs)))
-        finally:
-            thread.kill()
-
-    original_run = asyncio.run
-    asyncio.run = functools.wraps(original_run)(run)
+    def cancel_tasks(loop: Any) -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
 
     def in_thread_of_its_own(name: str) -> None:
         method = getattr(runner_class, name)
@@ -172,18 +175,52 @@ def mend_asyncio() -> None:
             if thread is None:
                 thread = self._native_thread = ThreadPool(1)
             context = contextvars.copy_context()
+            running = True
+
+            def work() -> tuple[Any, BaseException | None]:
+                nonlocal running
+                outcome = _outcome(context.run, (method, self, *args), kwargs)
+                running = False
+                return outcome
+
             try:
-                call_it = (context.run, (method, self, *args), kwargs)
-                return _settle(*thread.apply(_outcome, call_it))
+                outcome = thread.apply(work)
+            except BaseException:  # the greenlet is stopped: a deadline, say
+                if name == "run" and running and (loop := self._loop) is not None:
+                    loop.call_soon_threadsafe(lambda: cancel_tasks(loop) if running else None)
+                raise
             finally:
                 if name == "close":
                     thread.kill()
+            return _settle(*outcome)
 
         setattr(runner_class, name, call)
 
     runner_class: Any = asyncio.Runner
     for name in ("_lazy_init", "run", "close"):
         in_thread_of_its_own(name)
+
+    def run(main: Any, **options: Any) -> Any:
+        """As asyncio's, which first refuses to run in the thread of another loop."""
+        if not isinstance(getcurrent(), Greenlet):
+            return original_run(main, **options)
+        with asyncio.Runner(**options) as runner:
+            return runner.run(main)
+
+    original_run = asyncio.run
+    asyncio.run = functools.wraps(original_run)(run)
+
+
+def mend_asyncio_threads() -> None:
+    """Let `asyncio.to_thread()` and `run_in_executor()` use greenlets.
+
+    What broke: from CPython 3.13.12 and 3.14.3 on they stall under gevent's patch (gevent issue
+    2213): a 50 ms job took 3 s. The threads of an executor are greenlets anyway. Shown by
+    `tests/test_hub.py::TestAsyncio::test_an_async_view_goes_to_threads_and_back`.
+    """
+    import asyncio
+
+    from gevent import spawn
 
     def run_in_executor(self: Any, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
         future = self.create_future()
@@ -248,7 +285,8 @@ def mend_psycopg() -> None:
     What broke: stopped while it waits for a place in the pool, a greenlet is still handed the
     next connection, which is then lost to the pool; stopped in a query, it leaves the server
     at work. Both clean up, but only after the exceptions that stop a thread or a task. Called
-    once the app is imported.
+    once the app is imported. Shown by
+    `tests/test_postgres.py::test_a_deadline_in_a_query_gives_its_connection_back`.
     """
     import sys
 
@@ -267,7 +305,7 @@ def mend_psycopg() -> None:
 
 
 #: Before the app's own patch and the app, in this order.
-BEFORE_APP = (mend_reloader, mend_imports, mend_hashing, mend_asyncio)
+BEFORE_APP = (mend_reloader, mend_imports, mend_hashing, mend_asyncio_run, mend_asyncio_threads)
 
 #: Once the app is imported.
 AFTER_APP = (mend_psycopg,)
