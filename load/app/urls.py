@@ -12,4 +12,5 @@ class AppRouter(Router):
         path("sleep", views.Sleep),
         path("bytes", views.Bytes),
         path("upload", views.Upload),
+        path("login", views.Login),
     )

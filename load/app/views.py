@@ -42,6 +42,17 @@ class Bytes(View):
         return plain_text(prebuilt(int(self.request.query_params["n"])))
 
 
+class Login(View):
+    """Checks a password as plain.passwords does, with its number of iterations or `iterations`."""
+
+    def get(self) -> Response:
+        from plain.passwords.hashers import PBKDF2PasswordHasher
+
+        hasher = PBKDF2PasswordHasher()
+        iterations = int(self.request.query_params.get("iterations", hasher.iterations))
+        return plain_text(hasher.encode("correct horse", "salt", iterations).encode())
+
+
 class Upload(View):
     """Reads the body to its end and answers with its length."""
 
