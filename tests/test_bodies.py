@@ -750,7 +750,7 @@ class TestSpool:
             "PLAIN_SERVER_HUB_BLOCKED_SECONDS": "0.5",
         }
         server = serve(env=self.ENV | slow)
-        body = b"x" * 2_000_000
+        body = b"x" * 900_000
         if protocol == "h2":
             with Client(server) as client:
                 stream = post(client, body)
