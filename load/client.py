@@ -107,6 +107,9 @@ class Connection:
     ) -> None:
         self.close()
 
+    def settimeout(self, seconds: float) -> None:
+        self._sock.settimeout(seconds)
+
     def close(self) -> None:
         self._sock.close()
 

@@ -16,6 +16,7 @@ from plain.exceptions import ImproperlyConfigured
 from plain.logs import get_framework_logger
 
 from .config import WORKERS, Config, unknown_worker
+from .patches import mends
 
 
 class WorkerChoice(click.Choice[str]):
@@ -67,6 +68,14 @@ def _warn_of_threads(settings: Any) -> None:
         )
 
 
+def _what_is_patched() -> str:
+    mended = "".join(f"\n  - {mend}" for mend in mends())
+    return (
+        "\b\nA gevent-h2 worker starts with gevent's monkey.patch_all(). Then it mends:"
+        f"{mended}\nand calls the app's own patch, if SERVER_GEVENT_PATCH names one."
+    )
+
+
 def install(command: click.Command) -> None:
     """Give `command` (`plain server`) the options of this package."""
     serve = command.callback
@@ -94,6 +103,7 @@ def install(command: click.Command) -> None:
             "  [setting: SERVER_HTTP_PROTOCOLS]",
         ),
     ]
+    command.epilog = _what_is_patched()
     command.callback = run
 
 

@@ -296,7 +296,7 @@ class Http2Connection:
         if head.protocol is None:
             self._answer_early(stream, head)
         elif head.protocol == "websocket":
-            stream.websocket = WebSocketTransport(partial(self._consumed, stream_id))
+            stream.websocket = WebSocketTransport(partial(self.consumed, stream_id))
             self._start(stream)
         else:
             stream.send_error(501)
@@ -344,27 +344,30 @@ class Http2Connection:
                 if stream.discarded > DISCARD_BYTES and stream.response_ended:
                     self.reset(stream, ErrorCodes.NO_ERROR)
             else:
-                self._take_in(stream, event.data or b"")
+                size -= self._take_in(stream, event.data or b"")  # the rest when it is on disk
         # The bytes are taken in or thrown away: give the window back.
         self._h2.acknowledge_received_data(size, event.stream_id)
 
-    def _consumed(self, stream_id: int, size: int) -> None:
-        """The view of a WebSocket has taken so many bytes."""
+    def consumed(self, stream_id: int, size: int) -> None:
+        """So many bytes were taken by a WebSocket's view, or written to disk."""
         if not self._aborted:
             with suppress(ProtocolError):
                 self._h2.acknowledge_received_data(size, stream_id)
             self._writer.wake()
 
-    def _take_in(self, stream: Http2Stream, data: bytes) -> None:
+    def _take_in(self, stream: Http2Stream, data: bytes) -> int:
+        """Add to a request's body. Returns how many bytes wait for the disk."""
         stream.received_at = time.monotonic()
         try:
             stream.sink.feed(data)
+            return len(data) if stream.sink.spooled else 0
         except (LimitRequestBody, BodyBudgetExceeded) as exc:
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             self._refuse_body(stream, 413 if isinstance(exc, LimitRequestBody) else 503)
         except OSError:
             log.exception("Request body could not be spooled")
             self._refuse_body(stream, 500)
+        return 0
 
     def _refuse_body(self, stream: Http2Stream, status: int) -> None:
         release(stream.sink)

@@ -4,6 +4,8 @@
 imported or set, not what is installed: a clean app gets no warning.
 """
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -48,7 +50,8 @@ def _psycopg2(_settings: Any) -> Obstacle | None:
 
 
 def _mysqlclient(_settings: Any) -> Obstacle | None:
-    if _imported("MySQLdb") is None:
+    module = _imported("MySQLdb")
+    if module is None or module.__name__ != "MySQLdb":  # PyMySQL can stand in for it
         return None
     return Obstacle(
         "mysqlclient",
@@ -103,7 +106,7 @@ def _used_by_the_app(name: str) -> bool:
 def _modules_of_the_app() -> Iterator[ModuleType]:
     from plain.runtime import APP_PATH
 
-    folder = str(APP_PATH)
+    folder = f"{APP_PATH}{os.sep}"
     for module in list(sys.modules.values()):
         if (getattr(module, "__file__", None) or "").startswith(folder):
             yield module
@@ -143,17 +146,36 @@ def _patched_by_the_app(_settings: Any) -> Obstacle | None:
     )
 
 
-def _psycopg_imported_early(_settings: Any) -> Obstacle | None:
+def _patched_late(_settings: Any) -> Obstacle | None:
+    """Look into a fresh interpreter: what is imported there comes before any patch."""
+    code = 3
+    look = f"import sys; sys.exit({code} if 'ssl' in sys.modules else 0)"
+    if subprocess.run([sys.executable, "-c", look], check=False).returncode != code:
+        return None
+    return Obstacle(
+        "patched_late",
+        "ssl is imported as the interpreter starts, before gevent can patch it: a worker will not "
+        "start. Find what imports it (a .pth file, sitecustomize) with python -X importtime -c ''.",
+    )
+
+
+def _psycopg_waits_in_c(_settings: Any) -> Obstacle | None:
+    """In a worker. Elsewhere psycopg does so, unless a variable says otherwise."""
     waiting = _imported("psycopg.waiting")
     in_c = getattr(waiting, "wait_c", None)
     if waiting is None or in_c is None or waiting.wait is not in_c:
         return None
     return Obstacle(
-        "psycopg_imported_early",
-        "psycopg was imported before gevent patched select, and blocks every stream of the worker "
-        "while it waits. Find what imports it as the interpreter starts (a .pth file, "
-        "sitecustomize), or set PSYCOPG_IMPL=python.",
+        "psycopg_waits_in_c",
+        "psycopg waits in C and blocks every stream of the worker: it was imported before gevent "
+        "patched select, or PSYCOPG_WAIT_FUNC=wait_c is set. Unset that, and find what imports "
+        "psycopg as the interpreter starts (a .pth file, sitecustomize).",
     )
+
+
+def _psycopg_told_to_wait_in_c(settings: Any) -> Obstacle | None:
+    told = os.environ.get("PSYCOPG_WAIT_FUNC") == "wait_c"
+    return _psycopg_waits_in_c(settings) if told else None
 
 
 _ANYWHERE: tuple[Callable[[Any], Obstacle | None], ...] = (
@@ -164,5 +186,6 @@ _ANYWHERE: tuple[Callable[[Any], Obstacle | None], ...] = (
     _sqlite,
     _small_pool,
 )
-_IN_CHECK = (_threads, _patched_by_the_app)  # the command line warns of threads, too
-_IN_WORKER = (_psycopg_imported_early,)
+#: The command line warns of threads, too.
+_IN_CHECK = (_threads, _patched_by_the_app, _patched_late, _psycopg_told_to_wait_in_c)
+_IN_WORKER = (_psycopg_waits_in_c,)

@@ -2,6 +2,9 @@
 
 import asyncio
 import inspect
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -23,11 +26,15 @@ def limited(view_class: type[View], seconds: float) -> type[View]:
 
     A blocking view is stopped at its next blocking point by `DeadlinePassed`, an async one by
     cancelling it: both run their `finally` blocks. Middleware sees an ordinary response, so
-    what it holds for the request is given back.
+    what it holds for the request is given back. A view that asked for it itself has its
+    streaming body limited as well (`body_limited`); a setting for all views must not end
+    downloads and event streams.
     """
+    with_body = hasattr(view_class, "request_deadline")
 
     class Limited(view_class):  # type: ignore[misc, valid-type]
         def get_response(self) -> Any:
+            ends_at = time.monotonic() + seconds
             timer = gevent.Timeout(seconds, DeadlinePassed())
             timer.start()
             try:
@@ -36,30 +43,53 @@ def limited(view_class: type[View], seconds: float) -> type[View]:
                 # A call that was interrupted may have made an error of its own of it.
                 if timer.pending:
                     raise
-                return _unavailable(self, seconds)
+                return _unavailable(self)
             finally:
                 timer.close()
-            return self._limited(response) if inspect.iscoroutine(response) else response
+            if inspect.iscoroutine(response):
+                return self._limited(response, ends_at)
+            return _with_deadline(response, ends_at) if with_body else response
 
-        async def _limited(self, response: Any) -> Response:
+        async def _limited(self, coroutine: Any, ends_at: float) -> Any:
             try:
                 async with asyncio.timeout(seconds) as deadline:
-                    return await response  # type: ignore[no-any-return]
+                    response = await coroutine
             except TimeoutError:
                 if not deadline.expired():
                     raise
-                return _unavailable(self, seconds)
+                return _unavailable(self)
+            return _with_deadline(response, ends_at) if with_body else response
 
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(Limited, name, getattr(view_class, name))
     return Limited
 
 
-def _unavailable(view: View, seconds: float) -> Response:
-    request = view.request
-    log.warning(
-        "Request deadline passed",
-        extra={"method": request.method, "path": request.path, "seconds": seconds},
-    )
+def _with_deadline(response: Any, ends_at: float) -> Any:
+    response.deadline_ends_at = ends_at
+    return response
+
+
+@contextmanager
+def body_limited(response: Response) -> Iterator[None]:
+    """Raise `DeadlinePassed` in this block where the view set the response a deadline."""
+    ends_at = getattr(response, "deadline_ends_at", None)
+    if ends_at is None:
+        yield
+        return
+    timer = gevent.Timeout(max(0.0, ends_at - time.monotonic()), DeadlinePassed())
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.close()
+
+
+def log_passed(request: Any) -> None:
+    log.warning("Request deadline passed", extra={"method": request.method, "path": request.path})
+
+
+def _unavailable(view: View) -> Response:
+    log_passed(view.request)
     body = "<h1>503</h1>"
     return Response(body, status_code=503, headers={"Retry-After": "1"})

@@ -36,3 +36,7 @@ SERVER_REQUEST_DEADLINE: int | float = 0
 # Seconds for which a view may keep the whole worker to itself before the log says so, with
 # its stack; 0 does not look.
 SERVER_HUB_BLOCKED_SECONDS: int | float = 0.1
+
+# The dotted path of a function of the app that patches what gevent and this package do not. A
+# worker calls it once both have patched, before the app and its settings are imported.
+SERVER_GEVENT_PATCH: str = ""

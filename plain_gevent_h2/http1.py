@@ -21,8 +21,9 @@ from plain.server.http import h1
 from plain.server.http.errors import LimitRequestBody, LimitRequestHeaders, ParseException
 from plain.server.http.message import Request as ParsedRequest
 from plain.server.http.request import create_request
-from plain.server.http.sink import BodyRateFloor, BodySink, ChunkedDecoder
+from plain.server.http.sink import BodyRateFloor, ChunkedDecoder
 
+from .spool import SpooledBody
 from .stream import ClientGone, Stream, give_way, release
 from .tls import BATCH_SIZE, RECV_SIZE, TlsSocket, close_our_side
 from .websocket import WebSocketTransport
@@ -101,7 +102,7 @@ class Http1Stream(Stream):
         connection: "Http1Connection",
         parsed: ParsedRequest,
         response: Any,
-        sink: BodySink,
+        sink: SpooledBody,
         ingest_seconds: float,
     ) -> None:
         super().__init__(connection.worker)
@@ -308,11 +309,7 @@ class Http1Connection:
             self.output.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.output.flush()
         worker = self.worker
-        sink = BodySink(
-            spool_size=worker.body_max_memory_size,
-            max_size=worker.max_request_body,
-            budget=worker.body_budget,
-        )
+        sink = SpooledBody(worker)
         started = time.monotonic()
         try:
             self._ingest(sink, parsed)
@@ -393,7 +390,7 @@ class Http1Connection:
             except TimeoutError:
                 return None
 
-    def _ingest(self, sink: BodySink, parsed: ParsedRequest) -> None:
+    def _ingest(self, sink: SpooledBody, parsed: ParsedRequest) -> None:
         """Take in the whole body, as Plain's own worker does before it runs the view.
 
         Raises `_IncompleteBody`, and what `BodySink` and `ChunkedDecoder` raise.
@@ -411,9 +408,12 @@ class Http1Connection:
                 remaining -= len(piece)
             if not remaining:
                 return
+            sink.wait_for_room()
             self._receive_body(rate)
 
-    def _ingest_chunked(self, sink: BodySink, parsed: ParsedRequest, rate: BodyRateFloor) -> None:
+    def _ingest_chunked(
+        self, sink: SpooledBody, parsed: ParsedRequest, rate: BodyRateFloor
+    ) -> None:
         decoder = ChunkedDecoder()
         while True:
             data = bytes(self._buffer)
@@ -425,6 +425,7 @@ class Http1Connection:
                 if decoder.trailers:
                     parsed.parse_headers(decoder.trailers)  # to refuse bad ones
                 return
+            sink.wait_for_room()
             self._receive_body(rate)
 
     def _receive_body(self, rate: BodyRateFloor) -> None:

@@ -1,15 +1,17 @@
 """One HTTP/2 stream: a request as it arrives, and the verbs that answer it."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 from plain.http import Response
 from plain.server.http import h1
 from plain.server.http.h2 import _prepare_stream_request
-from plain.server.http.sink import BodyRateFloor, BodySink
+from plain.server.http.sink import BodyRateFloor
 
 from .headers import RequestHead, response_headers
+from .spool import SpooledBody
 from .stream import SWEEP_INTERVAL, ClientGone, Stream, give_way, release
 from .websocket import WebSocketTransport
 from .writer import SendBuffer
@@ -33,11 +35,7 @@ class Http2Stream(Stream):
         self.method = head.method
         self.headers = head.fields
         self.opened = time.monotonic()
-        self.sink = BodySink(
-            spool_size=worker.body_max_memory_size,
-            max_size=worker.max_request_body,
-            budget=worker.body_budget,
-        )
+        self.sink = SpooledBody(worker, partial(connection.consumed, stream_id))
         self.content_length = head.content_length
         # Owned by the connection.
         self.started = False  # it has its greenlet, or waits for it; the sink goes with it
@@ -52,6 +50,8 @@ class Http2Stream(Stream):
 
     def too_slow(self, now: float) -> bool:
         """Whether the body arrives below the rate floor, or not at all. Called once a second."""
+        if self.sink.writing:
+            return False  # it is our disk that is slow
         if not self.worker.body_min_rate:
             return now - self.received_at > self.worker.keepalive_timeout
         if self.content_length is not None and self.sink.received >= self.content_length:

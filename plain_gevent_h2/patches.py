@@ -3,6 +3,10 @@
 A worker's command line calls `patch()` before it imports anything else (see
 `server.py`), so that `ssl`, `socket` and `threading` are patched before any module can
 take a copy of them. Importing this module therefore imports nothing.
+
+Then come the mends in `BEFORE_APP`, the app's own patch (`SERVER_GEVENT_PATCH`), the app, and
+the mends in `AFTER_APP`. Each says what broke, how it is mended, and which test shows it. Their
+first lines are what `plain server --help` and a worker's debug log list.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from gevent.threadpool import ThreadPool
 
 
 def patch() -> None:
@@ -42,7 +48,7 @@ def mend_reloader() -> None:
 
     What broke: the watcher is a `threading.Thread` that waits inside a Rust extension.
     Patched, that thread is a greenlet, and the wait stops every other greenlet of the
-    worker. Shown by `tests/test_reload.py`.
+    worker. Shown by `tests/test_reload.py::test_watcher_does_not_block_the_hub`.
     """
     from gevent.monkey import get_original
     from plain.internal.reloader import Reloader
@@ -63,35 +69,50 @@ _FEW_ITERATIONS = 500
 
 
 def mend_hashing() -> None:
-    """Do the hashing of passwords in gevent's pool of native threads.
+    """Hash passwords (hashlib, argon2-cffi, bcrypt) in native threads.
 
     What broke: a login of 100 ms stops every other greenlet for as long. The functions let go
-    of the GIL, so in another thread they disturb nobody. Called before the app is imported,
-    which may take names out of these modules.
+    of the GIL, so in another thread they disturb nobody. The threads leave a core to the hub,
+    and are not those of gevent's own pool: files and host names would wait for a burst of
+    logins. Called before the app is imported, which may take names out of these modules. Shown
+    by `tests/test_hub.py::TestHashing::test_others_run_meanwhile`.
     """
     import hashlib
     import importlib.util
+    import os
+    from functools import partial
+
+    from gevent.threadpool import ThreadPool
+
+    pool = ThreadPool(max(1, (os.process_cpu_count() or 1) - 1))
+    in_thread = partial(in_native_thread, pool=pool)
 
     def is_short(_name: str, _salt: bytes = b"", *args: Any, **kwargs: Any) -> bool:
         iterations = kwargs.get("iterations", args[1] if len(args) > 1 else 0)
         return isinstance(iterations, int) and iterations < _FEW_ITERATIONS
 
-    hashlib.pbkdf2_hmac = _in_native_thread(hashlib.pbkdf2_hmac, unless=is_short)
-    hashlib.scrypt = _in_native_thread(hashlib.scrypt)
-    if importlib.util.find_spec("argon2") is None:
-        return
-    from argon2 import _password_hasher, low_level
+    hashlib.pbkdf2_hmac = in_thread(hashlib.pbkdf2_hmac, unless=is_short)
+    hashlib.scrypt = in_thread(hashlib.scrypt)
+    if importlib.util.find_spec("argon2") is not None:
+        from argon2 import _password_hasher, low_level
 
-    for name in ("hash_secret", "verify_secret"):
-        mended = _in_native_thread(getattr(low_level, name))
-        for module in (low_level, _password_hasher):
-            setattr(module, name, mended)
+        for name in ("hash_secret", "hash_secret_raw", "verify_secret"):
+            mended = vars(low_level)[name] = in_thread(vars(low_level)[name])
+            if name in vars(_password_hasher):
+                vars(_password_hasher)[name] = mended
+    if importlib.util.find_spec("bcrypt") is not None:
+        import bcrypt
+
+        for name in ("hashpw", "checkpw", "kdf"):
+            vars(bcrypt)[name] = in_thread(vars(bcrypt)[name])
 
 
-def _in_native_thread(
-    function: Callable[..., Any], unless: Callable[..., bool] | None = None
+def in_native_thread(
+    function: Callable[..., Any],
+    unless: Callable[..., bool] | None = None,
+    pool: ThreadPool | None = None,
 ) -> Callable[..., Any]:
-    """`function` in a thread of the pool, while the calling greenlet waits.
+    """`function` in a thread of `pool` (or the hub's), while the calling greenlet waits.
 
     Called outside a greenlet (in the hub, an asyncio loop, a native thread) it is as it was.
     """
@@ -103,7 +124,9 @@ def _in_native_thread(
     def call(*args: Any, **kwargs: Any) -> Any:
         if not isinstance(getcurrent(), Greenlet) or (unless and unless(*args, **kwargs)):
             return function(*args, **kwargs)
-        return _settle(*get_hub().threadpool.apply(_outcome, (function, args, kwargs)))
+        hub = get_hub()  # a greenlet of an asyncio thread has another one
+        threads = pool if pool is not None and pool.hub is hub else hub.threadpool
+        return _settle(*threads.apply(_outcome, (function, args, kwargs)))
 
     return call
 
@@ -123,29 +146,23 @@ def _settle(result: Any, exc: BaseException | None) -> Any:
 
 
 def mend_asyncio_run() -> None:
-    """Let blocking views call `asyncio.run()` side by side, as they can in threads.
+    """Give each `asyncio.run()` and `Runner` of a blocking view a native thread.
 
-    What broke: a running loop is known by its native thread, so of two greenlets that call it
-    the second fails ("cannot be called from a running event loop"). Each gets a native thread
-    now, and so does each `asyncio.Runner`.
+    What broke: a running loop is known by its native thread, so of two greenlets that call
+    `asyncio.run()` the second fails ("cannot be called from a running event loop"). In a thread
+    of its own it is alone; its tasks are cancelled if the greenlet is stopped. Shown by
+    `tests/test_hub.py::TestAsyncio::test_100_blocking_views_at_once`.
     """
     import asyncio
+    import contextvars
     import functools
 
     from gevent import Greenlet, getcurrent
     from gevent.threadpool import ThreadPool
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not isinstance(getcurrent(), Greenlet):
-            return original_run(*args, **kwargs)
-        thread = ThreadPool(1)
-        try:
-            return _in_context(thread, original_run, *args, **kwargs)
-        finally:
-            thread.kill()
-
-    original_run = asyncio.run
-    asyncio.run = functools.wraps(original_run)(run)
+    def cancel_tasks(loop: Any) -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
 
     def in_thread_of_its_own(name: str) -> None:
         method = getattr(runner_class, name)
@@ -157,11 +174,25 @@ def mend_asyncio_run() -> None:
             thread = vars(self).get("_native_thread")
             if thread is None:
                 thread = self._native_thread = ThreadPool(1)
+            context = contextvars.copy_context()
+            running = True
+
+            def work() -> tuple[Any, BaseException | None]:
+                nonlocal running
+                outcome = _outcome(context.run, (method, self, *args), kwargs)
+                running = False
+                return outcome
+
             try:
-                return _in_context(thread, method, self, *args, **kwargs)
+                outcome = thread.apply(work)
+            except BaseException:  # the greenlet is stopped: a deadline, say
+                if name == "run" and running and (loop := self._loop) is not None:
+                    loop.call_soon_threadsafe(lambda: cancel_tasks(loop) if running else None)
+                raise
             finally:
                 if name == "close":
                     thread.kill()
+            return _settle(*outcome)
 
         setattr(runner_class, name, call)
 
@@ -169,20 +200,23 @@ def mend_asyncio_run() -> None:
     for name in ("_lazy_init", "run", "close"):
         in_thread_of_its_own(name)
 
+    def run(main: Any, **options: Any) -> Any:
+        """As asyncio's, which first refuses to run in the thread of another loop."""
+        if not isinstance(getcurrent(), Greenlet):
+            return original_run(main, **options)
+        with asyncio.Runner(**options) as runner:
+            return runner.run(main)
 
-def _in_context(thread: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What `function` returns or raises in `thread`, with the calling greenlet's context."""
-    import contextvars
-
-    context = contextvars.copy_context()
-    return _settle(*thread.apply(_outcome, (context.run, (function, *args), kwargs)))
+    original_run = asyncio.run
+    asyncio.run = functools.wraps(original_run)(run)
 
 
-def mend_to_thread() -> None:
-    """Let asyncio code use `to_thread()` and `run_in_executor()`.
+def mend_asyncio_threads() -> None:
+    """Let `asyncio.to_thread()` and `run_in_executor()` use greenlets.
 
     What broke: from CPython 3.13.12 and 3.14.3 on they stall under gevent's patch (gevent issue
-    2213): a 50 ms job took 3 s. Their threads are greenlets anyway.
+    2213): a 50 ms job took 3 s. The threads of an executor are greenlets anyway. Shown by
+    `tests/test_hub.py::TestAsyncio::test_an_async_view_goes_to_threads_and_back`.
     """
     import asyncio
 
@@ -212,12 +246,13 @@ def mend_to_thread() -> None:
 
 
 def mend_imports() -> None:
-    """Let native threads import side by side.
+    """Let native threads import modules side by side.
 
     What broke: the lock of a module that is being imported is one of gevent's, and with
     several native threads waiting for one it does not wake them all: of ten views at once in
     `asyncio.run()`, whose client library imports as it goes, some hung for ever. The lock here
-    is a native one that is asked again and again, and gives way meanwhile.
+    is a native one that is asked again and again, and gives way meanwhile. Shown by
+    `tests/test_hub.py::TestAsyncio::test_an_async_client_in_a_view`.
     """
     import types
     from importlib import _bootstrap  # type: ignore[attr-defined]
@@ -250,7 +285,8 @@ def mend_psycopg() -> None:
     What broke: stopped while it waits for a place in the pool, a greenlet is still handed the
     next connection, which is then lost to the pool; stopped in a query, it leaves the server
     at work. Both clean up, but only after the exceptions that stop a thread or a task. Called
-    once the app is imported.
+    once the app is imported. Shown by
+    `tests/test_postgres.py::test_a_deadline_in_a_query_gives_its_connection_back`.
     """
     import sys
 
@@ -266,3 +302,15 @@ def mend_psycopg() -> None:
         names = vars(sys.modules[module]) if module in sys.modules else {}
         if (known := names.get(name)) is not None:
             names[name] = (*(known if isinstance(known, tuple) else (known,)), *stops)
+
+
+#: Before the app's own patch and the app, in this order.
+BEFORE_APP = (mend_reloader, mend_imports, mend_hashing, mend_asyncio_run, mend_asyncio_threads)
+
+#: Once the app is imported.
+AFTER_APP = (mend_psycopg,)
+
+
+def mends() -> list[str]:
+    """What is mended beyond gevent's own patch, in a line each."""
+    return [(mend.__doc__ or "").partition("\n")[0] for mend in (*BEFORE_APP, *AFTER_APP)]

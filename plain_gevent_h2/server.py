@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from multiprocessing import context, popen_spawn_posix, process, spawn
 from typing import Any
 
+from plain.runtime import settings
 from plain.server.arbiter import Arbiter
 
 #: What a worker's command line runs before anything else.
@@ -66,6 +67,7 @@ class GeventArbiter(Arbiter):
 
     def __init__(self, app: Any, *, http_protocols: str | None) -> None:
         app.http_protocols = http_protocols
+        app.gevent_patch = settings.SERVER_GEVENT_PATCH  # a worker needs it before its settings
         super().__init__(app)
         self._mp_context = _PatchedSpawnContext()
 

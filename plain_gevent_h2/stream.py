@@ -16,6 +16,7 @@ from plain.server.http.errors import UpgradeRefused
 from plain.server.http.sink import BodySink
 
 from . import metrics
+from .deadline import DeadlinePassed, body_limited, log_passed
 from .pipeline import Handled, ResponseBodyFailed
 from .websocket import WebSocketTransport
 
@@ -169,6 +170,13 @@ class Stream(ABC):
         except UpgradeRefused:
             status = 503
             self.send_error(status)
+        except DeadlinePassed:
+            log_passed(request)
+            if self.headers_sent:
+                self.abort()
+            else:
+                status = 503
+                self.send_error(status)
         except BaseException as exc:
             status = status if self.headers_sent else 500
             self._failed(exc)
@@ -202,7 +210,8 @@ class Stream(ABC):
         elif response_omits_body(method=self.log_request.method, status_code=response.status_code):
             self.send_headers(response, end_stream=True)
         elif response.streaming:
-            self._send_streaming(handled)
+            with body_limited(response):
+                self._send_streaming(handled)
         elif content := response.content:
             if "Content-Length" not in response.headers:
                 response.headers["Content-Length"] = str(len(content))

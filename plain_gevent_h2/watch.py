@@ -1,6 +1,8 @@
 """What a worker tells of itself when asked, or when a view blocks it."""
 
+import asyncio
 import gc
+import inspect
 import sys
 import time
 import traceback
@@ -41,7 +43,7 @@ def log_stacks() -> None:
             others[stack] = others.get(stack, 0) + 1
         else:
             requests += 1
-            log.warning("Greenlet of %s:\n%s", stream.describe(), stack)
+            log.warning("Greenlet of %s:\n%s%s", stream.describe(), stack, _task_stack(frame))
     for stack, count in others.items():
         log.warning("%s other greenlet(s):\n%s", count, stack)
     log.warning("%s requests, %s other greenlets", requests, sum(others.values()))
@@ -51,6 +53,28 @@ def _frames() -> Iterator[FrameType]:
     for found in gc.get_objects():
         if isinstance(found, greenlet) and found.gr_frame is not None:
             yield found.gr_frame
+
+
+def _task_stack(frame: FrameType | None) -> str:
+    """Where the task on the asyncio loop is that the greenlet with `frame` waits for."""
+    while frame is not None:
+        task = frame.f_locals.get("task")
+        if isinstance(task, asyncio.Task) and frame.f_globals.get("__package__") == __package__:
+            return "".join(["  Its task:\n", *_lines(task.get_coro())])
+        frame = frame.f_back
+    return ""
+
+
+def _lines(awaited: Any) -> Iterator[str]:
+    """A line for each coroutine and async generator, from the outermost to what it waits for."""
+    while awaited is not None:
+        if type(awaited).__name__.startswith("async_generator_a"):  # a step of a generator
+            awaited = next(filter(inspect.isasyncgen, gc.get_referents(awaited)), None)
+        kind = "ag" if inspect.isasyncgen(awaited) else "cr"
+        frame = getattr(awaited, f"{kind}_frame", None)
+        if frame is not None:
+            yield from traceback.format_list(traceback.extract_stack(frame, limit=1))
+        awaited = getattr(awaited, f"{kind}_await", None)
 
 
 class BlockedHub:

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import faulthandler
 import gc
+import logging
 import os
 import random
 import signal
@@ -16,13 +17,16 @@ from types import FrameType
 from typing import Any
 
 import gevent
+from gevent import monkey
 from gevent.event import Event
 from gevent.server import StreamServer
 from gevent.socket import IPPROTO_TCP, socket
 from plain.server import util
 from plain.server.connection import RECV_PROGRESS_TIMEOUT, is_client_socket_noise
+from plain.server.errors import WORKER_BOOT_ERROR
 from plain.server.workers import entry
 from plain.server.workers import worker as plain_worker
+from plain.utils.module_loading import import_string
 
 from . import metrics, patches
 from .config import Config
@@ -52,12 +56,22 @@ CAPACITY_LOG_INTERVAL = 60.0
 def worker_main(*args: Any) -> None:
     """The target of a worker process: Plain's own, with our worker in place of its."""
     vars(plain_worker)["Worker"] = GeventWorker
-    patches.mend_reloader()
-    patches.mend_imports()
-    patches.mend_hashing()
-    patches.mend_asyncio_run()
-    patches.mend_to_thread()
+    for mend in patches.BEFORE_APP:
+        mend()
+    _, _, app, *_ = args
+    if app.gevent_patch:
+        _call_patch_of_the_app(app.gevent_patch)
     entry.worker_main(*args)
+
+
+def _call_patch_of_the_app(path: str) -> None:
+    """Call the function that `SERVER_GEVENT_PATCH` names. Without it no worker should run."""
+    try:
+        import_string(path)()
+    except Exception as exc:
+        traceback.print_exc()
+        sys.stderr.write(f"SERVER_GEVENT_PATCH: {path} failed: {exc}\n")
+        sys.exit(WORKER_BOOT_ERROR)
 
 
 def _tune_garbage_collector() -> None:
@@ -133,7 +147,9 @@ class GeventWorker(plain_worker.Worker):
         for listener in self.sockets:
             util.close_on_exec(listener.fileno())
         self._install_signals()
-        patches.mend_psycopg()
+        for mend in patches.AFTER_APP:
+            mend()
+        self._log_patches()
         self._warn_of_obstacles()
         if self.app.reload:
             self._start_reloader()
@@ -146,6 +162,16 @@ class GeventWorker(plain_worker.Worker):
         self._listen()
         self._live()
         self._drain()
+
+    def _log_patches(self) -> None:
+        # Plain's entry point sets INFO while it boots: back to FRAMEWORK_LOG_LEVEL.
+        self.log.setLevel(logging.NOTSET)
+        modules = sorted(name for name in vars(monkey)["saved"] if not name.startswith("_gevent"))
+        self.log.debug("Patched by gevent: %s", ", ".join(modules))
+        for mend in patches.mends():
+            self.log.debug("Mended: %s", mend)
+        if self.app.gevent_patch:  # type: ignore[attr-defined]
+            self.log.debug("Patched by the app: %s", self.app.gevent_patch)  # type: ignore[attr-defined]
 
     def _warn_of_obstacles(self) -> None:
         from plain.runtime import settings

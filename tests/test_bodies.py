@@ -740,6 +740,47 @@ class TestSpool:
             connection.close()
             wait_for(lambda: spooled(worker) == 0, "end of the file")
 
+    @protocols
+    def test_a_slow_disk_blocks_nobody_else(
+        self, serve: Callable[..., Server], protocol: str
+    ) -> None:
+        """Each read and write takes a second; the worker says if it was blocked for half of it."""
+        slow = {
+            "PLAIN_SERVER_GEVENT_PATCH": "app.slow_disk.patch",
+            "PLAIN_SERVER_HUB_BLOCKED_SECONDS": "0.5",
+        }
+        server = serve(env=self.ENV | slow)
+        body = b"x" * 900_000
+        if protocol == "h2":
+            with Client(server) as client:
+                stream = post(client, body)
+                assert client.get("/").body == b"hello"
+                # The disk has written all, and all of the window has come back.
+                again = post(client, body)
+                answers = client.finish(stream, again)
+                assert [json.loads(answer.body) for answer in answers] == [echo(body)] * 2
+        else:
+            connection = http1(server)
+            connection.request("POST", "/echo", body)
+            assert json.loads(connection.getresponse().read()) == echo(body)
+            connection.close()
+        assert "Worker blocked for" not in server.log()
+        wait_for(lambda: spooled(server.worker()) == 0, "end of the files")
+
+    def test_a_reset_while_the_disk_writes_gives_all_back(
+        self, serve: Callable[..., Server]
+    ) -> None:
+        """More is sent, and reset unwritten, than the connection's window of 16 MiB."""
+        slow = {"PLAIN_SERVER_GEVENT_PATCH": "app.slow_disk.patch"}
+        server = serve(env=self.ENV | slow)
+        with Client(server) as client:
+            for _ in range(40):
+                stream = post(client, b"x" * 600_000, end=False)
+                client.h2.reset_stream(stream, ErrorCodes.CANCEL)
+                client.flush()
+            assert json.loads(finish(client, post(client, b"last")).body) == echo(b"last")
+            wait_for(lambda: spooled(server.worker()) == 0, "end of the files")
+
     @staticmethod
     def _server_with_little_disk(serve: Callable[..., Server]) -> Server:
         """Files of the worker end at 1,000,000 bytes, which stands for a full disk.

@@ -1,5 +1,6 @@
 """What would freeze the worker and does not, and what is said of it when something does."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -15,9 +16,23 @@ from load_client import Http1Client
 
 Serve = Callable[..., Server]
 
+WAYS_TO_WAIT = (
+    "sleep",
+    "socket",
+    "requests",
+    "queue",
+    "lock",
+    "event",
+    "thread",
+    "subprocess",
+    "select",
+    "asyncio",
+    "swallowing",
+)
+
 
 class TestHashing:
-    @pytest.mark.parametrize("kind", ["pbkdf2", "scrypt", "argon2"])
+    @pytest.mark.parametrize("kind", ["pbkdf2", "scrypt", "argon2", "bcrypt"])
     def test_others_run_meanwhile(self, server: Server, kind: str) -> None:
         with Client(server) as client:
             answer = json.loads(client.get(f"/hub/hash?kind={kind}").body)
@@ -112,6 +127,22 @@ class TestStacks:
         assert len(re.findall(r"Greenlet of GET /sleep \(\d+\.\d+ s\)", log)) == 5
         assert len(re.findall(r'views\.py", line \d+, in get\n +time\.sleep', log)) == 5
 
+    def test_an_async_view_and_an_async_stream_show_where_they_wait(self, serve: Serve) -> None:
+        server = serve()
+        with Client(server) as client:
+            paths = ("/hub/async-wait?s=0.2", "/hub/async-nested", "/hub/async-events")
+            client.get(paths[0])  # the loop runs
+            for path in paths[1:]:
+                client.send(path)
+            client.until(lambda: client.answers[5].body == b"event", "event")
+            server.worker().send_signal(signal.SIGUSR2)
+            server.wait_log("2 requests, ")
+        log = server.log()
+        nested = log.partition("Greenlet of GET /hub/async-nested")[2].partition("Greenlet of")[0]
+        assert re.search(r"Its task:\n(.*\n)+.*in get\n.*\n.*in _deeper\n", nested)
+        events = log.partition("Greenlet of GET /hub/async-events")[2].partition("Greenlet of")[0]
+        assert re.search(r"Its task:\n(.*\n)+.*in _events\n.*\n.*in _deeper\n", events)
+
 
 class TestDeadline:
     def test_past_its_deadline_a_view_is_a_503(self, serve: Serve) -> None:
@@ -128,6 +159,13 @@ class TestDeadline:
         assert "/hub/wait-briefly" in line
         assert "GET" in line
 
+    @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+    @pytest.mark.parametrize("how", WAYS_TO_WAIT)
+    def test_whatever_it_waits_for(self, server: Server, how: str, protocol: str) -> None:
+        with (Client if protocol == "h2" else Http1Client)(server) as client:
+            assert client.get(f"/hub/wait-for?how={how}").status == 503
+            assert how in json.loads(client.get("/hub/stopped").body)
+
     def test_an_async_view(self, server: Server) -> None:
         with Client(server) as client:
             assert client.get("/hub/async-wait?s=20&name=late-async").status == 503
@@ -139,9 +177,31 @@ class TestDeadline:
             assert client.get("/hub/wait-briefly?s=20").status == 503
             assert client.get("/").body == b"hello"
 
-    def test_the_body_of_a_response_in_time_is_not_cut(self, server: Server) -> None:
+    def test_the_setting_does_not_cut_a_body(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_REQUEST_DEADLINE": "0.3"})
         with Client(server) as client:
             assert client.get("/hub/long-body").body == b"part " * 4
+
+    def test_a_view_of_its_own_deadline_has_its_body_cut(self, server: Server) -> None:
+        with Client(server) as client:
+            answer = client.get("/hub/cut-body?parts=2")
+            assert (answer.status, answer.body) == (200, b"part part ")
+            assert answer.reset == ErrorCodes.INTERNAL_ERROR
+            assert client.get("/hub/cut-body?parts=0").status == 503
+            stopped = json.loads(client.get("/hub/stopped").body)
+            assert {"body 0", "body 2"} <= set(stopped)
+            answer = client.get("/hub/async-cut-body")
+            assert (answer.body, answer.reset) == (b"event", ErrorCodes.INTERNAL_ERROR)
+        lines = [x for x in server.log().splitlines() if "Request deadline passed" in x]
+        assert sum("cut-body" in line for line in lines) == 3
+        with server.connect("http/1.1") as sock:
+            sock.sendall(b"GET /hub/cut-body?parts=2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b""
+            with contextlib.suppress(OSError):
+                while data := sock.recv(10_000):
+                    received += data
+            assert received.count(b"part ") == 2
+            assert b"\r\n0\r\n\r\n" not in received  # not the end of a whole body
 
     def test_the_setting_is_for_all_views_but_those_that_have_their_own(self, serve: Serve) -> None:
         server = serve(env={"PLAIN_SERVER_REQUEST_DEADLINE": "0.5"})

@@ -1,6 +1,7 @@
 """What `plain check` and the log of a worker say of apps that do and do not cooperate."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,15 @@ URLS_ROUTER = "app.urls.AppRouter"
 INSTALLED_PACKAGES = ["plain_gevent_h2"]
 SERVER_WORKERS = 1
 {settings}
+"""
+
+#: Where plain.postgres is installed, its checks run in every app, and need a database.
+ONLY_OURS = """
+from plain.preflight.registry import checks_registry
+
+for name in list(checks_registry.checks):
+    if not name.startswith("gevent_h2."):
+        del checks_registry.checks[name]
 """
 
 GEVENT = 'SERVER_WORKER = "gevent-h2"'
@@ -63,6 +73,18 @@ FINE = {
         "",
     ),
     "sqlite of a library": ("import dbm.sqlite3", ""),
+    "sqlite of a library beside the app": (
+        "import sys; sys.path.append('app-libraries'); import library",
+        "",
+    ),
+    "PyMySQL in place of mysqlclient": (
+        "import sys, json as pymysql; sys.modules['MySQLdb'] = pymysql",
+        "",
+    ),
+    "clients that cooperate": (
+        "import httpx, psycopg, redis, requests, subprocess, urllib3",
+        "",
+    ),
     "a pool, and as many streams as by default": (
         "import psycopg",
         "INSTALLED_PACKAGES = ['plain_gevent_h2', 'pool']",
@@ -80,10 +102,13 @@ def make_app(tmp_path: Path) -> Callable[..., Path]:
         app = tmp_path / "project" / "app"
         app.mkdir(parents=True)
         (app / "urls.py").write_text(URLS.format(imports=imports))
+        (app / "preflight.py").write_text(ONLY_OURS)
         (app / "settings.py").write_text(SETTINGS.format(settings=settings))
         # Stand-ins: for a library that needs a C compiler and headers, and for the setting of
         # plain.postgres, which does not let `plain preflight` run in an app without it.
         (app.parent / "MySQLdb.py").write_text("")
+        (app.parent / "app-libraries").mkdir()
+        (app.parent / "app-libraries" / "library.py").write_text("import sqlite3")
         (app.parent / "pool").mkdir()
         (app.parent / "pool" / "__init__.py").write_text("")
         (app.parent / "pool" / "default_settings.py").write_text("POSTGRES_POOL_MAX_SIZE: int = 20")
@@ -92,11 +117,17 @@ def make_app(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def checked(project: Path) -> set[str]:
+def checked(project: Path, **env: str) -> set[str]:
     """The identifiers of what `plain check` has found of ours."""
     command = [str(PLAIN), "preflight", "--format", "json"]
     done = subprocess.run(
-        command, cwd=project, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=project,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stdout, done.stderr
     found = json.loads(done.stdout[done.stdout.index("{") :])
@@ -118,6 +149,32 @@ def test_an_obstacle_is_found(make_app: Callable[..., Path], name: str) -> None:
 def test_a_clean_app_gets_no_warning(make_app: Callable[..., Path], name: str) -> None:
     imports, settings = FINE[name]
     assert checked(make_app(imports, f"{GEVENT}\n{settings}")) == set()
+
+
+def test_what_comes_before_the_patch_is_found(
+    make_app: Callable[..., Path], tls: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """psycopg imported as the interpreter starts, and with it ssl: a worker would not start."""
+    (tmp_path / "sitecustomize.py").write_text("import psycopg")
+    env = {"PYTHONPATH": str(tmp_path)}
+    project = make_app("", GEVENT)
+    assert checked(project, **env) == {"patched_late"}
+    server = Server(tls, project=project, env=env, tmp=tmp_path)
+    server.start()
+    try:
+        server.wait_log("ssl was imported before gevent could patch it")
+    finally:
+        server.kill()
+
+
+def test_psycopg_that_waits_in_c_is_found(
+    make_app: Callable[..., Path], serve: Callable[..., Server]
+) -> None:
+    env = {"PSYCOPG_WAIT_FUNC": "wait_c"}
+    project = make_app("import psycopg", GEVENT)
+    assert checked(project, **env) == {"psycopg_waits_in_c"}
+    server = serve(project=project, env=env)
+    wait_for(lambda: "gevent_h2.psycopg_waits_in_c" in server.log(), "warning")
 
 
 def test_nothing_is_said_about_another_worker(make_app: Callable[..., Path]) -> None:

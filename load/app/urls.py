@@ -30,4 +30,5 @@ class AppRouter(Router):
         path("events-async", views.EventsAsync),
         *database_urls(),
         *site.urls,
+        path("login", views.Login),
     )

@@ -64,6 +64,17 @@ class Stream(View):
         return StreamingResponse(payload.pieces(size), content_type="application/octet-stream")
 
 
+class Login(View):
+    """Checks a password as plain.passwords does, with its number of iterations or `iterations`."""
+
+    def get(self) -> Response:
+        from plain.passwords.hashers import PBKDF2PasswordHasher
+
+        hasher = PBKDF2PasswordHasher()
+        iterations = int(self.request.query_params.get("iterations", hasher.iterations))
+        return plain_text(hasher.encode("correct horse", "salt", iterations).encode())
+
+
 class Upload(View):
     """Reads the body to its end and answers with its length."""
 

@@ -1,18 +1,25 @@
 """Views that hash, block, wait too long, and use asyncio from blocking code."""
 
 import asyncio
+import contextlib
 import hashlib
+import queue
+import select
+import socket
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio.from_thread
 import anyio.to_thread
 import argon2
+import bcrypt
 import httpx
-from plain.http import JsonResponse, Response, StreamingResponse
+import requests
+from plain.http import AsyncStreamingResponse, JsonResponse, Response, StreamingResponse
 from plain.urls import path
 from plain.views import View
 
@@ -50,6 +57,8 @@ class Hash(View):
             return hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 200_000).hex()
         if kind == "scrypt":
             return hashlib.scrypt(b"password", salt=b"salt", n=2**14, r=8, p=1, maxmem=2**26).hex()
+        if kind == "bcrypt":
+            return str(bcrypt.checkpw(b"password", bcrypt.hashpw(b"password", bcrypt.gensalt(8))))
         hasher = argon2.PasswordHasher()
         hashed = hasher.hash("password")
         return str(hasher.verify(hashed, "password"))
@@ -109,10 +118,81 @@ class AsyncWait(View):
         return Response("waited")
 
 
-class LongBody(View):
-    """A response in time, with a body that takes longer."""
+def _from_a_silent_server() -> Any:
+    """An HTTP request to a server that takes it and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        return requests.get(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=60)
+
+
+def _from_a_silent_socket() -> Any:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        return ours.recv(1)
+
+
+def _for_a_thread() -> Any:
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(time.sleep, 2).result()
+
+
+def _with_all_errors_swallowed() -> Any:
+    while True:
+        with contextlib.suppress(Exception):
+            time.sleep(60)
+
+
+#: Ways to wait for a minute.
+WAITS: dict[str, Callable[[], Any]] = {
+    "sleep": lambda: time.sleep(60),
+    "socket": _from_a_silent_socket,
+    "requests": _from_a_silent_server,
+    "queue": lambda: queue.Queue[int]().get(timeout=60),
+    "lock": lambda: threading.Semaphore(0).acquire(timeout=60),
+    "event": lambda: threading.Event().wait(60),
+    "thread": _for_a_thread,
+    "subprocess": lambda: subprocess.run(["sleep", "60"], check=True),
+    "select": lambda: select.select([], [], [], 60),
+    "asyncio": lambda: asyncio.run(asyncio.sleep(60)),
+    "swallowing": _with_all_errors_swallowed,
+}
+
+
+class WaitFor(View):
+    """Waits in one of many ways, past its deadline."""
 
     request_deadline = 0.3
+
+    def get(self) -> Response:
+        how = self.request.query_params["how"]
+        try:
+            WAITS[how]()
+        finally:
+            stopped.append(how)
+        return Response("waited")
+
+
+async def _deeper() -> None:
+    await asyncio.sleep(60)
+
+
+class AsyncNested(View):
+    async def get(self) -> Response:
+        await _deeper()
+        return Response("waited")
+
+
+async def _events() -> AsyncIterator[bytes]:
+    yield b"event"
+    await _deeper()
+
+
+class AsyncEvents(View):
+    async def get(self) -> AsyncStreamingResponse:
+        return AsyncStreamingResponse(_events())
+
+
+class LongBody(View):
+    """A response in time, with a body that takes longer."""
 
     def get(self) -> Response:
         def body() -> Iterator[bytes]:
@@ -121,6 +201,32 @@ class LongBody(View):
                 yield b"part "
 
         return StreamingResponse(body())
+
+
+class CutBody(View):
+    """A body that comes after its deadline, at once or in the middle."""
+
+    request_deadline = 0.3
+
+    def get(self) -> Response:
+        parts = int(self.request.query_params["parts"])
+
+        def body() -> Iterator[bytes]:
+            try:
+                for _ in range(parts):
+                    yield b"part "
+                time.sleep(60)
+            finally:
+                stopped.append(f"body {parts}")
+
+        return StreamingResponse(body())
+
+
+class AsyncCutBody(View):
+    request_deadline = 0.3
+
+    async def get(self) -> AsyncStreamingResponse:
+        return AsyncStreamingResponse(_events())
 
 
 class Stopped(View):
@@ -206,8 +312,13 @@ urls: tuple[Any, ...] = (
     path("hub/wait", Wait),
     path("hub/wait-briefly", WaitBriefly),
     path("hub/wait-long", WaitLong),
+    path("hub/wait-for", WaitFor),
     path("hub/async-wait", AsyncWait),
+    path("hub/async-nested", AsyncNested),
+    path("hub/async-events", AsyncEvents),
     path("hub/long-body", LongBody),
+    path("hub/cut-body", CutBody),
+    path("hub/async-cut-body", AsyncCutBody),
     path("hub/stopped", Stopped),
     path("hub/asyncio-run", AsyncioRun),
     path("hub/async-threads", AsyncViewThreads),

@@ -1,0 +1,146 @@
+"""A request's body as it arrives: in memory, then in a file that belongs to native threads."""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+from plain.server.http.sink import BodySink
+
+from .patches import in_native_thread
+
+if TYPE_CHECKING:
+    from .worker import GeventWorker
+
+#: Bytes that may wait for the disk before no more is read of an HTTP/1.1 body. Over HTTP/2
+#: they are part of the stream's window until they are written.
+BACKLOG = 256 * 1024
+
+#: A read of fewer bytes is not worth the way to a thread (60 us).
+LARGE_READ = 32 * 1024
+
+
+class Spool:
+    """A temporary file, in memory up to `size` bytes and on disk from then on.
+
+    A disk that is slow, or busy with what others wrote, would stop every greenlet. So what
+    goes to it is queued, and written in a native thread. `on_written` is told how many bytes
+    have left the queue.
+    """
+
+    def __init__(self, size: int, on_written: Callable[[int], None]) -> None:
+        # Finds the folder, the first time under a lock that is no lock for native threads.
+        tempfile.gettempdir()
+        self._file: Any = tempfile.SpooledTemporaryFile(max_size=size)  # noqa: SIM115
+        self._memory_left = size
+        self._on_written = on_written
+        self._queue: list[bytes] = []
+        self._error: OSError | None = None
+        self._closed = False
+        self.waiting = 0  # bytes that are not written yet
+        self.idle = Event()  # nobody writes
+        self.idle.set()
+
+    def write(self, data: bytes) -> None:
+        """Write, or queue, `data`. Raises the `OSError` of an earlier write."""
+        if self._error is not None:
+            raise self._error
+        self._memory_left -= len(data)
+        if self._memory_left >= 0:
+            self._file.write(data)
+            return
+        self._queue.append(data)
+        self.waiting += len(data)
+        if self.idle.is_set():
+            self.idle.clear()
+            gevent.spawn(self._write_queue)
+
+    def _write_queue(self) -> None:
+        write = in_native_thread(self._write)
+        while self._queue:
+            pieces, self._queue = self._queue, []
+            try:
+                write(pieces)
+            except OSError as exc:
+                self._error = exc
+                pieces += self._queue
+                self._queue.clear()
+            self._left_queue(pieces)
+        self.idle.set()
+        if self._closed:
+            self._close_file()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        self._file.write(b"".join(pieces))
+
+    def _left_queue(self, pieces: list[bytes]) -> None:
+        size = sum(map(len, pieces))
+        self.waiting -= size
+        self._on_written(size)
+
+    def seek(self, offset: int) -> None:
+        """Go to `offset`, once all is written. Blocks; raises the `OSError` of a write."""
+        self.idle.wait()
+        if self._error is not None:
+            raise self._error
+        in_native_thread(self._file.seek)(offset)
+
+    def read(self, size: int | None = -1) -> bytes:
+        small = self._memory_left >= 0 or (size is not None and 0 <= size < LARGE_READ)
+        read = self._file.read if small else in_native_thread(self._file.read)
+        data: bytes = read(-1 if size is None else size)
+        return data
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line: bytes = self._file.readline(-1 if size is None else size)
+        return line
+
+    def close(self) -> None:
+        """Give the file up, whatever is still to be written."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._memory_left >= 0:
+            self._file.close()
+            return
+        pieces, self._queue = self._queue, []
+        if pieces:
+            self._left_queue(pieces)
+        if self.idle.is_set():  # if not, the one who writes closes it
+            gevent.spawn(self._close_file)
+
+    def _close_file(self) -> None:
+        with suppress(OSError):  # closing can fail as a write did (a full disk)
+            in_native_thread(self._file.close)()
+
+
+class SpooledBody(BodySink):
+    """Plain's body sink, with a file of ours."""
+
+    def __init__(
+        self, worker: "GeventWorker", on_written: Callable[[int], None] = lambda _: None
+    ) -> None:
+        super().__init__(
+            spool_size=worker.body_max_memory_size,
+            max_size=worker.max_request_body,
+            budget=worker.body_budget,
+        )
+        self._on_written = on_written
+        self._spool: Spool | None = None
+
+    def feed(self, data: bytes) -> None:
+        if self._spool is None:
+            self._spool = self._file = Spool(self.spool_size, self._on_written)  # type: ignore[assignment]
+        super().feed(data)
+
+    @property
+    def writing(self) -> bool:
+        """Whether some of the body waits for the disk."""
+        return self._spool is not None and not self._spool.idle.is_set()
+
+    def wait_for_room(self) -> None:
+        """Block while too much of the body waits for the disk."""
+        if self._spool is not None and self._spool.waiting > BACKLOG:
+            self._spool.idle.wait()
