@@ -7,12 +7,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from conftest import DBAPP
 from h2.errors import ErrorCodes
-from h2client import Client
+from h2client import Answer, Client
 from harness import Server, wait_for
 from postgres import Postgres
 
@@ -29,17 +31,17 @@ def clients(server: Server, n: int = CONNECTIONS) -> Iterator[list[Client]]:
         yield [stack.enter_context(Client(server)) for _ in range(n)]
 
 
-def bodies_of(answers: list) -> list:  # type: ignore[type-arg]
+def bodies_of(answers: list[Answer]) -> list[Any]:
     for answer in answers:
         assert answer.status == 200, bytes(answer.body)
     return [json.loads(answer.body) for answer in answers]
 
 
-def used(postgres: Postgres) -> list[tuple[str, str, str]]:
+def used(postgres: Postgres) -> list[tuple[Any, ...]]:
     """What the app's connections do, other than nothing."""
     return postgres.query(
         "SELECT pid, state, query FROM pg_stat_activity"
-        " WHERE datname = 'app' AND state <> 'idle' AND pid <> pg_backend_pid()"
+        " WHERE datname = 'app' AND backend_type = 'client backend' AND state <> 'idle'"
     )
 
 
@@ -193,21 +195,20 @@ class TestRestart:
             seen = len(statuses)
             wait_for(lambda: status in statuses[seen:], f"{status} under load")
 
-        threads = [threading.Thread(target=ask_on) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        try:
-            wait_for_new(200)
-            postgres.stop()
+        with ThreadPoolExecutor(3) as pool:
+            asking = [pool.submit(ask_on) for _ in range(3)]
             try:
-                wait_for_new(500)
+                wait_for_new(200)
+                postgres.stop()
+                try:
+                    wait_for_new(500)
+                finally:
+                    postgres.start()
+                wait_for_new(200)
             finally:
-                postgres.start()
-            wait_for_new(200)
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
+                over.set()
+        for future in asking:
+            future.result()
         assert set(statuses) == {200, 500}  # every stream was answered
         expect_clean_pool(server, postgres)
         with clients(server) as connections:
