@@ -1,11 +1,16 @@
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from browser import Browser
-from harness import Server, make_certificate
+from harness import PLAIN, TESTS, Server, make_certificate
+from postgres import Postgres
 from tools import need
+
+DBAPP = TESTS / "dbapp"
 
 
 @pytest.fixture(scope="session")
@@ -36,4 +41,32 @@ def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Serv
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with Browser(need("chromium"), tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Postgres) -> str:
+    """The URL of a database with the tables of the app in `dbapp/`."""
+    postgres.query("CREATE DATABASE app")
+    url = postgres.url("app")
+    sync = [str(PLAIN), "postgres", "sync"]
+    environment = {**os.environ, "PLAIN_POSTGRES_URL": url}
+    subprocess.run(sync, cwd=DBAPP, env=environment, check=True, capture_output=True)
+    return url
+
+
+@pytest.fixture(scope="module")
+def db_server(
+    database: str, tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The app in `dbapp/`, for the tests of a module that leave it as they found it."""
+    environment = {"PLAIN_POSTGRES_URL": database, "TEST_CERTIFICATE": str(tls[0])}
+    tmp = tmp_path_factory.mktemp("db-server")
+    with Server(tls, project=DBAPP, env=environment, tmp=tmp) as running:
         yield running

@@ -60,14 +60,14 @@ class TestAsyncio:
 
     def test_an_async_view_goes_to_threads_and_back(self, server: Server) -> None:
         with Client(server) as client:
-            streams = [client.send(f"/hub/async-threads?n={n}") for n in range(20)]
+            streams = [client.send(f"/hub/async-threads?n={n}") for n in range(100)]
             for n, answer in enumerate(client.finish(*streams)):
                 assert json.loads(answer.body) == [n, n, n, 3 * n, 3 * n]
 
     @pytest.mark.parametrize("path", ["async-client", "async-client-in-async"])
     def test_an_async_client_in_a_view(self, server: Server, path: str) -> None:
         with Client(server) as client:
-            streams = [client.send(f"/hub/{path}") for _ in range(10)]
+            streams = [client.send(f"/hub/{path}") for _ in range(100)]
             for answer in client.finish(*streams):
                 assert answer.body == b"slept slept"
 

@@ -295,7 +295,7 @@ class AsyncClient(View):
 
     async def ask(self) -> str:
         url = f"https://127.0.0.1:{self.request.server_port}/sleep?s=0.05"
-        async with httpx.AsyncClient(verify=False) as client:
+        async with httpx.AsyncClient(verify=False, timeout=30) as client:
             answers = await asyncio.gather(client.get(url), client.get(url))
         return " ".join(answer.text for answer in answers)
 

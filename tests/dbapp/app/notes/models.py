@@ -1,0 +1,10 @@
+from plain import postgres
+from plain.postgres import types
+
+
+@postgres.register_model
+class Note(postgres.Model):
+    """What a stream wrote."""
+
+    stream: str = types.TextField(max_length=100)
+    text: str = types.TextField(default="", required=False)
