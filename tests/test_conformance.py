@@ -800,12 +800,13 @@ class TestData:
             client.expect_connection_error(PROTOCOL)
 
     @pytest.mark.parametrize("pad_length", [5, 6, 255])
+    @pytest.mark.parametrize("length", [[], [("content-length", "4")]], ids=["", "length"])
     def test_padding_as_long_as_the_payload_or_longer(
-        self, server: Server, pad_length: int
+        self, server: Server, pad_length: int, length: list[Field]
     ) -> None:
         # RFC 9113 section 6.1. [http2/6.1/3]
         with RawClient(server) as client:
-            stream_id = opened(client)
+            stream_id = client.open([*POST, *length], end_stream=False)
             payload = bytes([pad_length]) + BODY
             client.send(pack(DataFrame.type, PADDED | END_STREAM, stream_id, payload))
             client.expect_connection_error(PROTOCOL)
