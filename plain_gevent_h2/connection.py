@@ -256,10 +256,7 @@ class Http2Connection:
             self._writer.send_raw(window_update(fault.unseen))
 
     def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
-        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1).
-
-        For `h2`, one that differs is a fault of the whole connection.
-        """
+        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1)."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.content_length is None or stream.headers_sent:
             return None
@@ -389,7 +386,7 @@ class Http2Connection:
             self._forget(stream)
         elif not stream.headers_sent and stream.websocket is None:
             if stream.content_length not in (None, stream.sink.received):
-                # RFC 9113 section 8.1.1; h2 only looks when DATA ends the stream.
+                # RFC 9113 section 8.1.1: trailers came too early.
                 self._reset_for_fault(stream)
             else:
                 self._start(stream)
