@@ -293,6 +293,8 @@ class Http2Connection:
         self._open(stream)
         if head.protocol is None:
             self._answer_early(stream, head)
+            if event.stream_ended is None and not stream.headers_sent:
+                self._answer_expectation(stream_id, head)
         elif head.protocol == "websocket":
             stream.websocket = WebSocketTransport(partial(self._consumed, stream_id))
             self._start(stream)
@@ -329,6 +331,14 @@ class Http2Connection:
             stream.send_error(413)
         elif (path := self.worker.healthcheck_path) and head.path.split("?", 1)[0] == path:
             stream.respond_whole(Response(HEALTHCHECK_BODY, content_type="text/plain"))
+
+    def _answer_expectation(self, stream_id: int, head: RequestHead) -> None:
+        """Send the 100 that the client may be waiting for (RFC 9110 section 10.1.1)."""
+        for name, value in head.fields:
+            if name == "expect" and "100-continue" in value.lower():
+                with suppress(ProtocolError):  # as in _refuse()
+                    self._h2.send_headers(stream_id, [(b":status", b"100")])
+                return
 
     def _data_received(self, event: events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)

@@ -1419,6 +1419,33 @@ class TestRequestAndResponse:
                 client.send(headers(stream_id, client.block([("x-test", "ok")])))
             expect_echo(client.expect_response(stream_id), BODY)
 
+    @pytest.mark.parametrize("value", ["100-continue", "something, 100-Continue"])
+    def test_100_before_the_body(self, server: Server, value: str) -> None:
+        # RFC 9110 section 10.1.1, and RFC 9113 section 8.1 for the HEADERS that carry it.
+        with RawClient(server) as client:
+            stream_id = client.open([*POST, ("expect", value)], end_stream=False)
+            assert client.fields(client.expect(HeadersFrame, stream_id)) == [(":status", "100")]
+            client.send(data(stream_id, BODY))
+            expect_echo(client.expect_response(stream_id), BODY)
+
+    def test_100_for_a_request_that_is_taken_back(self, server: Server) -> None:
+        with RawClient(server) as client:
+            block = client.block([*POST, ("expect", "100-continue")])
+            client.send(headers(1, block, end_stream=False), rst_stream(1))
+            client.next_stream_id = 3
+            expect_serving(client)
+
+    def test_no_100_without_a_need(self, server: Server) -> None:
+        # RFC 9110 section 10.1.1: there is no body to wait for, or none is wanted.
+        with RawClient(server) as client:
+            expects = ("expect", "100-continue")
+            whole = client.open([*GET, expects])
+            too_large = [*POST, expects, ("content-length", "1000000000")]
+            refused = client.open(too_large, end_stream=False)
+            for stream_id, status in ((whole, "200"), (refused, "413")):
+                fields = client.fields(client.expect(HeadersFrame, stream_id))
+                assert dict(fields)[":status"] == status
+
     def test_many_requests_at_once(self, server: Server) -> None:
         # RFC 9113 section 8.1: each answer on the stream of its question.
         with RawClient(server) as client:
