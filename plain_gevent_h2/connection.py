@@ -36,7 +36,7 @@ from .headers import (
     parse_request,
 )
 from .http2_stream import Http2Stream
-from .limits import OVERSIZED_HEADERS_COST, Budgets
+from .limits import DATA_ON_CLOSED_STREAM, OVERSIZED_HEADERS_COST, Budgets
 from .state_machine import error_code, h2_connection
 from .stream import ClientGone, give_way, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
@@ -258,7 +258,10 @@ class Http2Connection:
     def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
         """Compare DATA with the request's content-length (RFC 9113 section 8.1.1)."""
         stream = self._streams.get(stream_id)
-        if stream is None or stream.content_length is None or stream.headers_sent:
+        if stream is None:
+            self._budgets.spend(DATA_ON_CLOSED_STREAM)
+            return None
+        if stream.content_length is None or stream.headers_sent:
             return None
         missing = stream.content_length - stream.sink.received - size
         return ErrorCodes.PROTOCOL_ERROR if missing < 0 or (ends and missing) else None
