@@ -35,7 +35,7 @@ from .headers import (
     parse_request,
 )
 from .http2_stream import Http2Stream
-from .limits import OVERSIZED_HEADERS_COST, Budgets, report_abuse
+from .limits import DATA_ON_CLOSED_STREAM, OVERSIZED_HEADERS_COST, Budgets, report_abuse
 from .state_machine import error_code, h2_connection
 from .stream import ClientGone, give_way, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
@@ -255,12 +255,12 @@ class Http2Connection:
             self._writer.send_raw(window_update(fault.unseen))
 
     def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
-        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1).
-
-        For `h2`, one that differs is a fault of the whole connection.
-        """
+        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1)."""
         stream = self._streams.get(stream_id)
-        if stream is None or stream.content_length is None or stream.headers_sent:
+        if stream is None:
+            self._budgets.spend(DATA_ON_CLOSED_STREAM)
+            return None
+        if stream.content_length is None or stream.headers_sent:
             return None
         missing = stream.content_length - stream.sink.received - size
         return ErrorCodes.PROTOCOL_ERROR if missing < 0 or (ends and missing) else None
@@ -295,6 +295,8 @@ class Http2Connection:
         self._open(stream)
         if head.protocol is None:
             self._answer_early(stream, head)
+            if event.stream_ended is None and not stream.headers_sent:
+                self._answer_expectation(stream_id, head)
         elif head.protocol == "websocket":
             stream.websocket = WebSocketTransport(partial(self.consumed, stream_id))
             self._start(stream)
@@ -331,6 +333,14 @@ class Http2Connection:
             stream.send_error(413)
         elif (path := self.worker.healthcheck_path) and head.path.split("?", 1)[0] == path:
             stream.respond_whole(Response(HEALTHCHECK_BODY, content_type="text/plain"))
+
+    def _answer_expectation(self, stream_id: int, head: RequestHead) -> None:
+        """Send the 100 that the client may be waiting for (RFC 9110 section 10.1.1)."""
+        for name, value in head.fields:
+            if name == "expect" and "100-continue" in value.lower():
+                with suppress(ProtocolError):  # as in _refuse()
+                    self._h2.send_headers(stream_id, [(b":status", b"100")])
+                return
 
     def _data_received(self, event: events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
@@ -391,7 +401,7 @@ class Http2Connection:
             self._forget(stream)
         elif not stream.headers_sent and stream.websocket is None:
             if stream.content_length not in (None, stream.sink.received):
-                # RFC 9113 section 8.1.1; h2 only looks when DATA ends the stream.
+                # RFC 9113 section 8.1.1: trailers came too early.
                 self._reset_for_fault(stream)
             else:
                 self._start(stream)

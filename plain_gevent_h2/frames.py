@@ -193,6 +193,8 @@ class FrameReader:
         length = size = end - pos - FRAME_HEADER_SIZE
         if flags & PADDED and length:
             size -= 1 + self._buffer[pos + FRAME_HEADER_SIZE]
+            if size < 0:
+                return None  # too much padding: h2 says so
         if size <= 0 and not flags & END_STREAM:
             self._spend(FrameType.DATA)
         code = self._check_data(stream_id, size, ends=bool(flags & END_STREAM))

@@ -33,6 +33,8 @@ _CACHED_FIELDS = 1024
 _NAME_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 # RFC 9113 section 8.2.1, and RFC 9110 section 5.5 for the other control characters.
 _BAD_VALUE_RE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]$")
+# RFC 9110 section 8.6. Of more digits than these int() makes no number.
+_LENGTH_RE = re.compile(rb"[0-9]{1,4000}")
 _METHOD_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9113 section 8.3.1: an absolute path, without the fragment that clients never send.
 _PATH_RE = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
@@ -75,7 +77,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[str, str]] = []
     host: bytes | None = None
-    content_length: bytes | None = None
+    content_length: int | None = None
     cookies = size = 0
     for name, value in raw:
         size += len(name) + len(value) + FIELD_OVERHEAD
@@ -90,7 +92,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
                 raise MalformedRequest("more than one host")
             host = value
         elif name == b"content-length":
-            content_length = value
+            content_length = _content_length(value, content_length)
         if len(value) <= _CACHED_VALUE and len(name) <= _CACHED_VALUE:
             fields.append(_cached_request_field(name, value))
         else:
@@ -106,8 +108,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     return RequestHead(
         method=pseudo[b":method"].decode("ascii"),
         path=pseudo[b":path"].decode("utf-8", "surrogateescape"),
-        # `h2` has refused one that is not a number, or two that differ.
-        content_length=None if content_length is None else int(content_length),
+        content_length=content_length,
         fields=fields,
     )
 
@@ -131,6 +132,14 @@ def _extended_connect(pseudo: dict[bytes, bytes], fields: list[tuple[str, str]])
         ],
         protocol=pseudo[b":protocol"].decode("latin-1"),
     )
+
+
+def _content_length(value: bytes, other: int | None) -> int:
+    """RFC 9110 section 8.6: a number, and the same as the `other` if there is one."""
+    length = int(value) if _LENGTH_RE.fullmatch(value) else None
+    if length is None or other not in (None, length):
+        raise MalformedRequest(f"content-length {value!r}")
+    return length
 
 
 def _request_field(name: bytes, value: bytes) -> tuple[str, str]:

@@ -44,6 +44,12 @@ FRAME_LIMITS: dict[int, Limit] = {
     FrameType.WINDOW_UPDATE: Limit(5000, 500),
 }
 
+#: In place of a frame type: DATA on a stream that is closed, which `h2` answers with a reset each
+#: time. As we reset an upload, an honest client may have the connection's window under way: 1,024
+#: frames of 16 KiB.
+DATA_ON_CLOSED_STREAM = 0x100
+FRAME_LIMITS[DATA_ON_CLOSED_STREAM] = Limit(5000, 500)
+
 #: Frames of types that we do not know and ignore (RFC 9113 section 4.1): PRIORITY_UPDATE.
 UNKNOWN_FRAME_LIMIT = Limit(2000, 500)
 
@@ -91,8 +97,7 @@ class Budgets:
         left = min(limit.burst, left + (now - self._filled_at[kind]) * limit.per_second)
         self._filled_at[kind] = now
         if left < 0:
-            name = FrameType(kind).name if kind in FRAME_LIMITS else "unknown"
-            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {name} frames")
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {_name(kind)} frames")
         return left
 
     @property
@@ -114,3 +119,9 @@ def report_abuse(client: Any, reason: str) -> None:
     """Count and log a connection that is closed for abuse. Called once for each."""
     metrics.connection_abusive(reason)
     log.warning("Connection closed for abuse", extra={"client": client, "error": reason})
+
+
+def _name(kind: int) -> str:
+    if kind == DATA_ON_CLOSED_STREAM:
+        return "late DATA"
+    return FrameType(kind).name if kind in FRAME_LIMITS else "unknown"

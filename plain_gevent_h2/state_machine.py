@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.exceptions import DenialOfServiceError, ProtocolError
+from h2.events import StreamReset
+from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import ChangedSetting, SettingCodes, Settings
+from h2.stream import H2Stream, StreamInputs
 from hpack.exceptions import HPACKError
 from hyperframe.frame import Frame
 
@@ -39,8 +42,35 @@ _H2_CONFIG = H2Configuration(
 )
 
 
+class _H2Stream(H2Stream):
+    """A stream of `h2`, but for what `h2` takes for a fault of the connection.
+
+    A malformed request is a fault of its stream (RFC 9113 section 8.1.1).
+    """
+
+    def _initialize_content_length(self, headers: Any) -> None:
+        """headers.py and connection.py check it."""
+
+    def receive_headers(self, headers: Any, end_stream: bool, header_encoding: Any) -> Any:
+        if end_stream or not self.state_machine.headers_received:
+            return super().receive_headers(headers, end_stream, header_encoding)
+        # Trailers that do not end their stream (section 8.1).
+        self.state_machine.process_input(StreamInputs.RECV_HEADERS)  # raises if it is closed
+        code = ErrorCodes.PROTOCOL_ERROR
+        self.reset_stream(code)
+        error = StreamClosedError(self.stream_id)  # the connection answers it with a reset
+        error.error_code = code
+        error._events = [StreamReset(stream_id=self.stream_id, error_code=code, remote_reset=False)]
+        raise error
+
+
 class _H2Connection(H2Connection):
     MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> H2Stream:
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream.__class__ = _H2Stream  # h2 has no other place to name it
+        return stream
 
 
 class _ClientSettings(Settings):

@@ -49,7 +49,8 @@ _TCP_NOTSENT_LOWAT = getattr(gevent.socket, "TCP_NOTSENT_LOWAT", None)
 #: one, so that a burst is shared among them.
 MAX_ACCEPT = 100
 
-#: Seconds between two log lines that say the worker is at its limit of connections.
+#: Seconds between two log lines that say the worker is at its limit of connections, or of
+#: file descriptors.
 CAPACITY_LOG_INTERVAL = 60.0
 
 
@@ -104,7 +105,29 @@ _M_MMAP_THRESHOLD = -3
 
 
 class _Listener(StreamServer):
-    """Accepts; each connection closes its own socket, which may outlive a greenlet."""
+    """Accepts; each connection closes its own socket, which may outlive a greenlet.
+
+    Out of file descriptors, it closes what it cannot serve: with one that it keeps for that.
+    """
+
+    def __init__(self, sock: Any, handle: Any, out_of_descriptors: Callable[[], None]) -> None:
+        super().__init__(sock, handle)
+        self._out_of_descriptors = out_of_descriptors
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+
+    def do_read(self) -> Any:
+        try:
+            return super().do_read()
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
+                raise  # gevent tries again in a moment
+        self._out_of_descriptors()
+        os.close(self._spare)
+        self._spare = None
+        if accepted := super().do_read():
+            accepted[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        return None
 
     def do_close(self, *args: Any) -> None:
         pass
@@ -270,7 +293,7 @@ class GeventWorker(plain_worker.Worker):
             if _TCP_NOTSENT_LOWAT is not None and not isinstance(listener.cfg_addr, str):
                 # Inherited by the connections that it accepts.
                 sock.setsockopt(IPPROTO_TCP, _TCP_NOTSENT_LOWAT, TCP_NOTSENT_LOWAT_BYTES)
-            server = _Listener(sock, self._accepted)
+            server = _Listener(sock, self._accepted, self._log_descriptors)
             server.max_accept = MAX_ACCEPT if self.app.workers == 1 else 1
             server.start()
             self._listening.append(server)
@@ -340,13 +363,23 @@ class GeventWorker(plain_worker.Worker):
             self.log.exception("Unexpected connection error", extra={"client": client})
 
     def _log_capacity(self) -> None:
-        now = time.monotonic()
-        if now - self._capacity_warned_at >= CAPACITY_LOG_INTERVAL:
-            self._capacity_warned_at = now
+        if self._may_warn():
             self.log.warning(
                 "Worker at connection capacity, rejecting new connections",
                 extra={"max_connections": self.max_connections},
             )
+
+    def _log_descriptors(self) -> None:
+        if self._may_warn():
+            self.log.warning("Worker out of file descriptors, rejecting new connections")
+
+    def _may_warn(self) -> bool:
+        """Whether it is time for a line that says the worker is at a limit."""
+        now = time.monotonic()
+        if now - self._capacity_warned_at < CAPACITY_LOG_INTERVAL:
+            return False
+        self._capacity_warned_at = now
+        return True
 
     def _sweep(self) -> None:
         now = time.monotonic()

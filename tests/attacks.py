@@ -118,6 +118,12 @@ def on_a_stream(frame: bytes, path: str = "/echo") -> Iterator[bytes]:
     yield from forever(frame)
 
 
+def on_a_closed_stream(frame: bytes) -> Iterator[bytes]:
+    yield raw.headers(1, _request("/echo", "POST"), end_stream=False)
+    yield raw.rst_stream(1)
+    yield from forever(frame)
+
+
 def new_settings() -> Iterator[bytes]:
     """65,536 settings that nobody knows, again and again."""
     for start in itertools.cycle(range(0, 65536, 2000)):
@@ -172,6 +178,7 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
     "window-of-one-byte": window_of_one_byte,
     "empty-data": partial(on_a_stream, raw.data(1, end=False)),
     "data-of-padding": partial(on_a_stream, raw.data(1, end=False, pad=10)),
+    "data-on-a-closed-stream": partial(on_a_closed_stream, raw.data(1, b"x", end=False)),
     "unknown-frames": partial(forever, _UNKNOWN_FRAME),
     "priority-update": partial(forever, _PRIORITY_UPDATE),
 }
