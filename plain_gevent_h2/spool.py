@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BACKLOG = 256 * 1024
 
 #: A read of fewer bytes is not worth the way to a thread (60 us).
-LARGE_READ = 32 * 1024
+LARGE_READ = 256 * 1024
 
 
 class Spool:
