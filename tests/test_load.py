@@ -343,12 +343,14 @@ class TestServersOfAllKinds:
             stream = peer.request()
             peer.send(peer.headers(stream, (":status", "103"), ("link", "</a.css>")))
             block = peer.encoder.encode([(":status", "200"), ("x-long", "y" * 100)])
+            unknown = ExtensionFrame(0xBE, 0, body=b"?")
+            unknown.body_len = 1  # hyperframe leaves it at 0
             peer.send(
                 HeadersFrame(stream, data=block[:7]),
                 ContinuationFrame(stream, data=block[7:], flags=["END_HEADERS"]),
                 DataFrame(stream, data=b"pad", pad_length=20, flags=["PADDED"]),
                 DataFrame(stream, data=b"", pad_length=3, flags=["PADDED"]),
-                ExtensionFrame(0xBE, 0, body=b"?"),
+                unknown,
                 DataFrame(stream, data=b"ded"),
                 peer.headers(stream, ("x-trailer", "z"), end=True),
             )
@@ -399,7 +401,9 @@ class TestLocustFiles:
         self.run(app, name)
 
     def test_mix_in_two_processes(self, app: Server) -> None:
-        self.run(app, "mix", "--users", "20", "--processes", "2")
+        port = str(free_port())
+        ports = ("--master-bind-port", port, "--master-port", port)
+        self.run(app, "mix", "--users", "20", "--processes", "2", *ports)
 
     def test_too_slow(self, app: Server) -> None:
         done = locust(app, "api", "--ca-file", str(app.certfile), "--max-p95", "20")

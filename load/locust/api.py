@@ -12,8 +12,8 @@ AT_ONCE = 4
 
 class Program(LoadUser):
     weight = 5
-    wait_time = constant_pacing(1)
-    limits: ClassVar[dict[Row, float]] = {("GET", "quick"): 300, ("GET", "slow"): 1000}
+    wait_time = constant_pacing(3)
+    limits: ClassVar[dict[Row, float]] = {("GET", "quick"): 500, ("GET", "slow"): 1500}
 
     def on_start(self) -> None:
         self.quick()

@@ -14,9 +14,9 @@ class Visitor(LoadUser):
     weight = 10
     wait_time = between(1, 5)
     limits: ClassVar[dict[Row, float]] = {
-        ("GET", "page"): 500,
-        ("GET", "asset"): 500,
-        ("GET", "product"): 500,
+        ("GET", "page"): 1000,
+        ("GET", "asset"): 1000,
+        ("GET", "product"): 1000,
     }
 
     def on_start(self) -> None:

@@ -20,7 +20,7 @@ EVENTS = range(5, 20)
 class Listener(LoadUser):
     weight = 3
     wait_time = constant(1)
-    limits: ClassVar[dict[Row, float]] = {("EVENT", "tick"): 250, ("GET TTFB", "ticks"): 500}
+    limits: ClassVar[dict[Row, float]] = {("EVENT", "tick"): 500, ("GET TTFB", "ticks"): 1000}
 
     @task
     def listen(self) -> None:

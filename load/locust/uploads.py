@@ -18,7 +18,7 @@ def pieces() -> Iterator[bytes]:
 class Uploader(LoadUser):
     weight = 1
     wait_time = between(1, 3)
-    limits: ClassVar[dict[Row, float]] = {("POST", "100 KB"): 500, ("POST", "5 MB"): 5000}
+    limits: ClassVar[dict[Row, float]] = {("POST", "100 KB"): 1000, ("POST", "5 MB"): 5000}
 
     def on_start(self) -> None:
         self.small()

@@ -235,8 +235,8 @@ class Http2Client:
         try:
             stream = self.send(fields, body, deadline, streaming=False)
             try:
-                response.content = stream.read_all(deadline)
                 response._take_head(stream)
+                response.content = stream.read_all(deadline)
             finally:
                 size = stream.size
                 stream.close()

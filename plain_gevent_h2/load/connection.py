@@ -144,9 +144,10 @@ class Stream:
     # -- for the request's greenlet --------------------------------------------
 
     def wait_headers(self, deadline: float) -> None:
+        """Wait for the response to begin. What happened after that is for reading to tell."""
         while not self.status and not self.over:
             self._wait(deadline)
-        if self.error is not None:
+        if not self.status and self.error is not None:
             raise self.error
 
     def read(self, deadline: float) -> bytes:
