@@ -89,7 +89,9 @@ class BlockedHub:
         self._threshold = threshold
         self._ident = gevent.get_hub().thread_ident
         self._loop = gevent.get_hub().loop
-        self._blocked = False  # set in the monitor's thread, cleared in the hub
+        # Who blocks it: set in the monitor's thread, cleared in the hub, which may not come to
+        # that before another greenlet blocks it.
+        self._reported: tuple[Any, Stream | None] | None = None
 
     def start(self) -> None:
         """Called in the hub's thread."""
@@ -102,21 +104,23 @@ class BlockedHub:
         gevent.config.monitor_thread = False  # not for the hubs of other threads
 
     def _on_event(self, event: Any) -> None:
-        if not isinstance(event, events.EventLoopBlocked) or self._blocked:
+        if not isinstance(event, events.EventLoopBlocked):
             return
         frame = sys._current_frames().get(self._ident)
-        if frame is None:
-            return
-        self._blocked = True
         stream = stream_of(frame)
+        blocking = (event.greenlet, stream)
+        if frame is None or blocking == self._reported:
+            return
+        self._reported = blocking
         who = stream.describe() if stream is not None else "no request"
         stack = "".join(traceback.format_stack(frame))
         since = time.monotonic() - self._threshold
         log.warning("Worker blocked for over %g s by %s:\n%s", self._threshold, who, stack)
-        self._loop.run_callback_threadsafe(self._over, since, who)
+        self._loop.run_callback_threadsafe(self._over, blocking, since, who)
 
-    def _over(self, since: float, who: str) -> None:
-        self._blocked = False
+    def _over(self, blocking: tuple[Any, Stream | None], since: float, who: str) -> None:
+        if self._reported is blocking:
+            self._reported = None
         seconds = time.monotonic() - since
         metrics.hub_blocked(seconds)
         log.warning("Worker was blocked for %.2f s by %s", seconds, who)
