@@ -12,6 +12,9 @@ from tools import need
 
 DBAPP = TESTS / "dbapp"
 
+# Of plain.dev, which every `plain` command here loads: look for no database where an app has none.
+os.environ.setdefault("PLAIN_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
+
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
