@@ -115,15 +115,19 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
 
     def _run(self) -> None:
         while self._stream is not None:
-            stream, self._stream = self._stream, None
-            try:
-                unharmed = stream.run()
-            finally:
-                self._notify_stream_links()
-                self._slots.ended()
+            unharmed = self._run_stream()
             if not unharmed or self._is_ending or not self._slots.keep(self):
                 return
             self._wait()
+
+    def _run_stream(self) -> bool:
+        assert self._stream is not None
+        stream, self._stream = self._stream, None
+        try:
+            return stream.run()
+        finally:
+            self._notify_stream_links()
+            self._slots.ended()
 
     def _notify_stream_links(self) -> None:
         if self._stream_links:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from gevent import Greenlet, getcurrent
+from gevent import Greenlet
 from gevent.event import Event
 from gevent.server import StreamServer
 from gevent.socket import AF_UNIX, socket
@@ -26,6 +26,7 @@ from plain.views import View
 from plain_gevent_h2.connection import Http2Connection
 from plain_gevent_h2.http1 import Http1Connection
 from plain_gevent_h2.stream import Stream
+from plain_gevent_h2.watch import stream_of
 from plain_gevent_h2.websocket import WebSocketTransport
 
 
@@ -92,7 +93,9 @@ def count(worker: Any) -> dict[str, Any]:
     for found in gc.get_objects():
         # Not isinstance(), which asks the object itself, and a lazy one would make itself up.
         for kind in COUNTED.intersection(type(found).__mro__):
-            if (kind is Greenlet and found.dead) or (kind is Task and found.done()):
+            if kind is Greenlet and (found.dead or found in worker.slots._idle):
+                continue
+            if kind is Task and found.done():
                 continue
             alive[kind.__name__] += 1
             if kind is Greenlet:
@@ -152,7 +155,9 @@ class Inside(View):
     """Starts to take orders at the path `at`."""
 
     def get(self) -> Response:
-        serve_orders(getcurrent().args[0].worker, self.request.query_params["at"])
+        stream = stream_of(sys._getframe())
+        assert stream is not None
+        serve_orders(stream.worker, self.request.query_params["at"])
         return Response("ready")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import gevent
 from plain.http import JsonResponse, Response, StreamingResponse
 from plain.urls import path
 from plain.views import View
+
+from plain_gevent_h2.watch import stream_of
 
 #: What `Raise` and `RaiseInBody` raise: none of them an `Exception`.
 RAISED: dict[str, type[BaseException]] = {
@@ -148,7 +151,7 @@ class Sabotage(View):
     """Breaks the inside of the connection that this request came on."""
 
     def get(self) -> Response:
-        connection = gevent.getcurrent().args[0].connection
+        connection: Any = getattr(stream_of(sys._getframe()), "connection", None)
         match self.request.query_params["part"]:
             case "reader":
                 connection._frames = None
