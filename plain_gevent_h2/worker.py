@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -104,6 +104,10 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
+# The real one: gevent's lets go of a descriptor only a turn of the loop later.
+_close = monkey.get_original("os", "close")
+
+
 class _Listener(StreamServer):
     """Accepts; each connection closes its own socket, which may outlive a greenlet.
 
@@ -119,15 +123,21 @@ class _Listener(StreamServer):
         try:
             return super().do_read()
         except OSError as exc:
-            if exc.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
-                raise  # gevent tries again in a moment
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
         self._out_of_descriptors()
-        os.close(self._spare)
-        self._spare = None
-        if accepted := super().do_read():
-            accepted[0].close()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._reject()
         return None
+
+    def _reject(self) -> None:
+        """Close one connection. Should another thread take the descriptor, gevent tries again."""
+        if self._spare is not None:
+            _close(self._spare)
+            self._spare = None
+        with suppress(BlockingIOError):
+            descriptor, _ = self.socket._accept()  # type: ignore[attr-defined]
+            _close(descriptor)
+        self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def do_close(self, *args: Any) -> None:
         pass
