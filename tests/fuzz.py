@@ -315,7 +315,7 @@ _any_ago = st.one_of(_ago, st.none())
 _pad = st.sampled_from([None, None, None, 0, 255])
 _often = st.sampled_from([True, True, True, False])
 _broken = st.one_of(
-    *[st.none()] * 9,
+    *[st.none()] * 40,
     st.tuples(st.integers(0, 300), st.integers(0, 9), st.binary(max_size=5)),
 )
 #: A WebSocket's masked messages: text, ping, close, and half a frame.
@@ -398,6 +398,27 @@ _controls = st.one_of(
     st.builds(Control, _h2, _broken, st.just(kind) if isinstance(kind, int) else kind, *rest)
     for kind, *rest in _control.values()
 )
+# What keeps a connection alive, so that there is something to end.
+_upload = st.builds(
+    Request, _h2, st.none(), st.sampled_from(["/gated", "/gated?gates=first", "/echo"]),
+    st.just("POST"), st.just(()), st.just(False), st.just(()), _pad,
+)  # fmt: skip
+_piece = st.builds(
+    Data, _h2, st.none(), st.sampled_from([0, 0, 1, 2]), st.just(b"x"),
+    st.sampled_from([1, 500, 2000, 16000]), st.booleans(), _pad,
+)  # fmt: skip
+_cancel = st.builds(
+    Control, _h2, st.none(), st.just(3), st.just(0), st.sampled_from([0, 0, 1, 2, 3]),
+    _pack(">L", _code),
+)  # fmt: skip
+_more_window = st.builds(
+    Control, _h2, st.none(), st.just(8), st.just(0), st.sampled_from([0, 1, 2, None]),
+    _pack(">L", st.sampled_from([1, 100, 2**14, 2**16, 2**24])),
+)  # fmt: skip
+_new_window = st.builds(
+    Control, _h2, st.none(), st.just(4), st.just(0), st.none(),
+    _pack(">HL", st.just(4), st.sampled_from([0, 1, 2**14, 2**16, 2**24])),
+)  # fmt: skip
 _texts = st.builds(Text, st.sampled_from([2, 2, 2, 0]), _broken, st.one_of(_text, _text, _upgrade))
 _send = st.builds(
     Send, _any_peer, st.sampled_from([0, 0, 0, 1, 9, 30]), st.sampled_from([0, 1, 100, 65536])
@@ -415,14 +436,20 @@ _let_go = st.builds(LetGo, st.sampled_from([1, 1, 2, 9]))
 _close_side = st.builds(CloseSide, _any_peer, st.booleans())
 _leave = st.builds(Leave, _any_peer, st.booleans())
 _step = st.one_of(
-    *[_request] * 4, _socket, *[_data] * 2, _trailers, *[_controls] * 3, *[_texts] * 2,
-    *[_send] * 4, *[_let_go] * 2, _begin, _close_side, _leave,
+    *[_request] * 4, _socket, *[_upload] * 3, *[_piece] * 4, *[_cancel] * 2, _more_window,
+    _new_window, _data, _trailers, _controls, *[_texts] * 2, *[_send] * 5, *[_let_go] * 3, _begin,
+    _close_side, _leave,
 )  # fmt: skip
 
 hostile = _schedule(_step)
 
 
 # -- honest clients -----------------------------------------------------------------------------
+
+
+#: Seconds after which a response counts as stalled. What is stalled is tried again and again, to
+#: make its schedule shorter.
+STALLED = 10.0
 
 
 class HonestClient(raw.RawClient):
@@ -465,7 +492,7 @@ class HonestClient(raw.RawClient):
         self.grant(0, 2**24)
         for stream_id, size in self.wanted.items():
             if stream_id not in self.given_up:
-                response = self.finish(stream_id)
+                response = self.finish(stream_id, STALLED)
                 if response.reset != ErrorCodes.REFUSED_STREAM:
                     assert response.reset is None, self.describe()
                     assert (response.status, len(response.body)) == (200, size)
