@@ -135,7 +135,7 @@ def describe(args: argparse.Namespace) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, "
         f"load {os.getloadavg()[0]:.2f} as it began",
         "run": f"{args.rounds} rounds, {args.seconds:g} s each, TLS, loopback",
-        "processes": f"{args.workers} of each server",
+        "processes": f"{args.workers} for each server",
     }
 
 

@@ -186,7 +186,7 @@ def save(figure: Figure, path: Path, about: dict[str, Any]) -> Path:
     figure.text(
         0.01,
         0.005,
-        f"{', '.join(parts)}; {about['run']}, {about['processes']}. {FOOT}",
+        f"{', '.join(parts)}; {about['run']}, processes: {about['processes']}. {FOOT}",
         fontsize=6.5,
     )
     figure.tight_layout(rect=(0, 0.02, 1, 1))

@@ -6,9 +6,9 @@
     scripts/bench scaling --report scaling.json --plots docs/bench
 
 Cost is CPU time of all the server's processes: the load generator's speed and what waits in
-queues are not in it. `growth` compares the two ends of an axis: the cost of the dearest point
-for each request (or each MB) with that of the first. Where it stays near 1 the total grows
-linearly; below 1, more slowly than the load.
+queues are not in it. `growth` is the most by which a point of an axis is dearer than one before it,
+for each request, or for each byte where the size grows. About 1 or less: the total grows linearly or
+more slowly, once past what a request costs anyway.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -234,9 +235,11 @@ def cell(cost: float | None, size: int) -> str:
 
 
 def growth(axis: Axis, points: list[Point]) -> str:
-    """The dearest point after the first, as a multiple of the first: a request, or a byte."""
+    """The most by which a point is dearer than one before it: for each request, or each byte."""
     costs = [p.cost / (axis.bytes_each(p.value) or 1) for p in points if p.cost is not None]
-    return f"{max(costs[1:]) / costs[0]:.2f}x" if len(costs) > 1 else ""
+    if len(costs) < 2:
+        return ""
+    return f"{max(later / earlier for earlier, later in combinations(costs, 2)):.2f}x"
 
 
 def as_json(about: dict[str, Any], curves: Curves) -> dict[str, Any]:
