@@ -63,7 +63,6 @@ class Load:
 
 def measure(server: Server, rate: float, login: str, seconds: float) -> str:
     with client.Connection(server.port) as connection:
-        connection.get("/hello")
         load = Load(connection, rate, login)
         load.run(seconds)
     times = sorted(load.latencies)
