@@ -7,8 +7,8 @@
 
 Cost is CPU time of all the server's processes: the load generator's speed and what waits in
 queues are not in it. `growth` is the most by which a point of an axis is dearer than one before it,
-for each request, or for each byte where the size grows. About 1 or less: the total grows linearly or
-more slowly, once past what a request costs anyway.
+for each request, or for each byte where the size grows. About 1 or less: the total grows linearly
+or more slowly, once past what a request costs anyway.
 """
 
 import argparse
