@@ -130,6 +130,7 @@ class Http2Connection:
         self._idle_since: float | None = self._opened_at  # monotonic, None with streams open
 
         # The end of the connection.
+        self._client_is_going = False  # it sent a GOAWAY
         self._drain_since: float | None = None
         self._goaway_sent_at: float | None = None  # the first of two
         self._final_stream_id: int | None = None  # the last stream of the final GOAWAY
@@ -241,8 +242,11 @@ class Http2Connection:
                 handle(self, event)
 
     def _client_goes_away(self) -> None:
-        """The client opens no more streams: close when those that are open have ended."""
-        self._drain_since = self._drain_since or time.monotonic()
+        """The client opens no more streams: close when those that are open have ended.
+
+        Not by a drain of our own: clients built on `h2` take nothing after its GOAWAY.
+        """
+        self._client_is_going = True
         if not self._streams:
             self._close(ErrorCodes.NO_ERROR)
 
@@ -515,7 +519,7 @@ class Http2Connection:
         if not self._streams:
             self._idle_since = time.monotonic()
             _ = self._h2.open_inbound_streams  # drops the closed ones: 2 KiB each
-            if self._drain_since is not None:
+            if self._drain_since is not None or self._client_is_going:
                 self._close(ErrorCodes.NO_ERROR)
 
     def _let_go(self, stream: Http2Stream) -> None:

@@ -240,8 +240,9 @@ class TestFailures:
 
     def test_goaway_from_the_client_cuts_no_stream(self, server: Server) -> None:
         with Client(server) as client:
-            stream = client.send("/sleep?s=0.3")
+            stream = client.send("/sleep?s=2.5")  # for longer than the worker's sweep
             client.sock.sendall(GoAwayFrame(0).serialize())
             answer: Answer = client.finish(stream)[0]
             assert answer.body == b"slept"
+            assert client.goaways == []  # `h2` takes nothing that comes after one
             client.until(lambda: client.closed, "close of the connection")
