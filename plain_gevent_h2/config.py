@@ -14,10 +14,15 @@ ALPN_NAMES = {"h2": "h2", "h1": "http/1.1", "http/1.1": "http/1.1"}
 #: SETTINGS among them).
 _RANGES = {
     "SERVER_CONNECTIONS": (1, None),
+    "SERVER_TIMEOUT": (0, None),
     "SERVER_GRACEFUL_TIMEOUT": (0, None),
     "SERVER_KEEPALIVE_TIMEOUT": (1, None),
     "SERVER_MAX_REQUESTS": (0, None),
     "SERVER_MAX_REQUESTS_JITTER": (0, None),
+    "SERVER_MAX_REQUEST_BODY_SIZE": (0, None),
+    "SERVER_MAX_INFLIGHT_BODY_SIZE": (0, None),
+    "SERVER_BODY_MAX_MEMORY_SIZE": (1, None),
+    "SERVER_BODY_MIN_BYTES_PER_SECOND": (0, None),
     "SERVER_H2_MAX_CONCURRENT_STREAMS": (1, 2**31 - 1),
     "SERVER_H2_INITIAL_WINDOW_SIZE": (1, 2**31 - 1),
     "SERVER_H2_MAX_FRAME_SIZE": (2**14, 2**24 - 1),
@@ -73,6 +78,8 @@ class Config:
         """
         for name, (lowest, highest) in _RANGES.items():
             value = getattr(settings, name)
+            if value is None:
+                continue  # no limit, for the two that may be that
             if value < lowest or (highest is not None and value > highest):
                 bound = f"at least {lowest}" if highest is None else f"{lowest} to {highest}"
                 raise ImproperlyConfigured(f"{name} must be {bound} (got {value}).")
