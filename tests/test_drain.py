@@ -281,6 +281,7 @@ class TestRecycling:
         wait_for(
             lambda: load.failures or self.retired(server) >= retirements,
             f"{retirements} retirements",
+            timeout=3 * WAIT,  # each starts a new worker
         )
         assert load.failures == [], load.summary()
         before = load.answered
@@ -314,7 +315,7 @@ class TestRecycling:
     def test_httpx_does_not_notice(self, serve: Serve) -> None:
         server = serve("--no-access-log", env={"TEST_MAX_REQUESTS": "300"})
         pids = set()
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + 3 * WAIT
         with httpx.Client(
             http2=True, verify=server.tls_context(), base_url=server.url, timeout=WAIT
         ) as client:
