@@ -80,7 +80,7 @@ class TlsSocket:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._our_side_closed = False
-        self._received = memoryview(b"")  # not yet given to OpenSSL
+        self._received: bytes | memoryview = b""  # not yet given to OpenSSL
         self._unsent: list[bytes | memoryview] = []  # encrypted, not yet given to the kernel
         self._sending = BoundedSemaphore(1)  # held by the greenlet whose bytes are under way
 
@@ -147,9 +147,11 @@ class TlsSocket:
 
     def _fill(self) -> int:
         """Give OpenSSL some of what is here, or wait for it; return its size, 0 at the end."""
-        if not self._received:
-            self._received = memoryview(self._sock.recv(RECV_SIZE))
-        piece, self._received = self._received[:RECORD_SIZE], self._received[RECORD_SIZE:]
+        piece, self._received = self._received or self._sock.recv(RECV_SIZE), b""
+        if len(piece) > RECORD_SIZE:
+            # Only of what has a rest: even an empty view keeps all that it was cut from.
+            view = memoryview(piece)
+            piece, self._received = view[:RECORD_SIZE], view[RECORD_SIZE:]
         self._incoming.write(piece)
         return len(piece)
 
