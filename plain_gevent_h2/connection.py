@@ -189,6 +189,11 @@ class Http2Connection:
         self._let_go_of_streams()
         self._writer.close()
         self._sock.close()
+        # Of what holds the connection in turn: a cycle is left to the garbage collector, which
+        # comes seldom (`worker.py`). A connection takes up to 100 KiB.
+        self._h2.receive_no_more()
+        del self._frames
+        self._reader = None
 
     def _park(self) -> None:
         """Stop the reader where it waits. Runs in the hub, as the timer of a Timeout does."""

@@ -64,13 +64,19 @@ class _H2Stream(H2Stream):
         raise error
 
 
-class _H2Connection(H2Connection):
+class StateMachine(H2Connection):
+    """The state machine of `h2` for one connection."""
+
     MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
         stream.__class__ = _H2Stream  # h2 has no other place to name it
         return stream
+
+    def receive_no_more(self) -> None:
+        """Let go of the table of methods: it holds what holds it."""
+        self._frame_dispatch_table.clear()
 
 
 class _ClientSettings(Settings):
@@ -131,13 +137,13 @@ def _settings(config: Config, max_concurrent_streams: int, initial_window_size: 
     )
 
 
-def h2_connection(config: Config) -> H2Connection:
+def h2_connection(config: Config) -> StateMachine:
     """A state machine that has our preface (RFC 9113 section 3.4) to send.
 
     It takes a stream past MAX_CONCURRENT_STREAMS for a fault of the connection; so it is
     told of no limit, and the connection refuses just that stream.
     """
-    h2 = _H2Connection(_H2_CONFIG)
+    h2 = StateMachine(_H2_CONFIG)
     h2.incoming_buffer = _BriefFrameBuffer(server=True)
     h2.remote_settings = _ClientSettings()
     h2.encoder = MemoEncoder()

@@ -133,6 +133,10 @@ class SendBuffer:
         self.wake()
 
 
+def _nobody(*_: int) -> None:
+    """Called in place of the connection, once that is over."""
+
+
 class Writer:
     """Frames DATA by turns and windows, and writes everything that the connection sends.
 
@@ -214,8 +218,9 @@ class Writer:
             self._room = None
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Send nothing more, and call nobody back: who is called holds the writer."""
         self._closed = True
+        self._ended = self._failed = _nobody
         for buffer in self._ready:
             buffer.queued = False
         self._ready.clear()
@@ -266,9 +271,10 @@ class Writer:
     def _fail(self, exc: Exception) -> None:
         if not isinstance(exc, OSError):
             log.exception("Unexpected connection error", exc_info=exc)
+        failed = self._failed
         self.close()
         self._running = False
-        self._failed()
+        failed()
 
     def _fill_batch(self) -> int:
         """Frame and encrypt what can be sent now, up to a batch; return its size in bytes."""

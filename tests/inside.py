@@ -61,8 +61,10 @@ class Inside:
         assert answer, f"the worker is gone:\n{self._server.log()[-8000:]}"
         return answer
 
-    def count(self) -> dict[str, Any]:
-        counted: dict[str, Any] = json.loads(self.order("count"))
+    def count(self, *, collect: bool = True) -> dict[str, Any]:
+        counted: dict[str, Any] = json.loads(
+            self.order("count" if collect else "count uncollected")
+        )
         return counted
 
     def _settled(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ CLIENTS = 8
 #: The part of the time that is not measured: caches fill, threads start.
 WARM_UP = 0.25
 
-#: What the worker may keep: memory that its allocator does not give back (`worker.py`), and
+#: What the worker may keep: memory that its allocator does not give back (`memory.py`), and
 #: Python's blocks, most of them in caches of Plain and of the standard library.
 GROWTH = 64 * 1024 * 1024
 BLOCKS = 1.03

@@ -25,7 +25,7 @@ FACTOR = 3
 LEAST_LATENCY = 0.002
 
 #: Bytes that a worker may have grown by after any number of attacks: as much as it lets the
-#: allocator keep of what was freed (`worker.py`).
+#: allocator keep of what was freed (`memory.py`).
 GROWTH = 64 * 1024 * 1024
 
 

@@ -85,9 +85,10 @@ COUNTED: frozenset[type] = frozenset(
 )
 
 
-def count(worker: Any) -> dict[str, Any]:
+def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
     worker._sweep()  # as it does each second
-    gc.collect()
+    if collect:
+        gc.collect()
     alive: Counter[str] = Counter()
     greenlets = []
     for found in gc.get_objects():
@@ -129,14 +130,16 @@ def _target(name: str) -> str:
 
 
 def serve_orders(worker: Any, where: str) -> None:
-    """Take orders over a Unix socket: "count", "open", "shut", or how many views to let go."""
+    """Take orders over a Unix socket: "count" (before or after a collection of garbage), "open",
+    "shut", or how many views to let go."""
 
     def answer(sock: socket, _address: Any) -> None:
         with sock, sock.makefile("rw") as file:
             for line in file:
                 match line.strip():
-                    case "count":
-                        print(json.dumps(count(worker)), file=file, flush=True)
+                    case "count" | "count uncollected" as order:
+                        counted = count(worker, collect=order == "count")
+                        print(json.dumps(counted), file=file, flush=True)
                     case "open" | "shut" as order:
                         Turnstile.open = order == "open"
                         Turnstile.let_go(len(Turnstile.waiting) * Turnstile.open)

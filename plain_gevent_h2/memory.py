@@ -1,0 +1,83 @@
+"""The memory of a worker process: how often what is unused is looked for, and given back."""
+
+import ctypes
+import gc
+from typing import Any
+
+#: Bytes of freed memory that glibc may keep for the next response.
+KEPT_FREE = 64 * 1024 * 1024
+
+#: Seconds between two looks at what glibc keeps, and the bytes by which that has grown when it
+#: is given back.
+TRIM_INTERVAL = 10.0
+TRIM_AFTER = 16 * 1024 * 1024
+
+# Parameters of mallopt(3), from <malloc.h>.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+_libc = ctypes.CDLL(None)
+
+
+def tune_garbage_collector() -> None:
+    """Leave what the app imported out of every collection, and collect less often.
+
+    A request leaves no reference cycles of ours behind, and neither does a connection.
+    Measured: +8 % small responses.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
+
+
+def tune_allocator() -> None:
+    """Let glibc keep `KEPT_FREE` bytes of freed memory instead of giving them back at once.
+
+    A view that builds a response of 10 MB otherwise has the kernel map and clear those pages
+    anew for each request: a third of its cost (measured: 640 to 840 MB/s). Plain's own views
+    run in threads, whose memory glibc keeps in the same way. Elsewhere than on glibc there is
+    nothing to tune.
+    """
+    if (mallopt := getattr(_libc, "mallopt", None)) is not None:
+        mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
+        mallopt(_M_MMAP_THRESHOLD, KEPT_FREE // 2)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """`struct mallinfo2` of <malloc.h>, in bytes."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+class Trimmer:
+    """Gives back to the system what lies free between things that live on.
+
+    glibc by itself gives back only what is free at the end of its heap, so a crowd of streams or
+    an attack would cost the worker its memory for good. It takes 65 ms for 400 MiB (measured),
+    and nothing to speak of when there is little.
+    """
+
+    def __init__(self) -> None:
+        self._mallinfo2: Any = getattr(_libc, "mallinfo2", None)
+        if self._mallinfo2 is not None:
+            self._mallinfo2.restype = _Mallinfo2
+        self._least_free = 0  # bytes: the least that was free since the last trim
+        self._next_at = 0.0  # monotonic
+
+    def sweep(self, now: float) -> None:
+        """Give memory back if it is time, and worth it. Called once a second."""
+        if self._mallinfo2 is None or now < self._next_at:
+            return
+        self._next_at = now + TRIM_INTERVAL
+        free = self._mallinfo2().fordblks  # trimmed or not
+        if free - self._least_free > TRIM_AFTER:
+            _libc.malloc_trim(0)
+            self._least_free = free
+        else:
+            self._least_free = min(self._least_free, free)
