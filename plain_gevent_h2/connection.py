@@ -40,7 +40,7 @@ from .state_machine import error_code, h2_connection
 from .stream import ClientGone, give_way, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .websocket import WebSocketTransport
-from .writer import Writer
+from .writer import MAX_UNSENT, SendBuffer, Writer
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -68,7 +68,11 @@ PENALTY = 0.002
 
 #: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
 #: do not read their responses should not keep out those who would.
+SEND_TIMEOUT_WHEN_FULL = 1.0
+
+#: Seconds in its place while the worker holds more than so many bytes of unsent bodies.
 SEND_TIMEOUT_UNDER_PRESSURE = 5.0
+PRESSURE = 4 * MAX_UNSENT
 
 #: Seconds for which the drain of a busy connection waits until no stream is open. Clients
 #: built on `h2`, such as httpx, fail every stream in flight when they see a GOAWAY.
@@ -444,17 +448,20 @@ class Http2Connection:
         """Give `stream` its greenlet, or let it wait for one that ends."""
         stream.started = True
         self._waiting.append(stream)
-        self._start_waiting()
+        self.worker.slots.run(self)
 
-    def _start_waiting(self) -> None:
-        while self._waiting and self._running < self.worker.config.max_concurrent_streams:
-            self._running += 1
-            self.worker.slots.run(self._waiting.pop(0))
+    def next_stream(self) -> Http2Stream | None:
+        """Take the stream to start next, unless as many run as the client may open."""
+        if not self._waiting or self._running >= self.worker.config.max_concurrent_streams:
+            return None
+        self._running += 1
+        return self._waiting.pop(0)
 
     def stream_finished(self, stream: Http2Stream) -> None:
         """The greenlet of `stream` is at its end."""
         self._running -= 1
-        self._start_waiting()
+        if self._waiting:
+            self.worker.slots.run(self)
 
     def send_headers(self, stream: Http2Stream, headers: Any, *, end_stream: bool) -> None:
         """Send a response's header fields. Raises `ClientGone`."""
@@ -664,7 +671,11 @@ class Http2Connection:
 
     def _send_timeout(self) -> float:
         timeout = self.worker.config.send_timeout
-        return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE) if self.worker.slots.full else timeout
+        if self.worker.slots.full:
+            return min(timeout, SEND_TIMEOUT_WHEN_FULL)
+        if SendBuffer.unsent > PRESSURE:
+            return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)
+        return timeout
 
 
 _HANDLERS: dict[type[events.Event], Any] = {

@@ -205,6 +205,7 @@ class Http1Connection:
         self._idle_since: float | None = time.monotonic()
         self._drain_since: float | None = None
         self._stream: Http1Stream | None = None  # the request under way
+        self._unstarted: Http1Stream | None = None  # the same, until it has its greenlet
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
 
     # -- the worker's verbs ---------------------------------------------------
@@ -327,12 +328,18 @@ class Http1Connection:
         self.req_count += 1
         self._stream = stream
         stream.pipelined = bool(self._buffer)
-        worker.slots.run(stream)
+        self._unstarted = stream
+        worker.slots.run(self)
         stream.done.wait()
         if stream.websocket is not None:
             self._read_websocket(stream, stream.websocket)
         self._stream = None
         return stream.keep_alive or self._linger()
+
+    def next_stream(self) -> Http1Stream | None:
+        """Take the stream to start."""
+        stream, self._unstarted = self._unstarted, None
+        return stream
 
     def _read_websocket(self, stream: Http1Stream, websocket: WebSocketTransport) -> None:
         """Hand on what the client sends, until both sides have ended."""

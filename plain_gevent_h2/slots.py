@@ -1,8 +1,8 @@
 """The places for streams that run at once in a worker, and the greenlets that run them."""
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent import Greenlet
@@ -13,47 +13,73 @@ from .stream import Stream
 _IDLE_GREENLETS = 200
 
 
+#: Streams of one connection that start before others have their turn, and streams that may be
+#: started ahead of the view that runs. A request on a quiet connection would otherwise wait for
+#: all those that came before it on busy ones: 2.5 s behind 100 connections of 100 streams
+#: (measured). With fewer, less of a connection's responses would leave together.
+TURN = 10
+AHEAD = 64
+
+
+class Source(Protocol):
+    """A connection, as far as its streams wait for a place."""
+
+    def next_stream(self) -> Stream | None:
+        """Take the stream that is to start next; None if there is none for now."""
+
+
 class Slots:
-    """The places for streams that run at once. More wait, first come first served."""
+    """The places for streams that run at once. For these, connections wait by turns."""
 
     def __init__(self, limit: int, started: Callable[[], None]) -> None:
         self._limit = limit
         self._started = started
-        self._waiting: deque[Stream] = deque()
-        self._starting = False
+        self._waiting: OrderedDict[Source, None] = OrderedDict()
+        self._ahead = 0  # streams whose greenlets have not begun
         self._idle: list[_StreamGreenlet] = []  # the last to become idle is taken first
         self.running = 0
 
     @property
     def full(self) -> bool:
         """Whether streams wait for others to end."""
-        return bool(self._waiting)
+        return self.running >= self._limit and bool(self._waiting)
 
-    def run(self, stream: Stream) -> None:
-        """Start the stream's greenlet now, or when a place is free."""
-        self._waiting.append(stream)
+    def run(self, source: Source) -> None:
+        """Start what `source` has, now or when there is a place and it has its turn."""
+        self._waiting[source] = None
         self._start_waiting()
 
     def _start_waiting(self) -> None:
-        if self._starting:
-            return  # a stream that was finished here brought its connection's next one
-        self._starting = True
-        try:
-            while self._waiting and self.running < self._limit:
-                stream = self._waiting.popleft()
-                if stream.gone_at is not None:
-                    stream.finished()
-                else:
-                    self._start(stream)
-        finally:
-            self._starting = False
+        while self._waiting and self._has_place():
+            source, _ = self._waiting.popitem(last=False)
+            if self._start_turn(source):
+                self._waiting[source] = None
+
+    def _has_place(self) -> bool:
+        return self.running < self._limit and self._ahead < AHEAD
+
+    def _start_turn(self, source: Source) -> bool:
+        """Start streams of `source`; whether it may have more."""
+        for _ in range(TURN):
+            if not self._has_place():
+                return True
+            if (stream := source.next_stream()) is None:
+                return False
+            self._start(stream)
+        return True
 
     def _start(self, stream: Stream) -> None:
         self.running += 1
+        self._ahead += 1
         self._started()
         greenlet = self._idle.pop() if self._idle else _StreamGreenlet(self)
         stream.greenlet = greenlet
         greenlet.take(stream)
+
+    def began(self) -> None:
+        """A stream's greenlet has begun to run."""
+        self._ahead -= 1
+        self._start_waiting()
 
     def ended(self) -> None:
         """A stream has left its place."""
@@ -123,6 +149,7 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
     def _run_stream(self) -> bool:
         assert self._stream is not None
         stream, self._stream = self._stream, None
+        self._slots.began()
         try:
             return stream.run()
         finally:

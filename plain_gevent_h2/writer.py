@@ -7,6 +7,7 @@ as nearly all small responses are, and in a greenlet of its own, which ends with
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import ClassVar
 
 import gevent
 from gevent.event import Event
@@ -26,6 +27,10 @@ log = get_framework_logger("plain.server")
 #: they must fall before it goes on.
 HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
+
+#: Bytes of all bodies of a worker that may wait to be sent. Past them a view waits until the
+#: last that it gave is framed: 10,000 streams whose clients do not read would take 640 MiB.
+MAX_UNSENT = 64 * 1024 * 1024
 
 #: Bytes that the writer frames before it calls the socket. One call for the responses that
 #: finished in one turn of the loop: +30 % to +60 % requests (DESIGN, measured). Then it gives way
@@ -68,6 +73,8 @@ class SendBuffer:
         "stream_id",
     )
 
+    unsent: ClassVar[int] = 0  # bytes, in all buffers
+
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
         self.size = 0  # bytes
@@ -88,10 +95,12 @@ class SendBuffer:
             self._chunks = deque()
         self._chunks.append(data)
         self.size += len(data)
+        SendBuffer.unsent += len(data)
 
     def take(self, limit: int) -> bytes | memoryview:
         """The next bytes, `limit` of them at most."""
         data = self._take(limit)
+        SendBuffer.unsent -= len(data)
         self._progress += len(data)
         if self._progress >= MIN_PROGRESS or not self.size:
             self._progress = 0
@@ -113,7 +122,8 @@ class SendBuffer:
 
     def wait_for_room(self) -> None:
         """Block the stream's greenlet while too much of its body is still here."""
-        if self.size <= HIGH_WATER or self.closed:
+        limit = HIGH_WATER if SendBuffer.unsent <= MAX_UNSENT else 0
+        if self.size <= limit or self.closed:
             return
         started = time.monotonic()
         self._room = Event()
@@ -129,6 +139,7 @@ class SendBuffer:
     def close(self) -> None:
         self.closed = True
         self._chunks = None
+        SendBuffer.unsent -= self.size
         self.size = 0
         self.wake()
 

@@ -60,7 +60,9 @@ def test_a_grpc_client_that_cancels_calls(quiet: Server, tls: tuple[Path, Path])
     """1,000 of them, on one connection, 50 at a time."""
     credentials = grpc.ssl_channel_credentials(tls[0].read_bytes())
     with grpc.secure_channel(f"localhost:{quiet.port}", credentials) as channel:
-        call = channel.unary_unary("/sleep?s=5", request_serializer=None, response_deserializer=None)
+        call = channel.unary_unary(
+            "/sleep?s=5", request_serializer=None, response_deserializer=None
+        )
 
         def cancelled(_: int) -> bool:
             future = call.future(b"")

@@ -11,7 +11,7 @@ from attacks import rapid_reset
 from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
-from hyperframe.frame import HeadersFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
 from raw import (
     PREFACE,
     RawClient,
@@ -23,6 +23,8 @@ from raw import (
     settings,
     window_update,
 )
+
+from plain_gevent_h2.writer import MAX_UNSENT
 
 Serve = Callable[..., Server]
 
@@ -155,6 +157,24 @@ class TestWindows:
                 assert response.reset == ErrorCodes.CANCEL
                 assert len(response.body) == window
             client.expect_alive()
+
+    def test_5000_streams_that_nobody_reads(self, serve: Serve) -> None:
+        server = serve()
+        worker = server.worker()
+        with ExitStack() as stack, Client(server) as other:
+            assert other.get("/").body == b"hello"
+            memory = worker.memory_info().rss
+            for _ in range(50):
+                client = stack.enter_context(RawClient(server, {WINDOW: 1}))
+                path = request_fields("/chunks?n=1000&size=10000")
+                streams = [client.open(path) for _ in range(100)]
+                for stream in streams:
+                    client.expect(DataFrame, stream)
+            # What of all bodies may wait, and for each stream a chunk, its greenlet and its view.
+            assert worker.memory_info().rss < memory + MAX_UNSENT + 5000 * 40 * 1024
+            assert other.get("/").body == b"hello"
+        # Once they are gone, what they took comes back, but for 16 KiB each.
+        wait_for(lambda: worker.memory_info().rss < memory + 5000 * 16 * 1024, "memory of before")
 
     def test_a_window_of_one_byte_at_a_time_is_no_progress(self, impatient: Server) -> None:
         with RawClient(impatient, {WINDOW: 0}) as client:
