@@ -63,7 +63,10 @@ DISCARD_TIMEOUT = 2.0
 #: Seconds that a connection which always has more to say keeps the hub to itself.
 TURN = 0.0005
 
-#: Seconds that it then waits for its next turn if it has used up much of its budgets.
+#: Seconds that it then waits for its next turn if it has used up much of its budgets, or still
+#: sends when it was told to go. All such connections of a worker wait one after another: however
+#: many attack at once, they have a fifth of it. (20 that flood made a request beside them wait 20
+#: times as long; measured.)
 PENALTY = 0.002
 
 #: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
@@ -175,11 +178,18 @@ class Http2Connection:
         self._over()
         return True
 
-    def _give_way(self, seconds: float = 0) -> None:
+    def _give_way(self) -> None:
         """Let other greenlets run, and wait for a peer that does not read our answers."""
         self._writer.wake()
         self._writer.wait_for_room()
-        give_way(seconds)
+        if self._is_unwelcome():
+            with self.worker.penalty_box:
+                give_way(PENALTY)
+        else:
+            give_way()
+
+    def _is_unwelcome(self) -> bool:
+        return self._closing_code != ErrorCodes.NO_ERROR or self._budgets.strained()
 
     def _recv(self) -> bytes:
         self._receiving = True
@@ -223,7 +233,7 @@ class Http2Connection:
                 elif item:
                     self._receive_frames(item)
                 if time.monotonic() > turn_ends:
-                    self._give_way(PENALTY if self._budgets.strained else 0)
+                    self._give_way()
                     turn_ends = time.monotonic() + TURN
                 if self._closing_since is not None:
                     return

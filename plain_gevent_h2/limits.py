@@ -100,13 +100,15 @@ class Budgets:
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {_name(kind)} frames")
         return left
 
-    @property
     def strained(self) -> bool:
-        """Whether the client has used a part of a budget that honest ones seldom do."""
-        return any(
-            left < STRAINED * FRAME_LIMITS.get(kind, UNKNOWN_FRAME_LIMIT).burst
-            for kind, left in self._left.items()
-        )
+        """Whether the client uses a part of a budget that honest ones seldom do."""
+        return any(self._is_low(kind, left) for kind, left in self._left.items())
+
+    def _is_low(self, kind: int, left: float) -> bool:
+        limit = FRAME_LIMITS.get(kind, UNKNOWN_FRAME_LIMIT)
+        if left < STRAINED * limit.burst:
+            left = self._left[kind] = self._refill(kind, left, limit)
+        return left < STRAINED * limit.burst
 
     def earn(self, kind: int, amount: int) -> None:
         """Give back `amount` frames of `kind`, up to its burst."""

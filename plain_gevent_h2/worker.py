@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 from gevent import monkey
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from gevent.server import StreamServer
 from gevent.socket import IPPROTO_TCP, socket
 from plain.server import util
@@ -131,6 +132,7 @@ class GeventWorker(plain_worker.Worker):
         self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)
         self.slots = Slots(self.config.max_running_streams, self._count_request)
+        self.penalty_box = BoundedSemaphore(1)  # held by a connection that waits for its turn
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
         self._listening: list[StreamServer] = []
