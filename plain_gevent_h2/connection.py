@@ -37,8 +37,9 @@ from .headers import (
 from .http2_stream import Http2Stream
 from .limits import DATA_ON_CLOSED_STREAM, OVERSIZED_HEADERS_COST, Budgets, report_abuse
 from .state_machine import error_code, h2_connection
-from .stream import ClientGone, give_way, release
+from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
+from .turns import give_way
 from .websocket import WebSocketTransport
 from .writer import MAX_UNSENT, SendBuffer, Writer
 
@@ -151,6 +152,11 @@ class Http2Connection:
     def active_streams(self) -> int:
         return len(self._streams)
 
+    @property
+    def is_faulty(self) -> bool:
+        """Whether it is about to be closed for a fault of the client's."""
+        return self._closing_code != ErrorCodes.NO_ERROR and not self._aborted
+
     # -- the reader -----------------------------------------------------------
 
     def run(self) -> bool:
@@ -189,7 +195,7 @@ class Http2Connection:
             give_way()
 
     def _is_unwelcome(self) -> bool:
-        return self._closing_code != ErrorCodes.NO_ERROR or self._budgets.strained()
+        return self.is_faulty or self._budgets.strained()
 
     def _recv(self) -> bytes:
         self._receiving = True

@@ -24,8 +24,9 @@ from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor, ChunkedDecoder
 
 from .spool import SpooledBody
-from .stream import ClientGone, Stream, give_way, release
+from .stream import ClientGone, Stream, release
 from .tls import BATCH_SIZE, RECV_SIZE, TlsSocket, close_our_side
+from .turns import give_way
 from .websocket import WebSocketTransport
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from plain.server.http.sink import BodyRateFloor
 
 from .headers import RequestHead, response_headers
 from .spool import SpooledBody
-from .stream import SWEEP_INTERVAL, ClientGone, Stream, give_way, release
+from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
+from .turns import give_way
 from .websocket import WebSocketTransport
 from .writer import SendBuffer
 

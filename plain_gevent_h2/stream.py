@@ -36,18 +36,6 @@ SWEEP_INTERVAL = 1.0
 STOP_GRACE = 1.0
 
 
-def give_way(seconds: float = 0) -> None:
-    """Let the other greenlets run, those that wait for their sockets included.
-
-    `gevent.sleep(0)` is not enough: it comes back before gevent looks at any socket, up to 50
-    times over. A timer, even one of no time, is looked at together with the sockets. (One of
-    a nanosecond would wait for a millisecond, libev's least.)
-    """
-    hub: Any = gevent.get_hub()
-    with hub.loop.timer(seconds) as timer:
-        hub.wait(timer)
-
-
 class ClientGone(Exception):
     """The client reset the stream or left: there is nobody to answer."""
 

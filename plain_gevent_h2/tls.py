@@ -11,6 +11,8 @@ from gevent import socket as gsocket
 from gevent.lock import BoundedSemaphore
 from plain.exceptions import ImproperlyConfigured
 
+from .turns import give_way
+
 #: Seconds a client has for its TLS handshake. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0
 
@@ -58,6 +60,10 @@ def server_context(
     return context
 
 
+#: Held by the handshake whose turn it is.
+_HANDSHAKES = BoundedSemaphore(1)
+
+
 class RecordFlood(ConnectionAbortedError):
     """The peer sends TLS records and no data."""
 
@@ -87,18 +93,28 @@ class TlsSocket:
     def handshake(self) -> None:
         """Do the handshake, within `HANDSHAKE_TIMEOUT` seconds."""
         with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("TLS handshake")):
-            while True:
+            done = False
+            while not done:
+                if not self._fill():
+                    raise ConnectionResetError("closed in the TLS handshake")
                 try:
-                    self._tls.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    self.flush()
-                    if not self._fill():
-                        raise ConnectionResetError("closed in the TLS handshake") from None
-                except ssl.SSLError:
-                    self.flush()  # the alert
-                    raise
-            self.flush()
+                    done = self._handshake_step()
+                finally:
+                    self.flush()  # an alert, if it failed
+
+    def _handshake_step(self) -> bool:
+        """Go on with what is here of the handshake; whether it is complete.
+
+        One takes a millisecond for its signature. In a burst of them (20 attackers that connect
+        again and again) others have their turn after each.
+        """
+        with _HANDSHAKES:
+            give_way()
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            return True
 
     @property
     def protocol(self) -> str | None:

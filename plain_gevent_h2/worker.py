@@ -283,7 +283,7 @@ class GeventWorker(plain_worker.Worker):
 
     def _accepted(self, sock: socket, client: Any) -> None:
         """An accepted connection's first greenlet: the TLS handshake, then its reader."""
-        if self.nr_conns >= self.max_connections:
+        if self.nr_conns >= self.max_connections and not self._show_one_out():
             self._log_capacity()
             sock.close()
             return
@@ -302,6 +302,18 @@ class GeventWorker(plain_worker.Worker):
         if not self.alive:
             connection.drain()
         self.read(connection)
+
+    def _show_one_out(self) -> bool:
+        """Close a connection that was told to go for a fault of its own, if there is one.
+
+        Those who attack with one connection after another would else take all places, as each
+        has a while to read its GOAWAY.
+        """
+        for connection in self._connections:
+            if isinstance(connection, Http2Connection) and connection.is_faulty:
+                connection.abort()
+                return True
+        return False
 
     def _open(self, sock: socket, client: Any) -> Http1Connection | Http2Connection | None:
         """The connection, of the protocol that the TLS handshake agreed on."""

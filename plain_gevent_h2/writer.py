@@ -18,8 +18,8 @@ from plain.logs import get_framework_logger
 from . import metrics
 from .frames import FRAME_HEADER_SIZE, FrameType
 from .limits import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, Budgets
-from .stream import give_way
 from .tls import TlsSocket
+from .turns import give_way
 
 log = get_framework_logger("plain.server")
 
