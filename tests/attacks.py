@@ -14,6 +14,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -186,6 +187,9 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
 #: Those that make the server answer each frame: the attacker may refuse to read the answers.
 ANSWERED = ("rapid-reset", "ping", "settings", "malformed-requests", "past-the-concurrency")
 
+#: Those that cost most when many attack at once.
+MANY_AT_ONCE = ("rapid-reset", "malformed-requests", "data-on-a-closed-stream", "ping")
+
 
 # -- the attacker -----------------------------------------------------------------------------
 
@@ -272,7 +276,6 @@ class _Attacker:
 
 def run(name: str, port: int, cafile: str, seconds: float, reads: bool) -> Outcome:
     """Attack for so many seconds, with a new connection whenever one is closed."""
-    os.nice(10)  # the machine's second core is for the client that is measured
     outcome = Outcome()
     until = time.monotonic() + seconds
     while not outcome.connections or time.monotonic() < until:
@@ -287,3 +290,19 @@ def run(name: str, port: int, cafile: str, seconds: float, reads: bool) -> Outco
         else:
             outcome.resets[attacker.closed] += 1
     return outcome
+
+
+def run_at_once(
+    number: int, name: str, port: int, cafile: str, *, seconds: float, reads: bool
+) -> Outcome:
+    """`run()` for so many attackers at the same time; what became of all their connections."""
+    os.nice(10)  # the machine's second core is for the client that is measured
+    with ThreadPoolExecutor(number) as pool:
+        runs = [pool.submit(run, name, port, cafile, seconds, reads) for _ in range(number)]
+    total = Outcome()
+    for outcome in (run.result() for run in runs):
+        total.connections += outcome.connections
+        total.goaways += outcome.goaways
+        total.resets += outcome.resets
+        total.sent += outcome.sent
+    return total

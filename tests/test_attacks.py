@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from attacks import ANSWERED, ATTACKS, Outcome, run
+from attacks import ANSWERED, ATTACKS, MANY_AT_ONCE, Outcome, run_at_once
 from h2client import Client
 from harness import Server, wait_for
 
@@ -61,13 +61,16 @@ def latency(client: Client) -> float:
     return time.perf_counter() - started
 
 
-def attack(pool: ProcessPoolExecutor, server: Server, name: str, *, reads: bool = True) -> Outcome:
-    """Run an attack beside a client, and check that client."""
+def attack(
+    pool: ProcessPoolExecutor, server: Server, name: str, *, reads: bool = True, at_once: int = 1
+) -> Outcome:
+    """Run an attack, by so many attackers, beside a client, and check that client."""
     with Client(server) as client:
         for _ in range(20):
             latency(client)
         before = [latency(client) for _ in range(REQUESTS)]
-        attacked = pool.submit(run, name, server.port, str(server.certfile), SECONDS, reads)
+        target = server.port, str(server.certfile)
+        attacked = pool.submit(run_at_once, at_once, name, *target, seconds=SECONDS, reads=reads)
         beside = []
         while not attacked.done():
             beside.append(latency(client))
@@ -91,6 +94,16 @@ def test_attack(attackers: ProcessPoolExecutor, server: Server, memory: int, nam
     outcome = attack(attackers, server, name)
     assert set(outcome.goaways) == {"ENHANCE_YOUR_CALM"}, outcome
     assert not outcome.resets, outcome
+    comes_back(server, memory)
+
+
+@pytest.mark.parametrize("name", MANY_AT_ONCE)
+def test_attack_by_20_at_once(
+    attackers: ProcessPoolExecutor, server: Server, memory: int, name: str
+) -> None:
+    outcome = attack(attackers, server, name, at_once=20)
+    assert outcome.connections >= 20
+    assert set(outcome.goaways) == {"ENHANCE_YOUR_CALM"}, outcome
     comes_back(server, memory)
 
 
