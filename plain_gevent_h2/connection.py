@@ -36,7 +36,7 @@ from .headers import (
 )
 from .http2_stream import Http2Stream
 from .limits import DATA_ON_CLOSED_STREAM, OVERSIZED_HEADERS_COST, Budgets, report_abuse
-from .state_machine import error_code, h2_connection
+from .state_machine import HeadersDiscarded, error_code, h2_connection
 from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
@@ -419,6 +419,9 @@ class Http2Connection:
             if stream := self._streams.get(event.stream_id):
                 self._reset_for_fault(stream)
 
+    def _headers_discarded(self, _event: HeadersDiscarded) -> None:
+        self._budgets.spend(FrameType.RST_STREAM)
+
     def _stream_ended(self, event: events.StreamEnded) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is None:
@@ -698,6 +701,7 @@ _HANDLERS: dict[type[events.Event], Any] = {
     events.RequestReceived: Http2Connection._request_received,
     events.DataReceived: Http2Connection._data_received,
     events.TrailersReceived: Http2Connection._trailers_received,
+    HeadersDiscarded: Http2Connection._headers_discarded,
     events.StreamEnded: Http2Connection._stream_ended,
     events.StreamReset: Http2Connection._stream_reset,
     events.WindowUpdated: Http2Connection._window_updated,

