@@ -1,4 +1,4 @@
-"""What takes a client's bytes apart, given any bytes: the frames, HPACK, the header fields.
+"""What takes a client's bytes apart, given any bytes: frames, HPACK, header fields, chunks.
 
 Each target raises nothing but what its caller expects, or an `AssertionError`. `test_fuzz.py` runs
 them on what hypothesis makes up, `fuzz_guided.py` on what atheris does.
@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 
 from h2.errors import ErrorCodes
 from hpack import Decoder, HPACKError, OversizedHeaderListError
+from plain.server.http import sink
+from plain.server.http.errors import ChunkedFramingError
 
+from plain_gevent_h2.chunked import ChunkedDecoder
 from plain_gevent_h2.compression import MAX_FIELD_LINES, BoundedDecoder
 from plain_gevent_h2.frames import PREFACE, ConnectionFault, FrameReader
 from plain_gevent_h2.headers import (
@@ -99,4 +102,35 @@ def request(data: bytes) -> None:
 
 _REQUEST = [(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/"), (b":authority", b"a")]
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"frames": frames, "block": block, "request": request}
+
+def _chunks(pieces: Iterable[bytes]) -> tuple[bytes, bytes | None, bytes]:
+    """The body in the pieces, its trailers if it is whole, and what comes after it."""
+    decoder, buffer, body = ChunkedDecoder(), bytearray(), b""
+    for piece in pieces:
+        buffer += piece
+        while not decoder.finished and (data := decoder.take(buffer)):
+            body += data
+    return (body, decoder.trailers, bytes(buffer)) if decoder.finished else (body, None, b"")
+
+
+def chunks(data: bytes) -> None:
+    """Ours are those that Plain finds, however the bytes arrive, or we refuse them."""
+    for sent in (data, b"3\r\nabc\r\n" + data, b"0\r\n" + data):
+        theirs = sink.ChunkedDecoder()
+        try:
+            ours = _chunks([sent])
+        except ChunkedFramingError:
+            continue
+        assert ours == _chunks(sent[i : i + 1] for i in range(len(sent)))
+        body = theirs.feed(sent)
+        assert ours == (
+            (body, theirs.trailers, theirs.leftover) if theirs.finished else (body, None, b"")
+        )
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "frames": frames,
+    "block": block,
+    "request": request,
+    "chunks": chunks,
+}

@@ -183,6 +183,11 @@ _bytes = st.one_of(
         ),
         max_size=30,
     ).map(b"".join),
+    # Chunks.
+    st.lists(
+        st.sampled_from([b"0", b"3", b"a", b"\r\n", b"\n", b";", b" ", b"abc\r\n", b"a: b\r\n"]),
+        max_size=20,
+    ).map(b"".join),
 )
 
 

@@ -545,6 +545,49 @@ BAD_REQUESTS: dict[str, bytes] = {
     "head-field-too-large": lines("HEAD / HTTP/1.1", HOST, f"X-Large: {'x' * 8200}"),
 }  # fmt: skip
 
+BODY = b"3\r\nabc\r\n0\r\n\r\n"
+
+#: What Plain's own server takes, and a proxy before it may take for something else.
+AMBIGUOUS_REQUESTS: dict[str, bytes] = {
+    # RFC 9112 section 6.3: chunked is not the last coding
+    "te-gzip": lines(POST, HOST, "Transfer-Encoding: gzip"),
+    "te-gzip-and-length": lines(POST, HOST, "Transfer-Encoding: gzip", "Content-Length: 3"),
+    "te-identity": lines(POST, HOST, "Transfer-Encoding: identity"),
+    "te-identity-and-length": lines(
+        POST, HOST, "Transfer-Encoding: identity", "Content-Length: 3"
+    ) + b"abc",
+    "te-identity-in-http-1.0": lines(
+        "POST /echo HTTP/1.0", "Connection: keep-alive", "Transfer-Encoding: identity",
+        "Content-Length: 3",
+    ) + b"abc",
+    # spaces that Python takes off, and others do not
+    **{
+        f"te-space-{ord(space):02x}": lines(POST, HOST, f"Transfer-Encoding: chunked{space}") + BODY
+        for space in "\x0b\x0c\x1c\x1f\x85\xa0"
+    },
+    "te-space-first": lines(POST, HOST, "Transfer-Encoding: \x0bchunked") + BODY,
+    # control characters
+    **{
+        f"target-{ord(char):02x}": lines(f"GET /meta?a{char}b HTTP/1.1", HOST)
+        for char in "\x00\x01\t\n\r\x1f\x7f"
+    },
+    **{
+        f"value-{ord(char):02x}": lines(GET, HOST, f"X-Control: a{char}b")
+        for char in "\x01\x0b\x1f\x7f"
+    },
+    "control-in-host": lines(GET, "Host: a\x01b"),
+    # RFC 9112 section 3.2.2
+    "other-host": lines("GET http://example.com/ HTTP/1.1", HOST),
+    "other-port": lines("GET http://localhost:81/ HTTP/1.1", HOST),
+    "user-in-target": lines("GET http://a@localhost/ HTTP/1.1", HOST),
+    # RFC 9112 section 7.1.1
+    **{
+        f"extension-{ord(char):02x}": post_chunked(f"3;a{char}b\r\nabc\r\n0\r\n\r\n".encode())
+        for char in "\x00\n\r\x7f"
+    },
+    "extension-of-the-last-chunk": post_chunked(b"3\r\nabc\r\n0;\n\r\n\r\n"),
+}  # fmt: skip
+
 #: Odd but good: answered, and by Plain's own server in the same way.
 GOOD_REQUESTS: dict[str, bytes] = {
     "get": lines("GET / HTTP/1.1", HOST),
@@ -582,9 +625,12 @@ GOOD_REQUESTS: dict[str, bytes] = {
     "cookies": lines("GET /statuses?kind=cookies HTTP/1.1", HOST),
     "bad-cookie": lines(GET, HOST, "Cookie: a=1; =; b"),
     "bad-host": lines("GET /meta HTTP/1.1", "Host: exa<mple"),
-    "te-gzip": lines(POST, HOST, "Transfer-Encoding: gzip"),
     "te-gzip-chunked": lines(POST, HOST, "Transfer-Encoding: gzip, chunked") + chunked(b"abc"),
-    "te-identity": lines(POST, HOST, "Transfer-Encoding: identity", "Content-Length: 3") + b"abc",
+    "te-in-two-fields": lines(
+        POST, HOST, "Transfer-Encoding: gzip", "Transfer-Encoding: chunked"
+    ) + chunked(b"abc"),
+    "chunk-extensions": post_chunked(b'3;a=b ; c="d\te\xe9"\r\nabc\r\n00 ;\r\n\r\n'),
+    "trailers": post_chunked(chunked(b"abc", trailers=b"X-A: 1\r\nX-B: 2\r\n")),
     "te-upper-case": lines(POST, HOST, "Transfer-Encoding: CHUNKED") + chunked(b"abc"),
     "upgrade-h2c": lines(GET, HOST, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"),
     "meta": lines(
@@ -616,6 +662,12 @@ class TestSameAsPlain:
     def test_good_requests(self, plaintext: Server, plain: Server, name: str) -> None:
         ours, theirs = (self._comparable(s, GOOD_REQUESTS[name]) for s in (plaintext, plain))
         assert ours == theirs
+
+    @pytest.mark.parametrize("name", AMBIGUOUS_REQUESTS)
+    def test_stricter_than_plain(self, client: Client, name: str) -> None:
+        client.send(AMBIGUOUS_REQUESTS[name] + lines(GET, HOST))
+        assert client.read().status == 400
+        assert client.closed()
 
     @staticmethod
     def _comparable(server: Server, sent: bytes) -> tuple[str, list[tuple[str, str]], bytes]:
