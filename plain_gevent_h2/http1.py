@@ -33,9 +33,10 @@ from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor
 
 from .chunked import ChunkedDecoder
+from .limits import report_abuse
 from .spool import SpooledBody
 from .stream import ClientGone, Stream, release
-from .tls import BATCH_SIZE, RECV_SIZE, TlsSocket, close_our_side
+from .tls import BATCH_SIZE, RECV_SIZE, RecordFlood, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
 
@@ -363,8 +364,10 @@ class Http1Connection:
         started = time.monotonic()
         try:
             self._ingest(sink, parsed)
-        except _IncompleteBody:
+        except _IncompleteBody as exc:
             release(sink)
+            if isinstance(exc.__cause__, RecordFlood):
+                raise exc.__cause__ from None
             _run(self.write_error(408, "Request Timeout", "Incomplete request body"))
             return self._linger()
         except (ParseException, OSError) as exc:
@@ -400,8 +403,10 @@ class Http1Connection:
                 websocket.wait_for_room(WEBSOCKET_BACKLOG)
                 self._sock.settimeout(None)  # not that of a send meanwhile
             websocket.feed_end()
-        except OSError:
+        except OSError as exc:
             stream.client_gone()
+            if isinstance(exc, RecordFlood):
+                report_abuse(self.client, str(exc))
         if not stream.is_over:
             stream.done.clear()  # set by the upgrade
             stream.done.wait()

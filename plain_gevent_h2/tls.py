@@ -3,6 +3,7 @@
 import fcntl
 import ssl
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -25,9 +26,17 @@ BATCH_SIZE = 64 * 1024
 #: that they once had: an idle connection that had sent 64 KiB at once took 62 KiB more (measured).
 RECORD_SIZE = 16 * 1024
 
-#: Bytes of TLS records without any data after which a connection is given up. One record
-#: has 16 KiB at most; what goes on without data is a flood of KeyUpdates.
-MAX_WITHOUT_DATA = 64 * 1024
+#: Bytes before the content of a record: its type, its version, its length.
+_RECORD_HEADER = 5
+
+#: Records given to OpenSSL at once, and taken from it: it takes 10 us for a KeyUpdate, and works
+#: through all that it has. 256 KiB of these kept the hub for 200 ms, of records of one byte for 20.
+MAX_RECORDS = 64
+
+#: Records without data, at once and a second, past which a connection is given up: what goes on
+#: without data is a flood of KeyUpdates. Honest clients send one in many thousand records.
+RECORDS_WITHOUT_DATA = 1000
+RECORDS_WITHOUT_DATA_PER_SECOND = 100
 
 _SIOCOUTQ = 0x5411  # from <linux/sockios.h>
 
@@ -60,10 +69,6 @@ def server_context(
     return context
 
 
-#: Held by the handshake whose turn it is.
-_HANDSHAKES = BoundedSemaphore(1)
-
-
 class RecordFlood(ConnectionAbortedError):
     """The peer sends TLS records and no data."""
 
@@ -87,34 +92,27 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._our_side_closed = False
         self._received: bytes | memoryview = b""  # not yet given to OpenSSL
+        self._record_left = 0  # bytes of the record under way that it has not been given
+        self._without_data = 0.0  # records without data, less those forgiven
+        self._forgiven_at = time.monotonic()
         self._unsent: list[bytes | memoryview] = []  # encrypted, not yet given to the kernel
         self._sending = BoundedSemaphore(1)  # held by the greenlet whose bytes are under way
 
     def handshake(self) -> None:
         """Do the handshake, within `HANDSHAKE_TIMEOUT` seconds."""
         with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("TLS handshake")):
-            done = False
-            while not done:
-                if not self._fill():
-                    raise ConnectionResetError("closed in the TLS handshake")
+            while True:
                 try:
-                    done = self._handshake_step()
-                finally:
-                    self.flush()  # an alert, if it failed
-
-    def _handshake_step(self) -> bool:
-        """Go on with what is here of the handshake; whether it is complete.
-
-        One takes a millisecond for its signature. In a burst of them (20 attackers that connect
-        again and again) others have their turn after each.
-        """
-        with _HANDSHAKES:
-            give_way()
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                return False
-            return True
+                    self._tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    self.flush()
+                    if not self._fill():
+                        raise ConnectionResetError("closed in the TLS handshake") from None
+                except ssl.SSLError:
+                    self.flush()  # the alert
+                    raise
+            self.flush()
 
     @property
     def protocol(self) -> str | None:
@@ -124,34 +122,31 @@ class TlsSocket:
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end. Once our side is closed, the bytes still come
         (to be thrown away), but as they are on the wire."""
-        received = 0  # bytes of records since the last data
         while not self._our_side_closed:
             try:
                 return self._read(size)
             except ssl.SSLWantReadError:
                 if self._outgoing.pending:  # an alert, or the answer to a KeyUpdate
                     self.flush()
-                if received > MAX_WITHOUT_DATA:
-                    raise RecordFlood("TLS records without data") from None
-                count = self._fill()
-                received += count
-                if not count:
+                if self._without_data >= MAX_RECORDS:
+                    give_way()
+                if not self._fill():
                     return b""
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
         return self._sock.recv(size)
 
     def _read(self, size: int) -> bytes:
-        """What is here of the records received, up to `size` bytes."""
-        data = self._tls.read(size)
+        """What is here of the records received, up to `size` bytes or `MAX_RECORDS`."""
+        data = self._read_record(size)
         if not (self._incoming.pending or self._received):
             return data
         pieces = [data]
         size -= len(data)
         with suppress(ssl.SSLError):  # the end or an error comes again with the next read
-            while size > 0 and data:
+            while size > 0 and data and max(len(pieces), self._without_data) < MAX_RECORDS:
                 try:
-                    data = self._tls.read(size)
+                    data = self._read_record(size)
                 except ssl.SSLWantReadError:
                     if not self._received:
                         raise
@@ -161,15 +156,48 @@ class TlsSocket:
                 size -= len(data)
         return b"".join(pieces)
 
+    def _read_record(self, size: int) -> bytes:
+        data = self._tls.read(size)
+        if self._without_data > 0:
+            self._without_data -= 1
+        return data
+
     def _fill(self) -> int:
         """Give OpenSSL some of what is here, or wait for it; return its size, 0 at the end."""
-        piece, self._received = self._received or self._sock.recv(RECV_SIZE), b""
-        if len(piece) > RECORD_SIZE:
+        received = self._received
+        while len(received) < (1 if self._record_left else _RECORD_HEADER):
+            more = self._sock.recv(RECV_SIZE)
+            if not more:
+                return 0
+            received = bytes(received) + more if received else more
+        end = self._end_of_piece(received)
+        piece, self._received = received, b""
+        if end < len(received):
             # Only of what has a rest: even an empty view keeps all that it was cut from.
-            view = memoryview(piece)
-            piece, self._received = view[:RECORD_SIZE], view[RECORD_SIZE:]
+            view = memoryview(received)
+            piece, self._received = view[:end], view[end:]
         self._incoming.write(piece)
         return len(piece)
+
+    def _end_of_piece(self, received: bytes | memoryview) -> int:
+        """How much of it OpenSSL may have at once: `RECORD_SIZE` bytes or `MAX_RECORDS`.
+
+        Raises `RecordFlood`.
+        """
+        size, end, records = min(len(received), RECORD_SIZE), self._record_left, 0
+        while end + _RECORD_HEADER <= size and records < MAX_RECORDS:
+            end += _RECORD_HEADER + (received[end + 3] << 8 | received[end + 4])
+            records += 1
+        self._without_data += records
+        if self._without_data > RECORDS_WITHOUT_DATA:
+            now = time.monotonic()
+            forgiven = (now - self._forgiven_at) * RECORDS_WITHOUT_DATA_PER_SECOND
+            self._without_data = max(0, self._without_data - forgiven)
+            self._forgiven_at = now
+            if self._without_data > RECORDS_WITHOUT_DATA:
+                raise RecordFlood("TLS records without data")
+        self._record_left = max(0, end - size)
+        return min(end, size)
 
     def sendall(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)

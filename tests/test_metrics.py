@@ -154,27 +154,41 @@ def test_one_who_does_not_read_the_answers_is_logged(
         expect_one_report(server, client, "answers that are not read", raw.sock.getsockname()[1])
 
 
-def test_a_flood_of_key_updates_is_logged(counted: Server) -> None:
-    """TLS records without data (RFC 8446 section 4.6.3): "K" sends one."""
+@pytest.mark.parametrize("requests", [False, True])
+def test_a_flood_of_key_updates_is_logged(counted: Server, requests: bool) -> None:
+    """TLS records without data (RFC 8446 section 4.6.3): "K" sends one.
+
+    Some requests in between make no difference.
+    """
     command = [need("openssl"), "s_client", "-connect", f"127.0.0.1:{counted.port}", "-tls1_3"]
     with (
         Client(counted) as client,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
         ) as attacker,
     ):
         assert attacker.stdin is not None
         assert attacker.stdout is not None
+
+        def say(text: bytes, wanted: bytes) -> None:
+            attacker.stdin.write(text)  # type: ignore[union-attr]
+            output = b""
+            while wanted not in output and (piece := attacker.stdout.read(1000)):  # type: ignore[union-attr]
+                output += piece
+
         openssl = psutil.Process(attacker.pid)
         port = wait_for(openssl.net_connections, "connection")[0].laddr.port
         deadline = time.monotonic() + WAIT
         with suppress(BrokenPipeError):  # the server has closed
             while "abuse" not in counted.log() and time.monotonic() < deadline:
+                if requests:
+                    say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"hello")
                 for _ in range(100):
-                    attacker.stdin.write(b"K\n")
-                    attacker.stdin.flush()
-                    while (line := attacker.stdout.readline()) and b"KEYUPDATE" not in line:
-                        pass
+                    say(b"K\n", b"KEYUPDATE")
         attacker.kill()
         expect_one_report(counted, client, "TLS records without data", port)
 
