@@ -2,6 +2,9 @@
 
 A loop in a greenlet of the main thread would be wrong: `asyncio.get_running_loop()` is per
 native thread, so every blocking view would believe that it runs inside a loop.
+
+Most of what the two threads cost each other is waking up: a system call on either side, a turn
+of a loop, and a fight for the GIL. So nobody is woken twice, nor for what he does not wait for.
 """
 
 import asyncio
@@ -9,61 +12,159 @@ import contextvars
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import gevent
-from gevent.event import Event
+from gevent.hub import Waiter
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 
 _start_new_thread = get_original("_thread", "start_new_thread")
 
-#: Chunks of an async stream that may wait for the client before its generator does.
-STREAM_BACKLOG = 4
+#: Pieces that may wait for a greenlet before the coroutine that makes them does, and their bytes.
+BACKLOG = 64
+BACKLOG_BYTES = 64 * 1024
+
+
+class Mailbox:
+    """Calls for another thread, which is woken once for all that wait.
+
+    `wake` is given a function to call there. It may be called in any thread.
+    """
+
+    def __init__(self, wake: Callable[[Callable[[], None]], object]) -> None:
+        self._wake = wake
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_woken = False
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function` called in the other thread."""
+        self._calls.append((function, args))
+        self._wake_once()
+
+    def _wake_once(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self._wake(self._run)
+
+    def _run(self) -> None:
+        self._is_woken = False  # first: a call that the loop below does not see wakes again
+        try:
+            for _ in range(len(self._calls)):
+                function, args = self._calls.popleft()
+                function(*args)
+        finally:
+            if self._calls:  # one of them raised
+                self._wake_once()
 
 
 class Call:
-    """Something the loop's thread does while a greenlet waits. Made in that greenlet."""
+    """Something the loop's thread does while a greenlet waits. Made in the hub's thread."""
 
-    def __init__(self) -> None:
-        self._hub_loop = gevent.get_hub().loop
-        self._changed = Event()
+    def __init__(self, hub: Mailbox) -> None:
+        self._hub = hub
+        self._waiter: Any = Waiter()
+        self._is_waiting = False
 
-    def in_hub(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call `function` in the hub. From the loop's thread no other way there is safe."""
-        self._hub_loop.run_callback_threadsafe(function, *args)
+    def notify(self, _task: object = None) -> None:
+        """Have the greenlet look again. Called in the loop's thread."""
+        if self._is_waiting:
+            self._is_waiting = False
+            self._hub.post(self._waiter.switch, None)
 
-    def notify(self) -> None:
-        """Wake the greenlet. Called in the loop's thread."""
-        self.in_hub(self._changed.set)
+    def wait(self, ready: Callable[[], object]) -> None:
+        """Block the greenlet until `ready()`."""
+        while True:
+            self._is_waiting = True  # first: what `ready` does not see yet notifies
+            if ready():
+                break
+            self._waiter.get()
+            self._waiter.clear()
+        self._is_waiting = False
 
-    def wait(self) -> None:
-        self._changed.wait()
-        self._changed.clear()
+
+class Pieces:
+    """Bytes from coroutines to a greenlet, in pieces, a few of which may wait.
+
+    The coroutines' side, `put()` to `close()`, is called in the loop's thread.
+    """
+
+    def __init__(self, call: Call, loop: Mailbox) -> None:
+        self._call = call
+        self._loop = loop
+        self._waiting: deque[bytes] = deque()
+        self._is_full = False  # set by the coroutines, which wait, cleared by the greenlet
+        # The coroutines'.
+        self._put = 0  # bytes so far
+        self._room = asyncio.Event()
+        self._is_closed = False
+        # The greenlet's.
+        self._taken = 0  # bytes so far
+
+    def put(self, piece: bytes) -> None:
+        self._put += len(piece)
+        self._waiting.append(piece)
+        self._call.notify()
+
+    async def wait_for_room(self) -> None:
+        while self._exceed(BACKLOG, BACKLOG_BYTES) and not self._is_closed:
+            self._room.clear()
+            self._is_full = True  # before another look: what is taken after it makes room
+            if self._exceed(BACKLOG, BACKLOG_BYTES):
+                await self._room.wait()
+
+    def close(self) -> None:
+        """Nobody takes them any more."""
+        self._is_closed = True
+        self._room.set()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self) -> Generator[bytes]:
+        """What waits, and what comes meanwhile."""
+        while self._waiting:
+            piece = self._waiting.popleft()
+            self._taken += len(piece)
+            if self._is_full and not self._exceed(BACKLOG // 2, BACKLOG_BYTES // 2):
+                self._is_full = False
+                self._loop.post(self._room.set)
+            yield piece
+
+    def _exceed(self, count: int, size: int) -> bool:
+        return len(self._waiting) > count or self._put - self._taken > size
 
 
 class AsyncioThread:
-    """The worker's asyncio loop. It starts with the first call that needs it."""
+    """The worker's asyncio loop. It starts with the first call that needs it.
+
+    Made in the hub's thread.
+    """
 
     def __init__(self) -> None:
+        #: Calls for the hub. From the loop's thread there is no other way that is safe.
+        self.hub = Mailbox(gevent.get_hub().loop.run_callback_threadsafe)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._mailbox: Mailbox | None = None
         self._starting = BoundedSemaphore(1)
 
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, started if need be. Called in greenlets of the hub's thread."""
+    def loop(self) -> Mailbox:
+        """Calls for the loop, which is started if need be. Called in greenlets of the hub."""
         with self._starting:
-            if self._loop is None:
-                call = Call()
+            if self._mailbox is None:
+                call = Call(self.hub)
                 _start_new_thread(self._run_forever, (call,))
-                while self._loop is None:
-                    call.wait()
-        return self._loop
+                call.wait(lambda: self._mailbox)
+        assert self._mailbox is not None
+        return self._mailbox
 
     def _run_forever(self, call: Call) -> None:
         # Made in its own thread, whose hub its selector and sockets wait in.
         loop = asyncio.SelectorEventLoop()
         asyncio.set_event_loop(loop)
-        self._loop = loop
+        wake = partial(loop.call_soon_threadsafe, context=contextvars.Context())
+        self._mailbox = Mailbox(wake)
         call.notify()
         while True:
             # A task that raises one of these ends the loop's run as well as itself. The other
@@ -77,22 +178,22 @@ class AsyncioThread:
         Returns its result or raises its exception. If the greenlet is stopped meanwhile,
         the coroutine is cancelled.
         """
-        call = Call()
+        call = Call(self.hub)
         loop = self.loop()
         task: asyncio.Task[Any] | None = None
 
         def start() -> None:
             nonlocal task
-            task = loop.create_task(coroutine, context=context)
-            task.add_done_callback(lambda _: call.notify())
+            task = asyncio.get_running_loop().create_task(coroutine, context=context)
+            task.add_done_callback(call.notify)
 
-        loop.call_soon_threadsafe(start)
+        loop.post(start)
         try:
-            while task is None or not task.done():
-                call.wait()
+            call.wait(lambda: task is not None and task.done())
         except BaseException:
-            loop.call_soon_threadsafe(lambda: task and task.cancel())
+            loop.post(lambda: task and task.cancel())
             raise
+        assert task is not None
         return task.result()
 
     def iterate(
@@ -104,19 +205,17 @@ class AsyncioThread:
         `TaskGroup`) belongs to the task it was entered in. Closing this iterator closes
         the stream.
         """
-        call = Call()
+        call = Call(self.hub)
         loop = self.loop()
-        chunks: deque[bytes] = deque()
-        room = asyncio.Semaphore(STREAM_BACKLOG)
+        chunks = Pieces(call, loop)
         task: asyncio.Task[None] | None = None
 
         async def pump() -> None:
             iterator = aiter(stream)
             try:
                 async for chunk in iterator:
-                    await room.acquire()
-                    chunks.append(chunk)
-                    call.notify()
+                    chunks.put(chunk)
+                    await chunks.wait_for_room()
             finally:
                 # The response's own iterator wraps the view's: close both, outer first.
                 for closing in (iterator, stream):
@@ -125,26 +224,19 @@ class AsyncioThread:
 
         def start() -> None:
             nonlocal task
-            task = loop.create_task(pump(), context=context)
-            task.add_done_callback(lambda _: call.notify())
+            task = asyncio.get_running_loop().create_task(pump(), context=context)
+            task.add_done_callback(call.notify)
 
-        def cancel() -> None:
-            if task is not None:
-                task.cancel()
+        def is_done() -> bool:
+            return task is not None and task.done()
 
-        loop.call_soon_threadsafe(start)
+        loop.post(start)
         try:
-            while True:
-                while chunks:
-                    yield chunks.popleft()
-                    loop.call_soon_threadsafe(room.release)
-                if task is not None and task.done():
-                    if not chunks:
-                        break
-                else:
-                    call.wait()
+            while not is_done() or chunks:
+                yield from chunks.take()
+                call.wait(lambda: chunks or is_done())
+            assert task is not None
             task.result()
         finally:
-            loop.call_soon_threadsafe(cancel)
-            while task is None or not task.done():
-                call.wait()
+            loop.post(lambda: task and task.cancel())
+            call.wait(is_done)

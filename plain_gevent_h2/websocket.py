@@ -6,16 +6,13 @@ after its 101, or an HTTP/2 stream after an extended CONNECT (RFC 8441).
 """
 
 import asyncio
-from collections import deque
+import contextvars
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from gevent.event import Event
 
-from .asyncio_bridge import AsyncioThread, Call
-
-#: Pieces of what the view sends (64 KiB at most each) that may wait for the client.
-SEND_BACKLOG = 4
+from .asyncio_bridge import AsyncioThread, Call, Mailbox, Pieces
 
 
 class WebSocketTransport:
@@ -30,19 +27,18 @@ class WebSocketTransport:
     def __init__(self, consumed: Callable[[int], None]) -> None:
         self._consumed = consumed
         # The stream's.
-        self._loop: asyncio.AbstractEventLoop | None = None  # None until serve()
+        self._loop: Mailbox | None = None  # None until serve()
         self._early: list[bytes | None] = []  # what came before; None is the end
         self._waiting = 0  # bytes fed and not yet consumed
         self._less = Event()  # set when some were
         self._is_lost = self._is_draining = False
         # The view's.
-        self._call: Call | None = None
+        self._hub: Mailbox | None = None  # None until serve()
+        self._sent: Pieces | None = None  # the same
         self._received = bytearray()
         self._ended = False  # the client sends nothing more
         self._broken = False  # nothing more reaches the client
         self._arrived = asyncio.Event()
-        self._room = asyncio.Semaphore(SEND_BACKLOG)
-        self._sent: deque[bytes] = deque()
         self._shutdown: asyncio.Future[None] | None = None
 
     # -- the stream's side ----------------------------------------------------
@@ -69,7 +65,7 @@ class WebSocketTransport:
         """The worker shuts down: close with 1001."""
         self._is_draining = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._shut_down)
+            self._loop.post(self._shut_down)
 
     def lost(self) -> None:
         """The client is gone, or the stream ended."""
@@ -79,7 +75,7 @@ class WebSocketTransport:
             if self._waiting:
                 self._taken(self._waiting)
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._lose)
+                self._loop.post(self._lose)
 
     def serve(
         self,
@@ -91,39 +87,43 @@ class WebSocketTransport:
         `run` makes the coroutine, given the transport and a future that is done once the
         worker shuts down.
         """
-        self._call = call = Call()
+        call = Call(bridge.hub)
         task: asyncio.Task[Any] | None = None
+        context = contextvars.copy_context()
 
         def start() -> None:
             nonlocal task
+            loop = asyncio.get_running_loop()
             self._shutdown = loop.create_future()
-            task = loop.create_task(run(self, self._shutdown))
-            task.add_done_callback(lambda _: call.notify())
+            task = loop.create_task(run(self, self._shutdown), context=context)
+            task.add_done_callback(call.notify)
 
-        self._loop = loop = bridge.loop()
-        loop.call_soon_threadsafe(start)
+        def is_done() -> bool:
+            return task is not None and task.done()
+
+        self._hub = bridge.hub
+        self._loop = bridge.loop()
+        self._sent = sent = Pieces(call, self._loop)
+        self._loop.post(start)
         for data in self._early:
             self._tell(data)
         if self._is_draining:
             self.drain()
         try:
-            while task is None or not task.done() or self._sent:
-                while self._sent:
-                    yield self._sent.popleft()
-                    loop.call_soon_threadsafe(self._room.release)
-                if task is None or not task.done():
-                    call.wait()
+            while not is_done() or sent:
+                yield from sent.take()
+                call.wait(lambda: sent or is_done())
+            assert task is not None
             task.result()
         finally:
             self.lost()
-            while task is None or not task.done():
-                call.wait()
+            call.wait(is_done)
 
     def _tell(self, data: bytes | None) -> None:
         if self._loop is None:
             self._early.append(data)
         else:
-            self._loop.call_soon_threadsafe(self._receive, data)
+            self._loop.post(self._receive, data)
 
     def _taken(self, size: int) -> None:
         size = min(size, self._waiting)  # lost() may have counted them already
@@ -145,16 +145,13 @@ class WebSocketTransport:
         self._ended = self._broken = True
         self._received.clear()
         self._arrived.set()
-        self._room.release()  # who waits in sendall() hears of it, one after another
+        assert self._sent is not None
+        self._sent.close()
 
     def _shut_down(self) -> None:
         assert self._shutdown is not None
         if not self._shutdown.done():
             self._shutdown.set_result(None)
-
-    def _hub(self) -> Call:
-        assert self._call is not None
-        return self._call
 
     async def recv(self, n: int) -> bytes:
         """Up to `n` bytes; none at the end."""
@@ -164,17 +161,17 @@ class WebSocketTransport:
         data = bytes(self._received[:n])
         del self._received[:n]
         if data:
-            self._hub().in_hub(self._taken, len(data))
+            assert self._hub is not None
+            self._hub.post(self._taken, len(data))
         return data
 
     async def sendall(self, data: bytes) -> None:
         """Send `data`; waits for the client to take what went before."""
-        await self._room.acquire()
+        assert self._sent is not None
+        await self._sent.wait_for_room()
         if self._broken:
-            self._room.release()  # for the next one to see the same
             raise ConnectionResetError("the client is gone")
-        self._sent.append(data)
-        self._hub().notify()
+        self._sent.put(data)
 
     def close(self) -> None:
         """Nothing more is read. The stream ends when the view has."""
