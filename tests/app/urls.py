@@ -6,6 +6,7 @@ from . import (
     hub_views,
     inside_views,
     life_views,
+    stream_views,
     trace_views,
     views,
     ws_views,
@@ -35,4 +36,5 @@ class AppRouter(Router):
         *failure_views.urls,
         *hub_views.urls,
         *inside_views.urls,
+        *stream_views.urls,
     )
