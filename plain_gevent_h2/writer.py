@@ -108,6 +108,16 @@ class SendBuffer:
         return data
 
     def _take(self, limit: int) -> bytes | memoryview:
+        """Small chunks that wait go together: a DATA frame costs 10 us, however small it is."""
+        piece = self._take_piece(limit)
+        if not self.size or len(piece) == limit:
+            return piece
+        pieces = [piece]
+        while self.size and (limit := limit - len(pieces[-1])) > 0:
+            pieces.append(self._take_piece(limit))
+        return b"".join(pieces)
+
+    def _take_piece(self, limit: int) -> bytes | memoryview:
         assert self._chunks is not None
         chunk, start = self._chunks[0], self._offset
         left = len(chunk) - start

@@ -7,8 +7,9 @@ import pytest
 from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
+from hyperframe.frame import DataFrame, SettingsFrame
 from load_client import Http1Client
-from raw import RawClient, request_fields, rst_stream
+from raw import RawClient, request_fields, rst_stream, settings, window_update
 
 
 def numbers(n: int, size: int) -> bytes:
@@ -121,3 +122,19 @@ class TestClientThatDoesNotRead:
                 lambda i=i: progress(server, f"leaves-{i}")["ending"][-1:] == ["same task"],
                 "end of the stream",
             )
+
+
+def test_small_chunks_that_wait_share_a_frame(server: Server) -> None:
+    """Those of a blocking view that never waits: all of them are there before the first frame."""
+    with RawClient(server) as client:
+        body = client.request("/chunks?n=1000&size=20").body
+        assert body == b"".join(bytes([97 + i % 26]) * 20 for i in range(1000))
+        assert len(client.received(DataFrame)) <= 4  # of 16 KiB each, and END_STREAM
+        # An empty window cuts them wherever it wants, and nothing is lost.
+        client.send(settings({SettingsFrame.INITIAL_WINDOW_SIZE: 7}), window_update(0, 100_000))
+        stream = client.open(request_fields("/chunks?n=10&size=3"))
+        found = b""
+        while len(found) < 30:
+            found += client.expect(DataFrame, stream).data
+            client.send(window_update(stream, 4))
+        assert found == b"".join(bytes([97 + i]) * 3 for i in range(10))
