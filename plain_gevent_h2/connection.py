@@ -549,7 +549,7 @@ class Http2Connection:
         self._let_go(stream)
         if not self._streams:
             self._idle_since = time.monotonic()
-            _ = self._h2.open_inbound_streams  # drops the closed ones: 2 KiB each
+            self._h2.forget_closed_streams()
             if self._drain_since is not None or self._client_is_going:
                 self._close(ErrorCodes.NO_ERROR)
 

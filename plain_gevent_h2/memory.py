@@ -12,6 +12,10 @@ KEPT_FREE = 64 * 1024 * 1024
 TRIM_INTERVAL = 10.0
 TRIM_AFTER = 16 * 1024 * 1024
 
+#: Objects that the garbage collector knows of a stream whose view waits: 20 (measured), and as
+#: many of the view's own.
+OBJECTS_OF_A_STREAM = 40
+
 # Parameters of mallopt(3), from <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -27,7 +31,15 @@ def tune_garbage_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 100)
+    expect_streams(0)
+
+
+def expect_streams(number: int) -> None:
+    """Let so many streams come and go without a collection: what they hold is no garbage.
+
+    Looking at it again and again took 15 % of a request with 10,000 in flight (measured).
+    """
+    gc.set_threshold(10_000 + OBJECTS_OF_A_STREAM * number, 10, 10)
 
 
 def tune_allocator() -> None:

@@ -9,7 +9,7 @@ from gevent import Greenlet
 
 from .stream import Stream
 
-#: Greenlets that are kept for the next streams.
+#: Greenlets that are kept for the next streams, even if there are none for a while.
 _IDLE_GREENLETS = 200
 
 
@@ -37,7 +37,9 @@ class Slots:
         self._waiting: OrderedDict[Source, None] = OrderedDict()
         self._ahead = 0  # streams whose greenlets have not begun
         self._idle: list[_StreamGreenlet] = []  # the last to become idle is taken first
+        self._least_idle = 0  # since the last `trim()`
         self.running = 0
+        self.most_running = 0  # lately; less by a tenth a second
 
     @property
     def full(self) -> bool:
@@ -71,8 +73,9 @@ class Slots:
     def _start(self, stream: Stream) -> None:
         self.running += 1
         self._ahead += 1
+        self.most_running = max(self.most_running, self.running)
         self._started()
-        greenlet = self._idle.pop() if self._idle else _StreamGreenlet(self)
+        greenlet = self._take_idle() if self._idle else _StreamGreenlet(self)
         stream.greenlet = greenlet
         greenlet.take(stream)
 
@@ -86,12 +89,26 @@ class Slots:
         self.running -= 1
         self._start_waiting()
 
-    def keep(self, greenlet: "_StreamGreenlet") -> bool:
-        """Whether `greenlet` is to wait for another stream."""
-        if len(self._idle) >= _IDLE_GREENLETS:
-            return False
+    def keep(self, greenlet: "_StreamGreenlet") -> None:
+        """Let `greenlet` wait for another stream."""
         self._idle.append(greenlet)
-        return True
+
+    def _take_idle(self) -> "_StreamGreenlet":
+        greenlet = self._idle.pop()
+        self._least_idle = min(self._least_idle, len(self._idle))
+        return greenlet
+
+    def trim(self) -> None:
+        """End a tenth of the greenlets that no stream has needed lately. Called once a second.
+
+        Not all: 10,000 streams come and go in waves of two seconds.
+        """
+        spare = max(0, self._least_idle - _IDLE_GREENLETS) // 10
+        unneeded, self._idle = self._idle[:spare], self._idle[spare:]
+        for greenlet in unneeded:
+            greenlet.end()
+        self._least_idle = len(self._idle)
+        self.most_running = max(self.running, self.most_running * 9 // 10)
 
     def lose(self, greenlet: "_StreamGreenlet") -> None:
         """An idle greenlet ends."""
@@ -135,6 +152,10 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
         else:
             self.start()
 
+    def end(self) -> None:
+        """End, being idle: there is no stream to run."""
+        gevent.get_hub().loop.run_callback(self._wake)
+
     def _wake(self) -> None:
         if self._idle:
             self.switch()
@@ -142,8 +163,9 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
     def _run(self) -> None:
         while self._stream is not None:
             unharmed = self._run_stream()
-            if not unharmed or self._is_ending or not self._slots.keep(self):
+            if not unharmed or self._is_ending:
                 return
+            self._slots.keep(self)
             self._wait()
 
     def _run_stream(self) -> bool:

@@ -33,7 +33,7 @@ from .connection import Http2Connection
 from .cooperation import obstacles
 from .http1 import Http1Connection
 from .limits import report_abuse
-from .memory import Trimmer, tune_allocator, tune_garbage_collector
+from .memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
 from .pipeline import Pipeline
 from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
@@ -385,3 +385,5 @@ class GeventWorker(plain_worker.Worker):
                 self.log.exception("Unexpected connection error")
                 connection.abort()
         self.leaving = {stream for stream in self.leaving if not stream.stop_body(now)}
+        expect_streams(self.slots.most_running)
+        self.slots.trim()
