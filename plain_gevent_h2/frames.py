@@ -105,8 +105,11 @@ def window_update(increment: int) -> bytes:
 
 
 def _frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
-    size = len(payload)
-    return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
+    return frame_header(kind, flags, stream_id, len(payload)) + payload
+
+
+def frame_header(kind: FrameType, flags: int, stream_id: int, size: int) -> bytes:
+    return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id)
 
 
 class FrameReader:

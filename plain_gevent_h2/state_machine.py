@@ -5,10 +5,15 @@ from functools import lru_cache
 from typing import Any
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection, _decode_headers
+from h2.connection import ConnectionInputs, H2Connection, _decode_headers
 from h2.errors import ErrorCodes
 from h2.events import Event, StreamReset
-from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError
+from h2.exceptions import (
+    DenialOfServiceError,
+    FlowControlError,
+    ProtocolError,
+    StreamClosedError,
+)
 from h2.frame_buffer import FrameBuffer
 from h2.settings import ChangedSetting, SettingCodes, Settings
 from h2.stream import H2Stream, StreamClosedBy, StreamInputs
@@ -17,7 +22,7 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame
 
 from .compression import BoundedDecoder, MemoEncoder
 from .config import Config
-from .frames import MAX_STREAM_ID, PREFACE
+from .frames import END_STREAM, MAX_STREAM_ID, PREFACE, FrameType, frame_header
 
 #: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
 #: only has to be larger than what a fast network holds in flight.
@@ -88,6 +93,22 @@ class StateMachine(H2Connection):
         if len(self.streams) < self._look_at:
             return len(self.streams)
         return self.forget_closed_streams()
+
+    def send_data_header(self, stream_id: int, size: int, *, end_stream: bool) -> bytes:
+        """Send DATA: what `send_data()` does, but that the caller writes the data, after this.
+
+        It is to write what is in `data_to_send()` before. `h2` copies the data five times over.
+        """
+        stream = self._get_stream_by_id(stream_id)
+        if size > min(self.outbound_flow_control_window, stream.outbound_flow_control_window):
+            raise FlowControlError(f"{size} bytes for stream {stream_id}")
+        self.state_machine.process_input(ConnectionInputs.SEND_DATA)
+        stream.state_machine.process_input(StreamInputs.SEND_DATA)
+        if end_stream:
+            stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
+        self.outbound_flow_control_window -= size
+        stream.outbound_flow_control_window -= size
+        return frame_header(FrameType.DATA, END_STREAM if end_stream else 0, stream_id, size)
 
     def forget_closed_streams(self) -> int:
         """Give up 2 KiB for each. Returns the number of those that are open."""

@@ -11,13 +11,13 @@ from typing import ClassVar
 
 import gevent
 from gevent.event import Event
-from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
 from plain.logs import get_framework_logger
 
 from . import metrics
 from .frames import FRAME_HEADER_SIZE, FrameType
 from .limits import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, Budgets
+from .state_machine import StateMachine
 from .tls import TlsSocket
 from .turns import give_way
 
@@ -167,7 +167,7 @@ class Writer:
     def __init__(
         self,
         sock: TlsSocket,
-        h2: H2Connection,
+        h2: StateMachine,
         budgets: Budgets,
         *,
         ended: Callable[[int], None],
@@ -183,6 +183,7 @@ class Writer:
         # a deque takes 760 bytes even when empty.)
         self._ready: list[SendBuffer] = []
         self._control = bytearray()
+        self._framed: list[bytes | memoryview] = []  # to be encrypted next
         self._running = False
         self._closed = False
         self._room: Event | None = None
@@ -246,6 +247,7 @@ class Writer:
             buffer.queued = False
         self._ready.clear()
         self._control.clear()
+        self._framed.clear()
         if self._room is not None:
             self._room.set()
 
@@ -320,14 +322,21 @@ class Writer:
         return size + self._encrypt_framed()
 
     def _encrypt_framed(self) -> int:
-        framed = self._h2.data_to_send()
-        if self._control:
-            framed = bytes(self._control) + framed
-            self._control.clear()
+        self._take_framed()
+        framed = b"".join(self._framed)
+        self._framed.clear()
         if not framed or self._closed:
             return 0
         self._sock.encrypt(framed)
         return len(framed)
+
+    def _take_framed(self) -> None:
+        """Take over what `h2` has framed."""
+        if self._control:
+            self._framed.append(bytes(self._control))
+            self._control.clear()
+        if framed := self._h2.data_to_send():
+            self._framed.append(framed)
 
     def _frame(self, buffer: SendBuffer) -> int:
         """Frame one DATA of `buffer`; return its size in bytes, 0 if its window is empty."""
@@ -339,7 +348,8 @@ class Writer:
                 return 0
             data = buffer.take(limit)
             end = buffer.ending and not buffer.size
-            h2.send_data(stream_id, data, end_stream=end)
+            self._take_framed()
+            self._framed += h2.send_data_header(stream_id, len(data), end_stream=end), data
         except ProtocolError:
             # The stream was closed under the buffer; its owner hears of it in its own way.
             buffer.close()
