@@ -90,7 +90,9 @@ class Inside:
         more = {
             name: f"{self.before[name]} -> {now[name]}"
             for name in now
-            if isinstance(now[name], int) and name != "blocks" and now[name] > self.before[name]
+            if isinstance(now[name], int)
+            and name not in ("blocks", "idle")
+            and now[name] > self.before[name]
         }
         for kind, number in now["alive"].items():
             if number > (before := self.before["alive"].get(kind, 0)):

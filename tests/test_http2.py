@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
 from urllib.parse import urlencode
 
 import httpx
@@ -11,6 +13,7 @@ from h2.settings import SettingCodes
 from h2client import Answer, Client
 from harness import WAIT, Server, wait_for
 from hyperframe.frame import GoAwayFrame
+from inside import Inside
 from tools import need, need_curl
 
 
@@ -58,6 +61,19 @@ class TestConcurrency:
         with Client(server) as client:
             streams = [client.send("/together?n=100") for _ in range(100)]
             assert {bytes(a.body) for a in client.finish(*streams)} == {b"together"}
+
+    def test_greenlets_of_a_burst_are_kept_but_not_for_good(
+        self, serve: Callable[..., Server]
+    ) -> None:
+        server = serve()
+        with Inside(server) as look, ExitStack() as opened:
+            clients = [opened.enter_context(Client(server)) for _ in range(4)]
+            streams = [[c.send("/together?n=400") for _ in range(100)] for c in clients]
+            for client, sent in zip(clients, streams, strict=True):
+                assert {bytes(a.body) for a in client.finish(*sent)} == {b"together"}
+            assert look.count()["idle"] > 250
+            wait_for(lambda: look.count()["idle"] < 250, "end of idle greenlets")
+            assert clients[0].get("/").body == b"hello"
 
     def test_a_stream_past_the_limit_is_refused_and_the_connection_lives(
         self, server: Server

@@ -110,6 +110,7 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
         "served": len(connections),
         "running": worker.slots.running,
         "waiting": len(worker.slots._waiting),
+        "idle": len(worker.slots._idle),
         "leaving": len(worker.leaving),
         "streams": sum(len(c._streams) for c in connections if isinstance(c, Http2Connection)),
         "budget": worker.body_budget.used,
