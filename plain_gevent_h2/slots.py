@@ -48,8 +48,12 @@ class Slots:
 
     def run(self, source: Source) -> None:
         """Start what `source` has, now or when there is a place and it has its turn."""
-        self._waiting[source] = None
-        self._start_waiting()
+        if self._waiting or not self._has_place() or self._start_turn(source):
+            self._waiting[source] = None
+            self._start_waiting()
+
+    def _has_place(self) -> bool:
+        return self.running < self._limit and self._ahead < AHEAD
 
     def _start_waiting(self) -> None:
         while self._waiting and self._has_place():
@@ -57,14 +61,11 @@ class Slots:
             if self._start_turn(source):
                 self._waiting[source] = None
 
-    def _has_place(self) -> bool:
-        return self.running < self._limit and self._ahead < AHEAD
-
     def _start_turn(self, source: Source) -> bool:
         """Start streams of `source`; whether it may have more."""
         for _ in range(TURN):
-            if not self._has_place():
-                return True
+            if self.running >= self._limit:
+                break
             if (stream := source.next_stream()) is None:
                 return False
             self._start(stream)
@@ -82,12 +83,14 @@ class Slots:
     def began(self) -> None:
         """A stream's greenlet has begun to run."""
         self._ahead -= 1
-        self._start_waiting()
+        if self._waiting:
+            self._start_waiting()
 
     def ended(self) -> None:
         """A stream has left its place."""
         self.running -= 1
-        self._start_waiting()
+        if self._waiting:
+            self._start_waiting()
 
     def keep(self, greenlet: "_StreamGreenlet") -> None:
         """Let `greenlet` wait for another stream."""
