@@ -58,6 +58,7 @@ class Http2Socket:
         self.reset: int | None = None
         self._window = client.server_settings[SettingsFrame.INITIAL_WINDOW_SIZE]
         self._protocol = ClientProtocol(parse_uri("wss://localhost/"), state=OPEN, max_size=None)
+        self._events: list[Event] = []
         self._parts: list[bytes] = []
 
     def __enter__(self) -> Self:
@@ -101,7 +102,9 @@ class Http2Socket:
         """The next message. Raises `EOFError` at the end of the WebSocket."""
         deadline = time.monotonic() + timeout
         while True:
-            for event in self._protocol.events_received():
+            self._events += self._protocol.events_received()  # a DATA frame may have several
+            while self._events:
+                event = self._events.pop(0)
                 if (message := self._message(event)) is not None:
                     return message
             if self.ended or self.reset is not None:
