@@ -210,7 +210,7 @@ class Http2Connection:
         self._writer.close()
         self._sock.close()
         # Of what holds the connection in turn: a cycle is left to the garbage collector, which
-        # comes seldom (`worker.py`). A connection takes up to 100 KiB.
+        # comes seldom (`memory.py`). A connection takes up to 100 KiB.
         self._h2.receive_no_more()
         del self._frames
         self._reader = None
