@@ -9,8 +9,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -33,6 +31,7 @@ from .connection import Http2Connection
 from .cooperation import obstacles
 from .http1 import Http1Connection
 from .limits import report_abuse
+from .listener import Listener, turn_away
 from .memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
 from .pipeline import Pipeline
 from .slots import Slots
@@ -73,45 +72,6 @@ def _call_patch_of_the_app(path: str) -> None:
         traceback.print_exc()
         sys.stderr.write(f"SERVER_GEVENT_PATCH: {path} failed: {exc}\n")
         sys.exit(WORKER_BOOT_ERROR)
-
-
-# The real one: gevent's lets go of a descriptor only a turn of the loop later.
-_close = monkey.get_original("os", "close")
-
-
-class _Listener(StreamServer):
-    """Accepts; each connection closes its own socket, which may outlive a greenlet.
-
-    Out of file descriptors, it closes what it cannot serve: with one that it keeps for that.
-    """
-
-    def __init__(self, sock: Any, handle: Any, out_of_descriptors: Callable[[], None]) -> None:
-        super().__init__(sock, handle)
-        self._out_of_descriptors = out_of_descriptors
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
-
-    def do_read(self) -> Any:
-        try:
-            return super().do_read()
-        except OSError as exc:
-            if exc.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-        self._out_of_descriptors()
-        self._reject()
-        return None
-
-    def _reject(self) -> None:
-        """Close one connection. Should another thread take the descriptor, gevent tries again."""
-        if self._spare is not None:
-            _close(self._spare)
-            self._spare = None
-        with suppress(BlockingIOError):
-            descriptor, _ = self.socket._accept()  # type: ignore[attr-defined]
-            _close(descriptor)
-        self._spare = os.open(os.devnull, os.O_RDONLY)
-
-    def do_close(self, *args: Any) -> None:
-        pass
 
 
 class GeventWorker(plain_worker.Worker):
@@ -276,7 +236,12 @@ class GeventWorker(plain_worker.Worker):
             if _TCP_NOTSENT_LOWAT is not None and not isinstance(listener.cfg_addr, str):
                 # Inherited by the connections that it accepts.
                 sock.setsockopt(IPPROTO_TCP, _TCP_NOTSENT_LOWAT, TCP_NOTSENT_LOWAT_BYTES)
-            server = _Listener(sock, self._accepted, self._log_descriptors)
+            server = Listener(
+                sock,
+                self._accepted,
+                is_tls=self._tls is not None,
+                out_of_descriptors=self._log_descriptors,
+            )
             server.max_accept = MAX_ACCEPT if self.app.workers == 1 else 1
             server.start()
             self._listening.append(server)
@@ -285,7 +250,7 @@ class GeventWorker(plain_worker.Worker):
         """An accepted connection's first greenlet: the TLS handshake, then its reader."""
         if self.nr_conns >= self.max_connections and not self._show_one_out():
             self._log_capacity()
-            sock.close()
+            turn_away(sock.detach(), is_tls=self._tls is not None)
             return
         self.nr_conns += 1
         connection = None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from app import life_views
@@ -205,7 +206,7 @@ class TestLimits:
                 assert first.get("/").body == b"hello"
                 assert second.get("/").body == b"hello"
                 for _ in range(3):
-                    with pytest.raises(OSError):  # noqa: PT011 - a reset or an end of file
+                    with pytest.raises(ssl.SSLError, match="ALERT_INTERNAL_ERROR"):
                         connect(server, "h2")
                 assert server.log().count("at connection capacity") == 1
                 assert first.get("/").body == b"hello"
@@ -213,6 +214,14 @@ class TestLimits:
             wait_for(is_answered, "answer on a new connection")
             assert first.get("/").body == b"hello"
         assert server.log().count("at connection capacity") == 1
+
+    def test_without_tls_the_answer_is_a_503(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "1"}, plaintext=True)
+        with httpx.Client() as first, httpx.Client() as second:
+            assert first.get(server.url + "/").status_code == 200
+            answer = second.get(server.url + "/")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert first.get(server.url + "/").status_code == 200
 
     def test_connection_for_which_there_is_no_descriptor_is_closed(self, serve: Serve) -> None:
         """The open ones go on, and the worker recovers by itself."""
@@ -228,7 +237,7 @@ class TestLimits:
                     while True:
                         served.enter_context(connect(server, "h2"))
                 for _ in range(20):
-                    with pytest.raises(OSError):  # noqa: PT011 - a reset or an end of file
+                    with pytest.raises(ssl.SSLError, match="ALERT_INTERNAL_ERROR"):
                         connect(server, "h2")
                     assert pid_of(client) == pid
             worker.rlimit(resource.RLIMIT_NOFILE, (hard, hard))

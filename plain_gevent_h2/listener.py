@@ -1,0 +1,66 @@
+"""Accepting connections, and a clear answer for those that there is no room for."""
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from gevent import monkey
+from gevent.server import StreamServer
+
+#: What a client that cannot be served is told. It costs no TLS handshake: a fatal alert
+#: (RFC 8446 section 6, internal_error) may come in place of one.
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Retry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
+_TLS_BUSY = bytes((21, 3, 3, 0, 2, 2, 80))
+
+# The real one: gevent's lets go of a descriptor only a turn of the loop later.
+_close = monkey.get_original("os", "close")
+
+
+def turn_away(descriptor: int, *, is_tls: bool) -> None:
+    """Tell a client that was just accepted that there is no room, and close."""
+    with suppress(OSError):
+        os.write(descriptor, _TLS_BUSY if is_tls else _BUSY)  # fits an empty send buffer
+    _close(descriptor)
+
+
+class Listener(StreamServer):
+    """Accepts; each connection closes its own socket, which may outlive a greenlet.
+
+    Out of file descriptors, it turns away what it cannot serve: with one that it keeps for that.
+    """
+
+    def __init__(
+        self, sock: Any, handle: Any, *, is_tls: bool, out_of_descriptors: Callable[[], None]
+    ) -> None:
+        super().__init__(sock, handle)
+        self._is_tls = is_tls
+        self._out_of_descriptors = out_of_descriptors
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+
+    def do_read(self) -> Any:
+        try:
+            return super().do_read()
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._out_of_descriptors()
+        self._reject()
+        return None
+
+    def _reject(self) -> None:
+        """Turn one away. Should another thread take the descriptor, gevent tries again."""
+        if self._spare is not None:
+            _close(self._spare)
+            self._spare = None
+        with suppress(BlockingIOError):
+            descriptor, _ = self.socket._accept()  # type: ignore[attr-defined]
+            turn_away(descriptor, is_tls=self._is_tls)
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def do_close(self, *args: Any) -> None:
+        pass
