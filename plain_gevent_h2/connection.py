@@ -41,7 +41,7 @@ from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
-from .writer import MAX_UNSENT, SendBuffer, Writer
+from .writer import MAX_UNSENT, Writer, unsent
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -650,12 +650,12 @@ class Http2Connection:
 
     def _sweep_closing(self, now: float) -> None:
         """Close the socket once the client had its time to read what was sent, and to close."""
-        unsent = self._sock.unsent()
-        if unsent != self._unsent:
-            self._unsent = unsent
+        in_kernel = self._sock.unsent()
+        if in_kernel != self._unsent:
+            self._unsent = in_kernel
             self._last_progress = now
         limit = LINGER_TIMEOUT
-        if self._closing_code == ErrorCodes.NO_ERROR and (unsent or not self._writer.idle):
+        if self._closing_code == ErrorCodes.NO_ERROR and (in_kernel or not self._writer.idle):
             limit = self.worker.config.send_timeout
         if now - max(self._last_progress, self._closing_since or 0) > limit:
             self.abort()
@@ -692,7 +692,7 @@ class Http2Connection:
         timeout = self.worker.config.send_timeout
         if self.worker.slots.full:
             return min(timeout, SEND_TIMEOUT_WHEN_FULL)
-        if SendBuffer.unsent > PRESSURE:
+        if unsent.size > PRESSURE:
             return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)
         return timeout
 

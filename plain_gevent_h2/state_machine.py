@@ -131,7 +131,10 @@ class StateMachine(H2Connection):
         Its header block changes the compression state all the same. Priorities are not followed
         (section 5.3.2), but for RFC 7540 section 5.3.1: no stream depends on itself.
         """
-        depends_on_itself = "PRIORITY" in frame.flags and frame.depends_on == frame.stream_id
+        has_priority = "PRIORITY" in frame.flags
+        if frame.stream_id > self.highest_inbound_stream_id and not has_priority:
+            return super()._receive_headers_frame(frame)  # nearly every request
+        depends_on_itself = has_priority and frame.depends_on == frame.stream_id
         frame.flags.discard("PRIORITY")
         closed_by = self._stream_closed_by(frame.stream_id)
         if closed_by is StreamClosedBy.SEND_RST_STREAM:

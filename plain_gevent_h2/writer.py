@@ -7,7 +7,6 @@ as nearly all small responses are, and in a greenlet of its own, which ends with
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar
 
 import gevent
 from gevent.event import Event
@@ -54,6 +53,19 @@ MIN_PROGRESS = 1024
 MAX_CONTROL_BACKLOG = 64 * 1024
 
 
+class _Unsent:
+    """A number that changes for each piece. (Of a class, it would undo CPython's caches for it.)"""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
+#: Bytes in the buffers of all streams.
+unsent = _Unsent()
+
+
 class SendBuffer:
     """The part of a response's body that is not framed yet. One for a stream.
 
@@ -72,8 +84,6 @@ class SendBuffer:
         "size",
         "stream_id",
     )
-
-    unsent: ClassVar[int] = 0  # bytes, in all buffers
 
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
@@ -95,12 +105,12 @@ class SendBuffer:
             self._chunks = deque()
         self._chunks.append(data)
         self.size += len(data)
-        SendBuffer.unsent += len(data)
+        unsent.size += len(data)
 
     def take(self, limit: int) -> bytes | memoryview:
         """The next bytes, `limit` of them at most."""
         data = self._take(limit)
-        SendBuffer.unsent -= len(data)
+        unsent.size -= len(data)
         self._progress += len(data)
         if self._progress >= MIN_PROGRESS or not self.size:
             self._progress = 0
@@ -132,7 +142,7 @@ class SendBuffer:
 
     def wait_for_room(self) -> None:
         """Block the stream's greenlet while too much of its body is still here."""
-        limit = HIGH_WATER if SendBuffer.unsent <= MAX_UNSENT else 0
+        limit = HIGH_WATER if unsent.size <= MAX_UNSENT else 0
         if self.size <= limit or self.closed:
             return
         started = time.monotonic()
@@ -149,7 +159,7 @@ class SendBuffer:
     def close(self) -> None:
         self.closed = True
         self._chunks = None
-        SendBuffer.unsent -= self.size
+        unsent.size -= self.size
         self.size = 0
         self.wake()
 
