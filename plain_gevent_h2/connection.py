@@ -41,7 +41,7 @@ from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
-from .writer import MAX_UNSENT, Writer, unsent
+from .writer import MAX_UNSENT, SendBuffer, Writer, unsent
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -71,7 +71,7 @@ TURN = 0.0005
 PENALTY = 0.002
 
 #: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
-#: do not read their responses should not keep out those who would.
+#: do not take their responses should not keep out those who would.
 SEND_TIMEOUT_WHEN_FULL = 1.0
 
 #: Seconds in its place while the worker holds more than so many bytes of unsent bodies.
@@ -241,7 +241,7 @@ class Http2Connection:
                 if time.monotonic() > turn_ends:
                     self._give_way()
                     turn_ends = time.monotonic() + TURN
-                if self._closing_since is not None:
+                if self._closing_since is not None or self._aborted:
                     return
         except ConnectionFault as fault:
             self._connection_fault(fault)
@@ -469,9 +469,14 @@ class Http2Connection:
         self._waiting.append(stream)
         self.worker.slots.run(self)
 
+    @property
+    def has_stream_to_start(self) -> bool:
+        """Whether a stream waits, and no more run than the client may open."""
+        return bool(self._waiting) and self._running < self.worker.config.max_concurrent_streams
+
     def next_stream(self) -> Http2Stream | None:
-        """Take the stream to start next, unless as many run as the client may open."""
-        if not self._waiting or self._running >= self.worker.config.max_concurrent_streams:
+        """Take the stream to start next, if there is one."""
+        if not self.has_stream_to_start:
             return None
         self._running += 1
         return self._waiting.pop(0)
@@ -680,7 +685,7 @@ class Http2Connection:
         if stream.response_ended:
             if now - stream.ended_at > DISCARD_TIMEOUT:
                 self.reset(stream, ErrorCodes.NO_ERROR)
-        elif buffer.size and now - buffer.progress_at > self._send_timeout():
+        elif buffer.size and now - buffer.progress_at > self._send_timeout(buffer, now):
             log.debug("Client does not take its response", extra={"client": self.client})
             self.reset(stream, ErrorCodes.CANCEL)
         elif not (stream.client_ended or stream.headers_sent or stream.websocket) and (
@@ -688,13 +693,26 @@ class Http2Connection:
         ):
             self._refuse_body(stream, 408)
 
-    def _send_timeout(self) -> float:
+    def _send_timeout(self, buffer: SendBuffer, now: float) -> float:
         timeout = self.worker.config.send_timeout
-        if self.worker.slots.full:
-            return min(timeout, SEND_TIMEOUT_WHEN_FULL)
-        if unsent.size > PRESSURE:
-            return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)
+        if self._holds_back(buffer, now):
+            if self.worker.slots.full:
+                return min(timeout, SEND_TIMEOUT_WHEN_FULL)
+            if unsent.size > PRESSURE:
+                return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)
         return timeout
+
+    def _holds_back(self, buffer: SendBuffer, now: float) -> bool:
+        """Whether the body waits for the client's windows or its socket, not just for its turn.
+
+        One of 100 on a slow link waits for its turn longer than the short limits.
+        """
+        writing_since = self._writer.writing_since
+        return (
+            not buffer.queued  # by a window: see Writer
+            or self._h2.outbound_flow_control_window <= 0
+            or (writing_since is not None and now - writing_since > SEND_TIMEOUT_UNDER_PRESSURE)
+        )
 
 
 _HANDLERS: dict[type[events.Event], Any] = {

@@ -59,7 +59,8 @@ _EMPTY_LINES_RE = re.compile(rb"(?:\r\n)*")
 # RFC 9110 section 5.5 and RFC 9112 section 3.2.
 _CONTROL_RE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_TARGET_RE = re.compile(r"[\x00-\x20\x7f]")
-_ABSOLUTE_TARGET_RE = re.compile(r"[^/?#:]+://([^/?#]*)")
+_ABSOLUTE_TARGET_RE = re.compile(r"([^/?#:]+)://([^/?#]*)")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 #: Bytes of a WebSocket that may wait for its view before nothing more is read.
 WEBSOCKET_BACKLOG = 64 * 1024
@@ -83,9 +84,10 @@ def _check_request(parsed: ParsedRequest) -> None:
         elif name == "TRANSFER-ENCODING":
             codings.append(value)
     # RFC 9112 section 3.2.2 lets the target go before Host. Plain's views see Host.
-    absolute = _ABSOLUTE_TARGET_RE.match(target)
-    if absolute and hosts and absolute[1].lower() != hosts[0]:
-        raise InvalidHostHeader("not that of the request target")
+    if hosts and (absolute := _ABSOLUTE_TARGET_RE.match(target.lower())):
+        port = _DEFAULT_PORTS.get(absolute[1], "")
+        if absolute[2].removesuffix(port) != hosts[0].removesuffix(port):
+            raise InvalidHostHeader("not that of the request target")
     # RFC 9112 section 6.3: unless it is chunked at last, the body's length is not certain.
     if codings and (parsed.content_length is not None or not "".join(codings).isascii()):
         raise InvalidHeader("TRANSFER-ENCODING", req=parsed)
@@ -387,6 +389,10 @@ class Http1Connection:
             self._read_websocket(stream, stream.websocket)
         self._stream = None
         return stream.keep_alive or self._linger()
+
+    @property
+    def has_stream_to_start(self) -> bool:
+        return self._unstarted is not None
 
     def next_stream(self) -> Http1Stream | None:
         """Take the stream to start."""

@@ -40,17 +40,25 @@ class Listener(StreamServer):
         super().__init__(sock, handle)
         self._is_tls = is_tls
         self._out_of_descriptors = out_of_descriptors
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._spare: int | None = None
+        self._keep_spare()
 
     def do_read(self) -> Any:
         try:
-            return super().do_read()
+            accepted = super().do_read()
         except OSError as exc:
             if exc.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-        self._out_of_descriptors()
-        self._reject()
-        return None
+            self._out_of_descriptors()
+            self._reject()
+            return None
+        self._keep_spare()
+        return accepted
+
+    def _keep_spare(self) -> None:
+        if self._spare is None:
+            with suppress(OSError):  # another thread was faster: later, then
+                self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def _reject(self) -> None:
         """Turn one away. Should another thread take the descriptor, gevent tries again."""
@@ -60,7 +68,7 @@ class Listener(StreamServer):
         with suppress(BlockingIOError):
             descriptor, _ = self.socket._accept()  # type: ignore[attr-defined]
             turn_away(descriptor, is_tls=self._is_tls)
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._keep_spare()
 
     def do_close(self, *args: Any) -> None:
         pass

@@ -17,12 +17,16 @@ _IDLE_GREENLETS = 200
 #: started ahead of the view that runs. A request on a quiet connection would otherwise wait for
 #: all those that came before it on busy ones: 2.5 s behind 100 connections of 100 streams
 #: (measured). With fewer, less of a connection's responses would leave together.
-TURN = 10
+STREAMS_IN_A_TURN = 10
 AHEAD = 64
 
 
 class Source(Protocol):
     """A connection, as far as its streams wait for a place."""
+
+    @property
+    def has_stream_to_start(self) -> bool:
+        """Whether `next_stream()` has one to give."""
 
     def next_stream(self) -> Stream | None:
         """Take the stream that is to start next; None if there is none for now."""
@@ -44,7 +48,7 @@ class Slots:
     @property
     def full(self) -> bool:
         """Whether streams wait for others to end."""
-        return self.running >= self._limit and bool(self._waiting)
+        return self.running >= self._limit and any(s.has_stream_to_start for s in self._waiting)
 
     def run(self, source: Source) -> None:
         """Start what `source` has, now or when there is a place and it has its turn."""
@@ -63,13 +67,13 @@ class Slots:
 
     def _start_turn(self, source: Source) -> bool:
         """Start streams of `source`; whether it may have more."""
-        for _ in range(TURN):
+        for _ in range(STREAMS_IN_A_TURN):
             if self.running >= self._limit:
                 break
             if (stream := source.next_stream()) is None:
                 return False
             self._start(stream)
-        return True
+        return source.has_stream_to_start
 
     def _start(self, stream: Stream) -> None:
         self.running += 1

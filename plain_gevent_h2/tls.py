@@ -170,8 +170,8 @@ class TlsSocket:
                 try:
                     data = self._read_record(size)
                 except ssl.SSLWantReadError:
-                    if not self._received:
-                        raise
+                    if len(self._received) < _RECORD_HEADER:
+                        raise  # to go on would be to wait, with data in hand
                     self._fill()
                     continue
                 pieces.append(data)
@@ -186,12 +186,12 @@ class TlsSocket:
 
     def _fill(self) -> int:
         """Give OpenSSL some of what is here, or wait for it; return its size, 0 at the end."""
-        received = self._received
-        while len(received) < (1 if self._record_left else _RECORD_HEADER):
-            more = self._sock.recv(RECV_SIZE)
+        while len(self._received) < (1 if self._record_left else _RECORD_HEADER):
+            more = self._sock.recv(RECV_SIZE)  # where an idle connection's reader is stopped
             if not more:
                 return 0
-            received = bytes(received) + more if received else more
+            self._received = bytes(self._received) + more if self._received else more
+        received = self._received
         end = self._end_of_piece(received)
         piece, self._received = received, b""
         if end < len(received):

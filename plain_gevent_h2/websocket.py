@@ -109,6 +109,8 @@ class WebSocketTransport:
             self._tell(data)
         if self._is_draining:
             self.drain()
+        if self._is_lost:  # while the loop was started
+            self._loop.post(self._lose)
         try:
             while not is_done() or sent:
                 yield from sent.take()

@@ -142,8 +142,7 @@ class SendBuffer:
 
     def wait_for_room(self) -> None:
         """Block the stream's greenlet while too much of its body is still here."""
-        limit = HIGH_WATER if unsent.size <= MAX_UNSENT else 0
-        if self.size <= limit or self.closed:
+        if self.size <= (HIGH_WATER if unsent.size <= MAX_UNSENT else 0) or self.closed:
             return
         started = time.monotonic()
         self._room = Event()
@@ -153,7 +152,8 @@ class SendBuffer:
 
     def wake(self) -> None:
         """Let the stream's greenlet go on if there is room, or nothing to wait for."""
-        if self._room is not None and (self.closed or self.size <= LOW_WATER):
+        low = LOW_WATER if unsent.size <= MAX_UNSENT else 0
+        if self._room is not None and (self.closed or self.size <= low):
             self._room.set()
 
     def close(self) -> None:

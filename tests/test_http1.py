@@ -600,6 +600,7 @@ GOOD_REQUESTS: dict[str, bytes] = {
     "http-1.2": lines("GET / HTTP/1.2", HOST),
     "close": lines("GET / HTTP/1.1", HOST, "Connection: Close"),
     "absolute-target": lines("GET http://localhost/bytes?n=3 HTTP/1.1", HOST),
+    "absolute-target-with-port": lines("GET http://localhost:80/bytes?n=3 HTTP/1.1", HOST),
     "asterisk": lines("OPTIONS * HTTP/1.1", HOST),
     "two-slashes": lines("GET //bytes?n=3 HTTP/1.1", HOST),
     "percent": lines("GET /%62ytes?n=3 HTTP/1.1", HOST),

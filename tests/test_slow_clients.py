@@ -215,6 +215,21 @@ class TestWindows:
                 if time.monotonic() - started < 3:
                     time.sleep(0.02)  # the slow client
 
+    def test_who_reads_slowly_keeps_its_streams_when_places_are_short(self, serve: Serve) -> None:
+        """Each of 60 waits for its turn longer than who does not read may wait at all."""
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "60"})
+        with RawClient(server, {WINDOW: 2**24}) as client:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+            client.send(window_update(0, 2**25))
+            for _ in range(80):
+                client.open(request_fields("/bytes?n=2000000"))
+            received = 0
+            while received < 7_000_000:
+                piece = client.expect(DataFrame).data
+                received += len(piece)
+                time.sleep(len(piece) / 700_000)  # the slow client
+            assert not client.received(RstStreamFrame)
+
     def test_who_does_not_read_gives_way_when_places_are_short(self, serve: Serve) -> None:
         server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "20"})
         with RawClient(server, {WINDOW: 0}) as client, Client(server) as other:

@@ -4,10 +4,13 @@ import select
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from harness import Server
+import raw
+from harness import WAIT, Server, wait_for
+from inside import Inside
 from raw import RawClient, request_fields
 from tools import need
 
@@ -33,8 +36,8 @@ def test_old_versions_are_refused(server: Server, version: str) -> None:
 def test_http2_over_either_version(server: Server, version: ssl.TLSVersion) -> None:
     context = server.tls_context("h2")
     context.minimum_version = context.maximum_version = version
-    raw = socket.create_connection(("127.0.0.1", server.port), 10)
-    with context.wrap_socket(raw, server_hostname="localhost") as sock:
+    tcp = socket.create_connection(("127.0.0.1", server.port), 10)
+    with context.wrap_socket(tcp, server_hostname="localhost") as sock:
         assert sock.selected_alpn_protocol() == "h2"
         assert sock.version() == version.name.replace("_", ".")
         assert sock.compression() is None
@@ -103,6 +106,78 @@ def test_handshakes_that_come_at_once_leave_others_their_turn(server: Server) ->
         assert len(answered) < len(hellos)
         while len(answered) < len(hellos):  # later, all of them are
             answered, _, _ = select.select(hellos, [], [], 1)
+
+
+class ByRecord:
+    """A TLS client whose records are in our hands before they are on the wire."""
+
+    def __init__(self, server: Server, alpn: str, version: ssl.TLSVersion) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", server.port), WAIT)
+        context = server.tls_context(alpn)
+        context.minimum_version = context.maximum_version = version
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        self._complete(self._tls.do_handshake)
+
+    def _complete[T](self, step: Callable[[], T]) -> T:
+        """Do `step`, with what has to be sent and received for it."""
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self.sock.sendall(self._outgoing.read())
+                data = self.sock.recv(65536)
+                assert data, "the server has closed"
+                self._incoming.write(data)
+            else:
+                self.sock.sendall(self._outgoing.read())
+                return done
+
+    def record(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    def expect(self, data: bytes) -> None:
+        received = b""
+        while data not in received:
+            received += self._complete(lambda: self._tls.read(65536))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_end_inside_a_record_header(server: Server, version: ssl.TLSVersion) -> None:
+    """What came before it is served, and nobody else is held up."""
+    client = ByRecord(server, "http/1.1", version)
+    with client.sock, RawClient(server) as other:
+        request = client.record(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.sock.sendall(request + request[:3])
+        client.expect(b"hello")
+        client.sock.sendall(client.record(b"GET")[:2])
+        client.sock.shutdown(socket.SHUT_WR)
+        other.expect_alive()
+        while client.sock.recv(65536):
+            pass
+
+
+def test_a_record_header_in_two_parts_on_an_idle_connection(serve: Callable[..., Server]) -> None:
+    """Between them the reader gives up its greenlet."""
+    server = serve()
+    with Inside(server) as inside:
+        client = ByRecord(server, "h2", ssl.TLSVersion.TLSv1_3)
+        with client.sock:
+            client.sock.sendall(client.record(raw.PREFACE + raw.settings()))
+
+            def is_parked() -> bool:
+                counted = inside.count()
+                parked = counted["alive"]["Greenlet"] == inside.before["alive"]["Greenlet"]
+                return parked and counted["connections"] == 1
+
+            wait_for(is_parked, "parked reader")
+            ping = client.record(raw.ping(b"in parts"))
+            client.sock.sendall(ping[:3])
+            wait_for(lambda: not is_parked(), "reader")
+            wait_for(is_parked, "parked reader")
+            client.sock.sendall(ping[3:])
+            client.expect(raw.ping(b"in parts", ack=True))
 
 
 def test_without_alpn_it_is_http1(server: Server) -> None:
