@@ -1,6 +1,6 @@
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +14,16 @@ DBAPP = TESTS / "dbapp"
 
 # Of plain.dev, which every `plain` command here loads: look for no database where an app has none.
 os.environ.setdefault("PLAIN_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test's report ends with the logs of the servers that it may have spoken to."""
+    report = yield
+    if report.failed:
+        for server in Server.started:
+            report.sections.append((f"log of the server on {server.port}", server.end_of_log()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import psutil
 
@@ -84,6 +84,9 @@ class Server:
     error go to one file (`log()` returns its text). `tls=None` serves without TLS.
     """
 
+    #: Those in their `with` block, whose logs go into the report of a test that fails.
+    started: ClassVar["list[Server]"] = []
+
     def __init__(
         self,
         tls: tuple[Path, Path] | None,
@@ -111,8 +114,14 @@ class Server:
     # -- life -----------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self.start()
-        self.wait_ready()
+        Server.started.append(self)
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            Server.started.remove(self)
+            self.kill()
+            raise
         return self
 
     def __exit__(
@@ -121,9 +130,10 @@ class Server:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        Server.started.remove(self)
         self.kill()
         if exc_type is not None:
-            print(f"--- server log ---\n{self.log()[-8000:]}")
+            print(f"--- server log ---\n{self.end_of_log()}")
 
     def start(self) -> None:
         with self.logfile.open("ab") as log:
@@ -190,6 +200,11 @@ class Server:
 
     def log(self) -> str:
         return self.logfile.read_text(errors="replace") if self.logfile.exists() else ""
+
+    def end_of_log(self) -> str:
+        """The log's last lines, without those of requests that went well."""
+        lines = self.log().splitlines(keepends=True)
+        return "".join(line for line in lines if " status=200 " not in line)[-8000:]
 
     def wait_log(self, text: str, timeout: float = WAIT) -> None:
         wait_for(lambda: text in self.log(), f"log line with {text!r}", timeout)
