@@ -222,10 +222,14 @@ class Server:
             context.set_alpn_protocols(list(alpn))
         return context
 
+    def connect_tcp(self, timeout: float = WAIT) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
     def connect(self, *alpn: str, timeout: float = WAIT) -> socket.socket:
         """A TCP connection, with TLS (offering `alpn`) if the server has it."""
-        raw = socket.create_connection(("127.0.0.1", self.port), timeout)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw = self.connect_tcp(timeout)
         if not self.tls:
             return raw
         return self.tls_context(*alpn).wrap_socket(raw, server_hostname="localhost")

@@ -108,6 +108,15 @@ def test_handshakes_that_come_at_once_leave_others_their_turn(server: Server) ->
             answered, _, _ = select.select(hellos, [], [], 1)
 
 
+def test_a_handshake_that_the_server_is_late_for(server: Server) -> None:
+    """The client has 10 s for its part: what the hub was busy for is not its fault."""
+    with server.connect_tcp() as sock, RawClient(server) as blocking:  # accepted in this order
+        blocking.open(request_fields("/hub/block?s=11"))
+        with server.tls_context().wrap_socket(sock, server_hostname="localhost") as tls:
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert tls.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
 class ByRecord:
     """A TLS client whose records are in our hands before they are on the wire."""
 
