@@ -251,7 +251,8 @@ def mend_imports() -> None:
     What broke: the lock of a module that is being imported is one of gevent's, and with
     several native threads waiting for one it does not wake them all: of ten views at once in
     `asyncio.run()`, whose client library imports as it goes, some hung for ever. The lock here
-    is a native one that is asked again and again, and gives way meanwhile. Shown by
+    is a native one. The main thread asks it again and again and gives way meanwhile; another
+    thread is given way in only where one of its own greenlets may hold it. Shown by
     `tests/test_hub.py::TestAsyncio::test_an_async_client_in_a_view`.
     """
     import types
@@ -261,8 +262,10 @@ def mend_imports() -> None:
     from gevent.monkey import get_original
 
     allocate_lock = get_original("_thread", "allocate_lock")
+    native_thread = get_original("_thread", "get_ident")
+    main_thread = native_thread()
 
-    class PollingLock:
+    class ImportLock:
         def __init__(self) -> None:
             self._lock = allocate_lock()
             self.release = self._lock.release
@@ -271,10 +274,12 @@ def mend_imports() -> None:
             while not self._lock.acquire(False):
                 if not blocking:
                     return False
+                if native_thread() != main_thread and self._lock.acquire(True, 0.02):
+                    return True
                 gevent.sleep(0.001)
             return True
 
-    locks = {"allocate_lock": PollingLock, "RLock": get_original("_thread", "RLock")}
+    locks = {"allocate_lock": ImportLock, "RLock": get_original("_thread", "RLock")}
     bootstrap: Any = _bootstrap
     bootstrap._thread = types.SimpleNamespace(**(vars(bootstrap._thread) | locks))
 
