@@ -109,7 +109,9 @@ class SendBuffer:
 
     def take(self, limit: int) -> bytes | memoryview:
         """The next bytes, `limit` of them at most."""
-        data = self._take(limit)
+        data = self._take_piece(limit)
+        if self.size and len(data) < limit:
+            data = self._take_more(data, limit)
         unsent.size -= len(data)
         self._progress += len(data)
         if self._progress >= MIN_PROGRESS or not self.size:
@@ -117,11 +119,8 @@ class SendBuffer:
             self.progress_at = time.monotonic()
         return data
 
-    def _take(self, limit: int) -> bytes | memoryview:
+    def _take_more(self, piece: bytes | memoryview, limit: int) -> bytes:
         """Small chunks that wait go together: a DATA frame costs 10 us, however small it is."""
-        piece = self._take_piece(limit)
-        if not self.size or len(piece) == limit:
-            return piece
         pieces = [piece]
         while self.size and (limit := limit - len(pieces[-1])) > 0:
             pieces.append(self._take_piece(limit))
@@ -238,6 +237,7 @@ class Writer:
 
     def frame_now(self, buffer: SendBuffer) -> None:
         """Frame of `buffer` all that its window allows, out of turn: it is to be reset."""
+        self._take_framed()
         while buffer.size and self._h2.outbound_flow_control_window > 0 and self._frame(buffer):
             pass
 
@@ -313,6 +313,7 @@ class Writer:
         """Frame and encrypt what can be sent now, up to a batch; return its size in bytes."""
         h2, ready = self._h2, self._ready
         size = waiting = 0  # bytes encrypted; DATA that waits for more to share a record with
+        self._take_framed()
         while ready and size + waiting < BATCH_SIZE and h2.outbound_flow_control_window > 0:
             buffer = ready.pop(0)
             buffer.queued = False
@@ -332,7 +333,6 @@ class Writer:
         return size + self._encrypt_framed()
 
     def _encrypt_framed(self) -> int:
-        self._take_framed()
         framed = b"".join(self._framed)
         self._framed.clear()
         if not framed or self._closed:
@@ -358,7 +358,6 @@ class Writer:
                 return 0
             data = buffer.take(limit)
             end = buffer.ending and not buffer.size
-            self._take_framed()
             self._framed += h2.send_data_header(stream_id, len(data), end_stream=end), data
         except ProtocolError:
             # The stream was closed under the buffer; its owner hears of it in its own way.
@@ -369,4 +368,5 @@ class Writer:
             self._budgets.earn(FrameType.PING, PINGS_FOR_DATA)
         if end:
             self._ended(stream_id)
+            self._take_framed()
         return len(data)
