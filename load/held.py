@@ -15,8 +15,9 @@ from workload import MB, P50, P99, Metric, Options, Sample, Workload
 LARGE = 10 * 1024 * 1024
 #: Streams of one connection where many are open.
 STREAMS = 100
-#: Seconds for a server to settle before its memory is looked at.
-SETTLE = 0.5
+#: Seconds for a server to settle before its memory is looked at: to give back what the burst
+#: before it took. (This one lets idle connections rest after one.)
+SETTLE = 2.0
 
 
 class Idle(Workload):
