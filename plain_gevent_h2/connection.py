@@ -35,7 +35,14 @@ from .headers import (
     parse_request,
 )
 from .http2_stream import Http2Stream
-from .limits import DATA_ON_CLOSED_STREAM, OVERSIZED_HEADERS_COST, Budgets, report_abuse
+from .limits import (
+    DATA_ON_CLOSED_STREAM,
+    OVERSIZED_HEADERS_COST,
+    RESET_FRAME,
+    RESET_FRAMES_FOR_RESPONSE,
+    Budgets,
+    report_abuse,
+)
 from .state_machine import HeadersDiscarded, error_code, h2_connection
 from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
@@ -122,7 +129,7 @@ class Http2Connection:
         # Changed by the reader alone.
         self._budgets = Budgets()
         self._frames = FrameReader(
-            worker.config.max_frame_size, self._check_data, self._budgets.spend
+            worker.config.max_frame_size, self._check_data, self._count_frame
         )
         self._requests = 0
         self._last_stream_id = 0  # the highest stream that was not refused
@@ -283,6 +290,10 @@ class Http2Connection:
         if fault.unseen:
             self._writer.send_raw(window_update(fault.unseen))
 
+    def _count_frame(self, kind: int) -> None:
+        """Of RST_STREAM, those that end a stream are counted in `_stream_reset()` as well."""
+        self._budgets.spend(RESET_FRAME if kind == FrameType.RST_STREAM else kind)
+
     def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
         """Compare DATA with the request's content-length (RFC 9113 section 8.1.1)."""
         stream = self._streams.get(stream_id)
@@ -440,10 +451,11 @@ class Http2Connection:
 
     def _stream_reset(self, event: events.StreamReset) -> None:
         metrics.stream_reset(event.error_code or 0, by_client=bool(event.remote_reset))
-        if not event.remote_reset:
-            self._budgets.spend(FrameType.RST_STREAM)  # ours, for a fault that h2 found
-        if stream := self._streams.get(event.stream_id):
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
             self._forget(stream)
+        if stream is not None or not event.remote_reset:  # ours: for a fault that h2 found
+            self._budgets.spend(FrameType.RST_STREAM)
 
     def _window_updated(self, event: events.WindowUpdated) -> None:
         if event.stream_id == 0:
@@ -551,6 +563,7 @@ class Http2Connection:
         self._streams.pop(stream.stream_id, None)
         if stream.response_ended:
             self._budgets.earn(FrameType.RST_STREAM, 1)
+            self._budgets.earn(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
         self._let_go(stream)
         if not self._streams:
             self._idle_since = time.monotonic()

@@ -31,8 +31,8 @@ FRAME_LIMITS: dict[int, Limit] = {
     FrameType.DATA: Limit(200, 10),
     # Sent by browsers for each stream; ignored by us (RFC 9113 section 5.3.2).
     FrameType.PRIORITY: Limit(2000, 500),
-    # Resets by the client, resets by us for its faults, and streams refused: each may have
-    # started a view for nothing (CVE-2023-44487, CVE-2025-8671). nghttp2 has this burst and a
+    # Open streams reset by the client, resets by us for its faults, and streams refused: each may
+    # have started a view for nothing (CVE-2023-44487, CVE-2025-8671). nghttp2 has this burst and a
     # third of the rate. A response taken whole gives one back.
     FrameType.RST_STREAM: Limit(1000, 100),
     # Each makes us send an ACK and look at every stream's window (CVE-2019-9515).
@@ -49,6 +49,13 @@ FRAME_LIMITS: dict[int, Limit] = {
 #: frames of 16 KiB.
 DATA_ON_CLOSED_STREAM = 0x100
 FRAME_LIMITS[DATA_ON_CLOSED_STREAM] = Limit(5000, 500)
+
+#: In place of a frame type: RST_STREAM frames, whatever they end. Clients built on `h2`, such as
+#: httpx, answer each frame of a stream that they have reset with one more: up to 64 for a download,
+#: and two for a small response, which gives these back when it was taken whole.
+RESET_FRAME = 0x101
+FRAME_LIMITS[RESET_FRAME] = Limit(5000, 500)
+RESET_FRAMES_FOR_RESPONSE = 4
 
 #: Frames of types that we do not know and ignore (RFC 9113 section 4.1): PRIORITY_UPDATE.
 UNKNOWN_FRAME_LIMIT = Limit(2000, 500)
@@ -126,4 +133,6 @@ def report_abuse(client: Any, reason: str) -> None:
 def _name(kind: int) -> str:
     if kind == DATA_ON_CLOSED_STREAM:
         return "late DATA"
+    if kind == RESET_FRAME:
+        return "late RST_STREAM"
     return FrameType(kind).name if kind in FRAME_LIMITS else "unknown"

@@ -186,6 +186,7 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
     "empty-data": partial(on_a_stream, raw.data(1, end=False)),
     "data-of-padding": partial(on_a_stream, raw.data(1, end=False, pad=10)),
     "data-on-a-closed-stream": partial(on_a_closed_stream, raw.data(1, b"x", end=False)),
+    "resets-of-a-closed-stream": partial(on_a_closed_stream, raw.rst_stream(1)),
     "headers-on-a-stream-reset-by-client": partial(
         headers_on_a_closed_stream, reset_by_server=False
     ),

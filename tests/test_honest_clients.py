@@ -7,10 +7,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+import raw
 from browser import Browser
 from h2client import Client
 from harness import Server, wait_for
 from load_client import Load
+from raw import RawClient, request_fields
 from tools import need
 
 NO_LIMIT = {"PLAIN_SERVER_MAX_REQUESTS": "0"}
@@ -92,6 +94,15 @@ def test_a_client_that_resets_every_other_stream(quiet: Server) -> None:
                 client.h2.reset_stream(stream_id, 8)
             client.flush()
             assert all(answer.body == b"hello" for answer in client.finish(*whole))
+
+
+def test_a_client_that_answers_late_frames_with_resets(quiet: Server) -> None:
+    """As those built on `h2` do: one for each frame of a download that was given up."""
+    with RawClient(quiet) as client:
+        for _ in range(40):
+            stream_id = client.open(request_fields("/sleep?s=0.01"))
+            client.send(raw.rst_stream(stream_id) * 65)
+        client.expect_alive()
 
 
 def test_a_connection_of_many_requests_is_renewed(serve: Callable[..., Server]) -> None:
