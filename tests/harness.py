@@ -22,6 +22,9 @@ PLAIN = Path(sys.executable).parent / "plain"
 #: Seconds before a wait for a condition fails the test. Far above what any of them needs.
 WAIT = 30.0
 
+#: The same for the start of a server: its first one compiles all that it imports.
+WAIT_FOR_START = 90.0
+
 
 def wait_for[T](condition: Callable[[], T], what: str, timeout: float = WAIT) -> T:
     """Poll `condition` until it is truthy and return it; fail the test after `timeout` seconds."""
@@ -143,7 +146,9 @@ class Server:
 
     def wait_ready(self) -> None:
         """Return once a worker of the server has said that it started."""
-        wait_for(lambda: self._has_started() or self._died(), "start of the server")
+        wait_for(
+            lambda: self._has_started() or self._died(), "start of the server", WAIT_FOR_START
+        )
         if self._died() and not self._has_started():
             raise AssertionError(f"the server did not start:\n{self.log()}")
 
