@@ -146,9 +146,7 @@ class Server:
 
     def wait_ready(self) -> None:
         """Return once a worker of the server has said that it started."""
-        wait_for(
-            lambda: self._has_started() or self._died(), "start of the server", WAIT_FOR_START
-        )
+        wait_for(lambda: self._has_started() or self._died(), "start of the server", WAIT_FOR_START)
         if self._died() and not self._has_started():
             raise AssertionError(f"the server did not start:\n{self.log()}")
 
