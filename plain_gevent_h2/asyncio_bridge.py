@@ -21,7 +21,10 @@ from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.selectors import GeventSelector
 
+from .patches import shared_threads
+
 _start_new_thread = get_original("_thread", "start_new_thread")
+_native_thread = get_original("_thread", "get_ident")
 
 #: Pieces that may wait for a greenlet before the coroutine that makes them does, and their bytes.
 BACKLOG = 64
@@ -173,6 +176,7 @@ class AsyncioThread:
         return self._mailbox
 
     def _run_forever(self, call: Call) -> None:
+        shared_threads.add(_native_thread())
         # Made in its own thread, whose hub its selector and sockets wait in.
         loop = asyncio.SelectorEventLoop(_Selector())
         asyncio.set_event_loop(loop)

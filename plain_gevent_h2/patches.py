@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from gevent.threadpool import ThreadPool
 
+#: Native threads whose greenlets serve many requests: the main one, and that of the asyncio loop.
+shared_threads: set[int] = set()
+
 
 def patch() -> None:
     """Make the standard library's blocking calls give way to other greenlets.
@@ -251,8 +254,9 @@ def mend_imports() -> None:
     What broke: the lock of a module that is being imported is one of gevent's, and with
     several native threads waiting for one it does not wake them all: of ten views at once in
     `asyncio.run()`, whose client library imports as it goes, some hung for ever. The lock here
-    is a native one. The main thread asks it again and again and gives way meanwhile; another
-    thread is given way in only where one of its own greenlets may hold it. Shown by
+    is a native one. In `shared_threads` it is asked again and again, and gives way meanwhile; in
+    others, where that cost more than the imports, only if it takes long: a greenlet of the same
+    thread may hold it. Shown by
     `tests/test_hub.py::TestAsyncio::test_an_async_client_in_a_view`.
     """
     import types
@@ -263,7 +267,7 @@ def mend_imports() -> None:
 
     allocate_lock = get_original("_thread", "allocate_lock")
     native_thread = get_original("_thread", "get_ident")
-    main_thread = native_thread()
+    shared_threads.add(native_thread())
 
     class ImportLock:
         def __init__(self) -> None:
@@ -274,7 +278,7 @@ def mend_imports() -> None:
             while not self._lock.acquire(False):
                 if not blocking:
                     return False
-                if native_thread() != main_thread and self._lock.acquire(True, 0.02):
+                if native_thread() not in shared_threads and self._lock.acquire(True, 0.02):
                     return True
                 gevent.sleep(0.001)
             return True

@@ -100,7 +100,7 @@ class StateMachine(H2Connection):
     def send_data_header(self, stream_id: int, size: int, *, end_stream: bool) -> bytes:
         """Send DATA: what `send_data()` does, but that the caller writes the data, after this.
 
-        It is to write what is in `data_to_send()` before. `h2` copies the data five times over.
+        What `data_to_send()` had before goes first. `h2` copies the data five times over.
         """
         stream = self._get_stream_by_id(stream_id)
         if size > min(self.outbound_flow_control_window, stream.outbound_flow_control_window):

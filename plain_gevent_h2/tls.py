@@ -17,6 +17,10 @@ from .turns import give_way
 #: Seconds that a client may keep its TLS handshake waiting. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0
 
+#: Seconds of them that each wait takes at least. The time in between, for a turn, is not counted:
+#: what comes in a thousand pieces would have no limit.
+HANDSHAKE_WAIT = 0.01
+
 #: Seconds for which handshakes may keep the hub in one turn of the loop, all together. One takes
 #: 0.4 ms, and hundreds that arrive at once would be worked through before anything else (300 ms).
 HANDSHAKES_TURN = 0.001
@@ -146,11 +150,15 @@ class TlsSocket:
     def _wait_for_client(self, wait: Callable[[], None], patience: float) -> float:
         """Call `wait`, for at most `patience` seconds, and return how many are left."""
         ends_at = time.monotonic() + patience
-        with gevent.Timeout(patience, TimeoutError("TLS handshake")):
+        late = TimeoutError("TLS handshake")
+        with gevent.Timeout(patience, late):
             wait()
-        left = ends_at - time.monotonic()
-        # The time was up, but gevent looks at sockets before timers: it was the hub that was late.
-        return left if left > 0 else HANDSHAKE_TIMEOUT
+        # gevent looks at sockets before timers: what comes when the time is up came to a hub that
+        # was late, or at the last moment. Half is left, so nobody gets more than twice the time.
+        left = max(ends_at - time.monotonic(), patience / 2) - HANDSHAKE_WAIT
+        if left <= 0:
+            raise late
+        return left
 
     @property
     def protocol(self) -> str | None:

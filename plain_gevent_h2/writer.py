@@ -240,6 +240,7 @@ class Writer:
         self._take_framed()
         while buffer.size and self._h2.outbound_flow_control_window > 0 and self._frame(buffer):
             pass
+        self.wake()
 
     def wait_for_room(self) -> None:
         """Block the reader while the peer leaves too many of our answers unread."""
@@ -310,7 +311,10 @@ class Writer:
         failed()
 
     def _fill_batch(self) -> int:
-        """Frame and encrypt what can be sent now, up to a batch; return its size in bytes."""
+        """Frame and encrypt what can be sent now, up to a batch; return its size in bytes.
+
+        No greenlet runs meanwhile: what `h2` has framed before is taken once, and first.
+        """
         h2, ready = self._h2, self._ready
         size = waiting = 0  # bytes encrypted; DATA that waits for more to share a record with
         self._take_framed()
