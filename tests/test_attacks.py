@@ -1,11 +1,14 @@
 """Real attacks on a real worker, and a client beside them that must not notice."""
 
+import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from attacks import ANSWERED, ATTACKS, MANY_AT_ONCE, Outcome, run_at_once
@@ -116,3 +119,46 @@ def test_attack_by_one_who_never_reads(
     assert outcome.connections
     assert "never" not in outcome.resets
     comes_back(server, memory)
+
+
+#: Frames of a WebSocket, masked with zeros: a message's first, and more of the same.
+WEBSOCKET_FLOODS = {
+    "empty-fragments": (b"\x02\x80\0\0\0\0", b"\0\x80\0\0\0\0"),
+    "pongs": (b"", b"\x8a\x80\0\0\0\0"),
+}
+
+
+def send_until_closed(sock: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        while True:
+            sock.sendall(data)
+
+
+@pytest.mark.parametrize("name", WEBSOCKET_FLOODS)
+def test_a_websocket_flood_leaves_others_their_turn(
+    serve: Callable[..., Server], name: str
+) -> None:
+    """Plain's reader takes them one by one, in the loop's thread, and none makes it wait."""
+    server = serve()
+    first, frame = WEBSOCKET_FLOODS[name]
+    with Client(server) as client, server.connect("http/1.1") as flood:
+        for _ in range(20):
+            latency(client)
+        unattacked = statistics.median(latency(client) for _ in range(REQUESTS))
+        flood.sendall(
+            b"GET /ws/echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert flood.recv(1000).startswith(b"HTTP/1.1 101 ")
+        flood.sendall(first)
+        sender = Thread(target=send_until_closed, args=(flood, frame * 10_000))
+        sender.start()
+        try:
+            beside = [latency(client) for _ in range(2 * REQUESTS)][REQUESTS:]
+            assert sender.is_alive()
+        finally:
+            flood.shutdown(socket.SHUT_RDWR)
+            sender.join()
+        bound = FACTOR * max(unattacked, LEAST_LATENCY)
+        assert statistics.median(beside) <= bound, unattacked
