@@ -47,6 +47,15 @@ def test_every_kind_of_client_measures_without_failures(
         assert all(value >= 0 for value in sample["values"].values()), sample
 
 
+def test_the_floor_of_memory_holds_for_the_parts() -> None:
+    command = [sys.executable, str(LOAD / "floor.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    parts = [float(line.split()[-1]) for line in done.stdout.splitlines()[1:]]
+    assert len(parts) == 4
+    assert all(1 < part < 100 for part in parts), done.stdout
+
+
 def test_a_server_that_is_not_installed_is_named(
     bench: Callable[..., dict[str, Any]],
 ) -> None:
