@@ -2,13 +2,14 @@
 
 import ctypes
 import gc
+import resource
 from typing import Any
 
 #: Bytes of freed memory that glibc may keep for the next response.
 KEPT_FREE = 64 * 1024 * 1024
 
-#: Seconds between two looks at what glibc keeps, and the bytes by which that has grown when it
-#: is given back.
+#: Seconds between two looks at what is kept unused, and the bytes by which that has grown when
+#: it is given back.
 TRIM_INTERVAL = 10.0
 TRIM_AFTER = 16 * 1024 * 1024
 
@@ -79,7 +80,7 @@ class Trimmer:
         self._mallinfo2: Any = getattr(_libc, "mallinfo2", None)
         if self._mallinfo2 is not None:
             self._mallinfo2.restype = _Mallinfo2
-        self._least_free = 0  # bytes: the least that was free since the last trim
+        self._least_unused = 0  # bytes: the least since the last trim
         self._next_at = 0.0  # monotonic
 
     def sweep(self, now: float) -> None:
@@ -87,9 +88,24 @@ class Trimmer:
         if self._mallinfo2 is None or now < self._next_at:
             return
         self._next_at = now + TRIM_INTERVAL
-        free = self._mallinfo2().fordblks  # trimmed or not
-        if free - self._least_free > TRIM_AFTER:
+        unused = self._unused()
+        if unused - self._least_unused > TRIM_AFTER:
             _libc.malloc_trim(0)
-            self._least_free = free
+            self._least_unused = self._unused()
         else:
-            self._least_free = min(self._least_free, free)
+            self._least_unused = min(self._least_unused, unused)
+
+    def _unused(self) -> int:
+        """Bytes that the system has given to the process, without those in use at glibc.
+
+        Not what glibc counts as free: that is the same before a burst and after it, given back
+        or not, so a burst between two looks would keep its memory.
+        """
+        info = self._mallinfo2()
+        return _resident() - int(info.uordblks + info.hblkhd)
+
+
+def _resident() -> int:
+    """Bytes of the process that lie in memory, as Linux counts them."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()

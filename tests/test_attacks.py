@@ -121,6 +121,17 @@ def test_attack_by_one_who_never_reads(
     comes_back(server, memory)
 
 
+def test_memory_comes_back_each_time(
+    attackers: ProcessPoolExecutor, server: Server, memory: int
+) -> None:
+    # The second burst takes what the first has left free, or given back.
+    target = server.port, str(server.certfile)
+    for _ in range(4):
+        for name in ("cookie-in-thousands", "http2-bomb"):
+            attackers.submit(run_at_once, 20, name, *target, seconds=1, reads=True).result()
+        comes_back(server, memory)
+
+
 #: Frames of a WebSocket, masked with zeros: a message's first, and more of the same.
 WEBSOCKET_FLOODS = {
     "empty-fragments": (b"\x02\x80\0\0\0\0", b"\0\x80\0\0\0\0"),
