@@ -504,7 +504,7 @@ class Http2Connection:
         if stream.buffer.closed:
             raise ClientGone
         try:
-            self._h2.send_headers(stream.stream_id, headers, end_stream=end_stream)
+            self._h2.send_response(stream.stream_id, headers, end_stream=end_stream)
         except ProtocolError as exc:
             raise ClientGone from exc
         if end_stream:

@@ -1,6 +1,6 @@
 """The `h2` state machine, as this server sets it up, and what its errors mean."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame
 
 from .compression import BoundedDecoder, MemoEncoder
 from .config import Config
-from .frames import END_STREAM, MAX_STREAM_ID, PREFACE, FrameType, frame_header
+from .frames import END_HEADERS, END_STREAM, MAX_STREAM_ID, PREFACE, FrameType, frame_header
 
 #: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
 #: only has to be larger than what a fast network holds in flight.
@@ -96,6 +96,27 @@ class StateMachine(H2Connection):
         if len(self.streams) < self._look_at:
             return len(self.streams)
         return self.forget_closed_streams()
+
+    def send_response(
+        self, stream_id: int, fields: Iterable[tuple[bytes, bytes]], *, end_stream: bool
+    ) -> None:
+        """Send a response's header fields, as `send_headers()` does.
+
+        `headers.py` has made them ready to send, so what `h2` would look for in each of them (an
+        interim status, a method) is known, and its frame objects are not needed.
+        """
+        stream = self._get_stream_by_id(stream_id)
+        if self.state_machine.state is not ConnectionState.SERVER_OPEN:
+            self.state_machine.process_input(ConnectionInputs.SEND_HEADERS)
+        stream.state_machine.process_input(StreamInputs.SEND_HEADERS)
+        if end_stream:
+            stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
+        block = self.encoder.encode(fields)
+        kind, flags = FrameType.HEADERS, END_STREAM if end_stream else 0
+        while len(block) > (size := self.max_outbound_frame_size):
+            self._data_to_send += frame_header(kind, flags, stream_id, size) + block[:size]
+            kind, flags, block = FrameType.CONTINUATION, 0, block[size:]
+        self._data_to_send += frame_header(kind, flags | END_HEADERS, stream_id, len(block)) + block
 
     def send_data_header(self, stream_id: int, size: int, *, end_stream: bool) -> bytes:
         """Send DATA: what `send_data()` does, but that the caller writes the data, after this.

@@ -160,6 +160,15 @@ class TestResponses:
             cookies = client.get("/statuses?kind=cookies").all("set-cookie")
         assert cookies == ["a=1; Path=/", "b=2; HttpOnly; Path=/"]
 
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_headers_longer_than_a_frame(self, server: Server, method: str) -> None:
+        with Client(server) as client:
+            path = "/statuses?kind=long-headers&n=6"
+            answer = client.finish(client.send(path, method))[0]
+            assert [answer.all(f"x-long-{i}") for i in range(6)] == [["x" * 8000]] * 6
+            assert (answer.body, answer.ended) == (b"long" if method == "GET" else b"", True)
+            assert client.get("/").body == b"hello"
+
     def test_308_redirect(self, server: Server) -> None:
         with Client(server) as client:
             answer = client.get("/statuses?kind=308")

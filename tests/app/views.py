@@ -106,8 +106,9 @@ class Statuses(View):
             response.set_cookie("a", "1")
             response.set_cookie("b", "2", httponly=True)
             return response
-        if kind == "long-header":
-            return Response(headers={"X-Long": "x" * 8000})
+        if kind == "long-headers":
+            n = int(self.request.query_params["n"])
+            return Response("long", headers={f"X-Long-{i}": "x" * 8000 for i in range(n)})
         if kind == "308":
             return RedirectResponse("/elsewhere", status_code=308)
         if kind == "raise":
