@@ -153,7 +153,8 @@ class TestArbiterGone:
 class TestKeepAliveTimeout:
     @pytest.fixture
     def short(self, serve: Serve) -> Server:
-        return serve("--timeout", "2", env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "1"})
+        # On a busy machine a worker may take seconds to start, which counts.
+        return serve("--timeout", "8", env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "1"})
 
     def test_idle_connections_are_closed(self, short: Server) -> None:
         with Http2Client(short) as unused, Http2Client(short) as client, Http1Client(short) as old:
@@ -173,9 +174,9 @@ class TestKeepAliveTimeout:
     def test_busy_stream_is_not_cut(self, short: Server) -> None:
         """Nor is a view that waits for longer than `--timeout` a blocked hub."""
         with Http2Client(short) as slow, Http2Client(short) as body, Http1Client(short) as old:
-            waiting = slow.open("/sleep?s=4")
+            waiting = slow.open("/sleep?s=9")
             streaming = body.open("/chunks?n=3&wait=1.5")
-            old.send("/sleep?s=4")
+            old.send("/sleep?s=9")
             assert slow.answer(waiting).body == b"slept"
             assert body.answer(streaming).body == b"aaaaabbbbbccccc"
             answer = old.receive()
