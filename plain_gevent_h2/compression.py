@@ -71,8 +71,8 @@ class _TableState:
 class _Huffman(HuffmanEncoder):
     """The Huffman code (RFC 7541 section 5.2), with a memory for short strings.
 
-    One for all connections. `hpack` takes 2 us and 0.26 for each byte, and a new connection's first
-    response has a dozen strings, most of which were seen before: 4 % of what a connection costs.
+    One for all connections. `hpack` takes 0.3 us for each byte, and a new connection's first
+    response has some ten strings, most of which were seen before: 4 % of what a connection costs.
     """
 
     def __init__(self) -> None:
@@ -117,6 +117,11 @@ class MemoEncoder(Encoder):
         # may be larger than the peer allows by now.
         smallest = min(self.table_size_changes)
         self.table_size_changes = [smallest, value] if smallest < value else [value]
+
+    def add(self, to_add: Any, sensitive: bool, huffman: bool = False) -> bytes:
+        # A secret is kept out of the memory of all connections. As it is, a cookie of 100 bytes is
+        # 20 longer, and takes 30 us less.
+        return super().add(to_add, sensitive, huffman and not sensitive)
 
     def encode(self, headers: Any, huffman: bool = True) -> bytes:
         fields = tuple(headers)
