@@ -112,6 +112,12 @@ def frame_header(kind: FrameType, flags: int, stream_id: int, size: int) -> byte
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id)
 
 
+def parse_frame_header(buffer: bytearray, pos: int = 0) -> tuple[int, int, int, int]:
+    """Type, flags, stream and length of content of the frame at `pos`, whose header is there."""
+    high, low, kind, flags, stream_id = _HEADER.unpack_from(buffer, pos)
+    return kind, flags, stream_id & MAX_STREAM_ID, (high << 8) | low
+
+
 class FrameReader:
     """The frames of one connection, in the order they arrived.
 
@@ -208,12 +214,11 @@ class FrameReader:
         buffer = self._buffer
         if len(buffer) - pos < FRAME_HEADER_SIZE:
             return None
-        high, low, kind, flags, stream_id = _HEADER.unpack_from(buffer, pos)
-        length = (high << 8) | low
+        kind, flags, stream_id, length = parse_frame_header(buffer, pos)
         if length > self._max_frame_size:
             raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, f"frame of {length} bytes")
         end = pos + FRAME_HEADER_SIZE + length
-        return None if len(buffer) < end else (kind, flags, stream_id & MAX_STREAM_ID, end)
+        return None if len(buffer) < end else (kind, flags, stream_id, end)
 
     def _bytes(self, start: int, end: int) -> bytes:
         return bytes(memoryview(self._buffer)[start:end])

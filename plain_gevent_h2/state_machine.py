@@ -22,7 +22,17 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame
 
 from .compression import BoundedDecoder, MemoEncoder
 from .config import Config
-from .frames import END_HEADERS, END_STREAM, MAX_STREAM_ID, PREFACE, FrameType, frame_header
+from .frames import (
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER_SIZE,
+    MAX_STREAM_ID,
+    PADDED,
+    PREFACE,
+    FrameType,
+    frame_header,
+    parse_frame_header,
+)
 
 #: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
 #: only has to be larger than what a fast network holds in flight.
@@ -220,14 +230,29 @@ class _ClientSettings(Settings):
 
 
 class _BriefFrameBuffer(FrameBuffer):
-    """Frames whose content is left out of the text that `h2` makes of each for its log.
+    """The frames of what `FrameReader` hands on, which are whole and of a size that we take.
 
-    That nobody keeps the log does not save the work: 12 us for 16 KiB, a sixth of an upload.
+    Their content is left out of the text that `h2` makes of each for its log. That nobody keeps
+    the log does not save the work: 12 us for 16 KiB, a sixth of an upload.
     """
 
     def __next__(self) -> Frame:
-        frame = super().__next__()
+        frame = self._next_data() or super().__next__()
         frame._body_repr = str  # type: ignore[method-assign]
+        return frame
+
+    def _next_data(self) -> DataFrame | None:
+        """The next frame, if it is DATA without padding: 3 us less of the 70 that 16 KiB take."""
+        if len(self._data) < FRAME_HEADER_SIZE or self._headers_buffer:
+            return None
+        kind, flags, stream_id, size = parse_frame_header(self._data)
+        if kind != FrameType.DATA or flags & PADDED or not stream_id:
+            return None
+        end = FRAME_HEADER_SIZE + size
+        frame = DataFrame(stream_id, bytes(memoryview(self._data)[FRAME_HEADER_SIZE:end]))
+        if flags & END_STREAM:
+            frame.flags.add("END_STREAM")
+        del self._data[:end]
         return frame
 
 
