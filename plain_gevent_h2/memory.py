@@ -2,18 +2,14 @@
 
 import ctypes
 import gc
-import time
 from typing import Any
 
-#: Bytes of freed memory that glibc may keep for the next response.
+#: Bytes of freed memory that glibc may keep for the next response, until it is looked at.
 KEPT_FREE = 64 * 1024 * 1024
 
 #: Seconds between two looks at what glibc keeps, and the bytes from which on it is given back.
 TRIM_INTERVAL = 10.0
 TRIM_AFTER = KEPT_FREE // 2
-
-#: The part of its time that a worker spends on that, at most.
-TRIM_SHARE = 0.002
 
 #: Objects that the garbage collector knows of a stream whose view waits: 20 (measured), and as
 #: many of the view's own.
@@ -79,7 +75,7 @@ class Trimmer:
     What is free may have been given back before: glibc does not tell. To do it again takes
     0.5 ms where 200 MiB lie free in large pieces, 20 ms in pieces of a page (measured; the first
     time 13 and 38). To do it only when more is free than before would miss what a second burst
-    takes again.
+    takes again. What lies free at the end of a native thread's heap stays there.
     """
 
     def __init__(self) -> None:
@@ -92,8 +88,6 @@ class Trimmer:
         """Give memory back if it is time, and worth it. Called once a second or more often."""
         if self._mallinfo2 is None or now < self._next_at:
             return
-        began = time.monotonic()
+        self._next_at = now + TRIM_INTERVAL
         if self._mallinfo2().fordblks > TRIM_AFTER:
             _libc.malloc_trim(0)
-        took = time.monotonic() - began
-        self._next_at = now + max(TRIM_INTERVAL, took / TRIM_SHARE)
