@@ -217,6 +217,13 @@ class Outcome:
     sent: int = 0  # bytes
 
 
+def _filled(pending: bytes, chunks: Iterator[bytes]) -> bytes:
+    """`pending`, and more until it is a batch."""
+    while len(pending) < BATCH and (chunk := next(chunks, b"")):
+        pending += chunk
+    return pending
+
+
 class _Attacker:
     def __init__(self, port: int, cafile: str, *, reads: bool) -> None:
         context = ssl.create_default_context(cafile=cafile)
@@ -230,13 +237,11 @@ class _Attacker:
         self.closed = ""
         self.sent = 0
 
-    def attack(self, chunks: Iterator[bytes]) -> None:
+    def attack(self, pending: bytes, chunks: Iterator[bytes]) -> None:
         """Send until the server closes."""
-        pending = raw.PREFACE + raw.settings()
         while not self.closed:
-            while len(pending) < BATCH and (chunk := next(chunks, b"")):
-                pending += chunk
             pending = pending[self._send(pending) :]
+            pending = _filled(pending, chunks)
         self._sock.close()
 
     def _send(self, pending: bytes) -> int:
@@ -293,9 +298,10 @@ def run(name: str, port: int, cafile: str, seconds: float, reads: bool) -> Outco
     until = time.monotonic() + seconds
     while not outcome.connections or time.monotonic() < until:
         chunks = ATTACKS[name]()
-        first = next(chunks)
+        # Before the server waits for the preface: on a busy machine it takes 20 threads seconds.
+        first = _filled(raw.PREFACE + raw.settings(), chunks)
         attacker = _Attacker(port, cafile, reads=reads)
-        attacker.attack(itertools.chain([first], chunks))
+        attacker.attack(first, chunks)
         outcome.connections += 1
         outcome.sent += attacker.sent
         if attacker.goaway:
