@@ -96,19 +96,19 @@ class GoAway:
 
 def goaway(last_stream_id: int, code: ErrorCodes, debug: bytes = b"") -> bytes:
     """A GOAWAY frame, in bytes. Written beside `h2`, which takes one for the end."""
-    return _frame(FrameType.GOAWAY, 0, 0, struct.pack(">LL", last_stream_id, code) + debug)
+    return pack_frame(FrameType.GOAWAY, 0, 0, struct.pack(">LL", last_stream_id, code) + debug)
 
 
 def window_update(increment: int) -> bytes:
     """A WINDOW_UPDATE of the connection, in bytes, for DATA that `h2` did not see."""
-    return _frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", increment))
+    return pack_frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", increment))
 
 
-def _frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
-    return frame_header(kind, flags, stream_id, len(payload)) + payload
+def pack_frame(kind: int, flags: int, stream_id: int, payload: bytes | memoryview = b"") -> bytes:
+    return b"".join((frame_header(kind, flags, stream_id, len(payload)), payload))
 
 
-def frame_header(kind: FrameType, flags: int, stream_id: int, size: int) -> bytes:
+def frame_header(kind: int, flags: int, stream_id: int, size: int) -> bytes:
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id)
 
 
@@ -288,7 +288,7 @@ def _look_at_padded_headers(
     if not payload or payload[0] >= len(payload):
         return None  # too much of it: h2 says so
     payload = payload[1 : len(payload) - payload[0]]
-    return _frame(FrameType.HEADERS, flags & ~PADDED, stream_id, payload)
+    return pack_frame(FrameType.HEADERS, flags & ~PADDED, stream_id, payload)
 
 
 def _look_at_priority(
@@ -334,7 +334,7 @@ def _look_at_settings(
     if len(known) == len(settings):
         return None
     payload = b"".join(_SETTING.pack(*setting) for setting in known)
-    return _frame(FrameType.SETTINGS, flags, stream_id, payload)
+    return pack_frame(FrameType.SETTINGS, flags, stream_id, payload)
 
 
 def _look_at_goaway(_flags: int, stream_id: int, payload: bytes, _highest_stream_id: int) -> GoAway:

@@ -31,6 +31,7 @@ from .frames import (
     PREFACE,
     FrameType,
     frame_header,
+    pack_frame,
     parse_frame_header,
 )
 
@@ -125,9 +126,9 @@ class StateMachine(H2Connection):
         block = self.encoder.encode(fields)
         kind, flags = FrameType.HEADERS, END_STREAM if end_stream else 0
         while len(block) > (size := self.max_outbound_frame_size):
-            self._data_to_send += frame_header(kind, flags, stream_id, size) + block[:size]
+            self._data_to_send += pack_frame(kind, flags, stream_id, block[:size])
             kind, flags, block = FrameType.CONTINUATION, 0, block[size:]
-        self._data_to_send += frame_header(kind, flags | END_HEADERS, stream_id, len(block)) + block
+        self._data_to_send += pack_frame(kind, flags | END_HEADERS, stream_id, block)
 
     def send_data_header(self, stream_id: int, size: int, *, end_stream: bool) -> bytes:
         """Send DATA: what `send_data()` does, but that the caller writes the data, after this.

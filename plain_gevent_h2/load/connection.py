@@ -24,6 +24,8 @@ from plain_gevent_h2.frames import (
     PADDED,
     PREFACE,
     FrameType,
+    pack_frame,
+    parse_frame_header,
 )
 
 Fields = list[tuple[str, str]]
@@ -68,7 +70,6 @@ WAITING_BYTES = 256 * 1024
 MAX_HEADER_LIST_SIZE = 256 * 1024
 READ_SIZE = 256 * 1024
 
-_HEAD = struct.Struct(">HBBBL")  # length (high, low), type, flags, stream
 _SETTING = struct.Struct(">HL")
 _NUMBER = struct.Struct(">L")
 
@@ -81,13 +82,8 @@ class UnprocessedError(RequestError):
     """The server did nothing of the request (RFC 9113 section 8.7): it may be sent again."""
 
 
-def frame(kind: int, flags: int, stream_id: int, payload: bytes | memoryview = b"") -> bytes:
-    size = len(payload)
-    return b"".join((_HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream_id), payload))
-
-
 def window_update(stream_id: int, size: int) -> bytes:
-    return frame(FrameType.WINDOW_UPDATE, 0, stream_id, _NUMBER.pack(size))
+    return pack_frame(FrameType.WINDOW_UPDATE, 0, stream_id, _NUMBER.pack(size))
 
 
 def error_name(code: int) -> str:
@@ -290,10 +286,10 @@ class Connection:
         first, rest = block[:size], block[size:]
         kind = FrameType.HEADERS
         while rest:
-            self.send(frame(kind, flags, stream_id, first))
+            self.send(pack_frame(kind, flags, stream_id, first))
             kind, flags = FrameType.CONTINUATION, 0
             first, rest = rest[:size], rest[size:]
-        self.send(frame(kind, flags | END_HEADERS, stream_id, first))
+        self.send(pack_frame(kind, flags | END_HEADERS, stream_id, first))
 
     def send_body(self, stream: Stream, body: Iterable[bytes], deadline: float) -> None:
         """Send a request's body, as fast as the server takes it, unless it answers before."""
@@ -310,15 +306,15 @@ class Connection:
                 part, rest = rest[:size], rest[size:]
                 stream.send_window -= len(part)
                 self._send_window -= len(part)
-                self.send(frame(FrameType.DATA, 0, stream.id, part))
+                self.send(pack_frame(FrameType.DATA, 0, stream.id, part))
         if not stream.over:
             stream.sent = True
-            self.send(frame(FrameType.DATA, END_STREAM, stream.id))
+            self.send(pack_frame(FrameType.DATA, END_STREAM, stream.id))
 
     def forget(self, stream: Stream) -> None:
         self._streams.pop(stream.id, None)
         if not (stream.ended and stream.sent) and stream.error is None:
-            self.send(frame(FrameType.RST_STREAM, 0, stream.id, _NUMBER.pack(CANCEL)))
+            self.send(pack_frame(FrameType.RST_STREAM, 0, stream.id, _NUMBER.pack(CANCEL)))
         self._room.set()
         if self._going_away and not self._streams:
             self.close()
@@ -373,14 +369,14 @@ class Connection:
         pos, available = 0, len(buffer)
         handlers = self._handlers
         while available - pos >= FRAME_HEADER_SIZE:
-            high, low, kind, flags, stream_id = _HEAD.unpack_from(buffer, pos)
+            kind, flags, stream_id, length = parse_frame_header(buffer, pos)
             start = pos + FRAME_HEADER_SIZE
-            end = start + (high << 8 | low)
+            end = start + length
             if available < end:
                 break
             handler = handlers.get(kind)
             if handler is not None:  # RFC 9113 section 4.1: of no known type
-                handler(flags, stream_id & MAX_STREAM_ID, bytes(buffer[start:end]))
+                handler(flags, stream_id, bytes(buffer[start:end]))
             pos = end
         del buffer[:pos]
 
@@ -442,12 +438,12 @@ class Connection:
                 for stream in self._streams.values():
                     stream.send_window += value - self._initial_window
                 self._initial_window = value
-        self.send(frame(FrameType.SETTINGS, ACK, 0))
+        self.send(pack_frame(FrameType.SETTINGS, ACK, 0))
         self._room.set()
 
     def _on_ping(self, flags: int, _stream_id: int, payload: bytes) -> None:
         if not flags & ACK:
-            self.send(frame(FrameType.PING, ACK, 0, payload))
+            self.send(pack_frame(FrameType.PING, ACK, 0, payload))
 
     def _on_goaway(self, _flags: int, _stream_id: int, payload: bytes) -> None:
         """The streams up to the last that it names are still served; the others were not."""
@@ -509,7 +505,7 @@ def client_preface() -> bytes:
     payload = b"".join(_SETTING.pack(*setting) for setting in settings)
     return (
         PREFACE
-        + frame(FrameType.SETTINGS, 0, 0, payload)
+        + pack_frame(FrameType.SETTINGS, 0, 0, payload)
         + window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW)
     )
 
