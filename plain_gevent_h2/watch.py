@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import gevent
-from gevent import events
 from greenlet import greenlet
 from plain.logs import get_framework_logger
 
@@ -80,9 +79,9 @@ def _lines(awaited: Any) -> Iterator[str]:
 class BlockedHub:
     """Sees from a native thread when a greenlet keeps the hub for `threshold` seconds.
 
-    gevent's own monitor does the watching: it notices that no greenlet was switched to. What
-    it finds is logged at once, with the stack, and again with the whole time when it is over.
-    A call into C that keeps the GIL shows itself only when it is over.
+    gevent's monitor does the watching: it counts the switches between greenlets. What it finds
+    is logged at once, with the stack, and again with the whole time when it is over. A call
+    into C that keeps the GIL shows itself only when it is over.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -91,24 +90,31 @@ class BlockedHub:
         self._loop = gevent.get_hub().loop
         # Who blocks it: set in the monitor's thread, cleared in the hub, which may not come to
         # that before another greenlet blocks it.
-        self._reported: tuple[Any, Stream | None] | None = None
+        self._reported: tuple[greenlet, Stream | None] | None = None
 
     def start(self) -> None:
         """Called in the hub's thread."""
         gevent.config.max_blocking_time = self._threshold
-        gevent.config.print_blocking_reports = False
         gevent.config.monitor_thread = True
-        events.subscribers.append(self._on_event)
         with warnings.catch_warnings(action="ignore"):  # without psutil it cannot watch memory
-            gevent.get_hub().start_periodic_monitoring_thread()
+            monitor: Any = gevent.get_hub().start_periodic_monitoring_thread()
         gevent.config.monitor_thread = False  # not for the hubs of other threads
+        # Asked here, not through gevent's own check, which describes every greenlet before it tells
+        # of one: 0.1 s with 2,000 of them, and by then another may run than the one that blocked.
+        self._tracer = monitor._greenlet_tracer
+        monitor.add_monitoring_function(self._look, self._threshold)
+        monitor.add_monitoring_function(monitor.monitor_blocking, None)
 
-    def _on_event(self, event: Any) -> None:
-        if not isinstance(event, events.EventLoopBlocked):
+    def _look(self, hub: Any) -> None:
+        blocked = self._tracer.did_block_hub(hub)
+        if not blocked:
             return
+        guilty: greenlet = blocked[1]
         frame = sys._current_frames().get(self._ident)
+        if self._tracer.active_greenlet is not guilty:  # it has just let go
+            frame = guilty.gr_frame
         stream = stream_of(frame)
-        blocking = (event.greenlet, stream)
+        blocking = (guilty, stream)
         if frame is None or blocking == self._reported:
             return
         self._reported = blocking
@@ -118,7 +124,7 @@ class BlockedHub:
         log.warning("Worker blocked for over %g s by %s:\n%s", self._threshold, who, stack)
         self._loop.run_callback_threadsafe(self._over, blocking, since, who)
 
-    def _over(self, blocking: tuple[Any, Stream | None], since: float, who: str) -> None:
+    def _over(self, blocking: tuple[greenlet, Stream | None], since: float, who: str) -> None:
         if self._reported is blocking:
             self._reported = None
         seconds = time.monotonic() - since
