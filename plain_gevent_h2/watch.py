@@ -6,19 +6,22 @@ import inspect
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import gevent
-from greenlet import greenlet
+from gevent.monkey import get_original
+from greenlet import gettrace, greenlet, settrace
 from plain.logs import get_framework_logger
 
 from . import metrics
 from .stream import Stream
 
 log = get_framework_logger("plain.server")
+
+_start_new_thread = get_original("_thread", "start_new_thread")
+_sleep = get_original("time", "sleep")  # of a native thread
 
 
 def stream_of(frame: FrameType | None) -> Stream | None:
@@ -79,54 +82,56 @@ def _lines(awaited: Any) -> Iterator[str]:
 class BlockedHub:
     """Sees from a native thread when a greenlet keeps the hub for `threshold` seconds.
 
-    gevent's monitor does the watching: it counts the switches between greenlets. What it finds
-    is logged at once, with the stack, and again with the whole time when it is over. A call
-    into C that keeps the GIL shows itself only when it is over.
+    What it finds is logged with the stack while it lasts, and again with the whole time when it
+    is over. A call into C that keeps the GIL keeps it from this thread too: both lines then
+    follow at its end.
+
+    Not gevent's own monitor, which misses most calls that keep the GIL, describes every greenlet
+    before it tells of one (0.1 s with 2,000 of them, and by then another may run), and ends
+    without a word if the hub has not run by the time of its first look.
     """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._ident = gevent.get_hub().thread_ident
-        self._loop = gevent.get_hub().loop
-        # Who blocks it: set in the monitor's thread, cleared in the hub, which may not come to
-        # that before another greenlet blocks it.
-        self._reported: tuple[greenlet, Stream | None] | None = None
+        self._hub = gevent.get_hub()
+        # Who runs and since when: written by the hub's thread, a new tuple at each switch.
+        self._running: tuple[greenlet, float] = (self._hub, time.monotonic())
+        self._reported: tuple[greenlet, float] | None = None  # the native thread's own
 
     def start(self) -> None:
         """Called in the hub's thread."""
-        gevent.config.max_blocking_time = self._threshold
-        gevent.config.monitor_thread = True
-        with warnings.catch_warnings(action="ignore"):  # without psutil it cannot watch memory
-            monitor: Any = gevent.get_hub().start_periodic_monitoring_thread()
-        gevent.config.monitor_thread = False  # not for the hubs of other threads
-        # Asked here, not through gevent's own check, which describes every greenlet before it tells
-        # of one: 0.1 s with 2,000 of them, and by then another may run than the one that blocked.
-        self._tracer = monitor._greenlet_tracer
-        monitor.add_monitoring_function(self._look, self._threshold)
-        monitor.add_monitoring_function(monitor.monitor_blocking, None)
+        others = gettrace()  # gevent's own monitor's, if GEVENT_MONITOR_THREAD_ENABLE is set
+        monotonic = time.monotonic
 
-    def _look(self, hub: Any) -> None:
-        blocked = self._tracer.did_block_hub(hub)
-        if not blocked:
+        def switched(event: Literal["switch", "throw"], args: tuple[greenlet, greenlet]) -> None:
+            self._running = (args[1], monotonic())
+            if others is not None:
+                others(event, args)
+
+        settrace(switched)
+        _start_new_thread(self._watch, ())
+
+    def _watch(self) -> None:
+        while True:
+            _sleep(self._threshold / 2)
+            self._look()
+
+    def _look(self) -> None:
+        # In this order: who has run since `threshold` before `now` had the frame.
+        now = time.monotonic()
+        frame = sys._current_frames()[self._hub.thread_ident]
+        running = self._running
+        guilty, since = running
+        if guilty is self._hub or now - since < self._threshold or running is self._reported:
             return
-        guilty: greenlet = blocked[1]
-        frame = sys._current_frames().get(self._ident)
-        if self._tracer.active_greenlet is not guilty:  # it has just let go
-            frame = guilty.gr_frame
+        self._reported = running
         stream = stream_of(frame)
-        blocking = (guilty, stream)
-        if frame is None or blocking == self._reported:
-            return
-        self._reported = blocking
         who = stream.describe() if stream is not None else "no request"
         stack = "".join(traceback.format_stack(frame))
-        since = time.monotonic() - self._threshold
         log.warning("Worker blocked for over %g s by %s:\n%s", self._threshold, who, stack)
-        self._loop.run_callback_threadsafe(self._over, blocking, since, who)
+        self._hub.loop.run_callback_threadsafe(self._over, since, who)
 
-    def _over(self, blocking: tuple[greenlet, Stream | None], since: float, who: str) -> None:
-        if self._reported is blocking:
-            self._reported = None
+    def _over(self, since: float, who: str) -> None:
         seconds = time.monotonic() - since
         metrics.hub_blocked(seconds)
         log.warning("Worker was blocked for %.2f s by %s", seconds, who)

@@ -74,17 +74,20 @@ class HashError(View):
 
 
 class Block(View):
-    """Keeps the hub, in Python or in one call into C that lets go of the GIL."""
+    """Keeps the hub, and says for how many seconds it did."""
 
     def get(self) -> Response:
         seconds = float(self.request.query_params["s"])
-        if self.request.query_params.get("in") == "c":
+        where = self.request.query_params.get("in", "python")
+        since = time.monotonic()
+        if where == "c":
             pbkdf2_hmac("sha256", b"password", b"salt", int(seconds * 3_000_000))
+        elif where == "gil":  # C that does not let go of the GIL
+            sum(range(int(seconds * 50_000_000)))
         else:
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
+            while time.monotonic() < since + seconds:
                 pass
-        return Response("blocked")
+        return Response(str(time.monotonic() - since))
 
 
 class Wait(View):
