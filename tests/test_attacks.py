@@ -27,6 +27,9 @@ REQUESTS = 100
 FACTOR = 3
 LEAST_LATENCY = 0.002
 
+#: A machine that is slow for a while may be so during one attack, not during each of these.
+ATTEMPTS = 3
+
 #: Bytes that a worker may have grown by after any number of attacks: as much as it lets the
 #: allocator keep of what was freed (`memory.py`).
 GROWTH = 64 * 1024 * 1024
@@ -68,22 +71,32 @@ def attack(
     pool: ProcessPoolExecutor, server: Server, name: str, *, reads: bool = True, at_once: int = 1
 ) -> Outcome:
     """Run an attack, by so many attackers, beside a client, and check that client."""
-    with Client(server) as client:
-        for _ in range(20):
-            latency(client)
-        before = [latency(client) for _ in range(REQUESTS)]
-        target = server.port, str(server.certfile)
-        attacked = pool.submit(run_at_once, at_once, name, *target, seconds=SECONDS, reads=reads)
-        beside = []
-        while not attacked.done():
-            beside.append(latency(client))
-        outcome = attacked.result()
-        # Before and after: what else the machine does may begin meanwhile.
-        after = [latency(client) for _ in range(REQUESTS)]
-        unattacked = max(statistics.median(before), statistics.median(after))
-        bound = FACTOR * max(unattacked, LEAST_LATENCY)
-        assert statistics.median(beside) <= bound, (unattacked, outcome)
-    return outcome
+    target = server.port, str(server.certfile)
+    slowdowns = []
+    for _ in range(ATTEMPTS):
+        with Client(server) as client:
+            for _ in range(20):
+                latency(client)
+            before = [latency(client) for _ in range(REQUESTS)]
+            attacked = pool.submit(
+                run_at_once, at_once, name, *target, seconds=SECONDS, reads=reads
+            )
+            beside = [latency(client)]
+            while not attacked.done():
+                beside.append(latency(client))
+            outcome = attacked.result()
+            # Before and after: what else the machine does may begin meanwhile.
+            after = [latency(client) for _ in range(REQUESTS)]
+        slowdowns.append(slowdown(beside, before, after))
+        if slowdowns[-1] <= FACTOR:
+            return outcome
+    pytest.fail(f"others waited {slowdowns} times as long: {outcome}")
+
+
+def slowdown(beside: list[float], *unattacked: list[float]) -> float:
+    """How many times as long others wait beside an attack, from lists of latencies."""
+    usual = max(statistics.median(latencies) for latencies in unattacked)
+    return statistics.median(beside) / max(usual, LEAST_LATENCY)
 
 
 def comes_back(server: Server, memory: int) -> None:
@@ -151,25 +164,30 @@ def test_a_websocket_flood_leaves_others_their_turn(
 ) -> None:
     """Plain's reader takes them one by one, in the loop's thread, and none makes it wait."""
     server = serve()
-    first, frame = WEBSOCKET_FLOODS[name]
-    with Client(server) as client, server.connect("http/1.1") as flood:
-        for _ in range(20):
-            latency(client)
-        unattacked = statistics.median(latency(client) for _ in range(REQUESTS))
-        flood.sendall(
-            b"GET /ws/echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
-        assert flood.recv(1000).startswith(b"HTTP/1.1 101 ")
-        flood.sendall(first)
-        sender = Thread(target=send_until_closed, args=(flood, frame * 10_000))
-        sender.start()
-        try:
-            beside = [latency(client) for _ in range(2 * REQUESTS)][REQUESTS:]
-            assert sender.is_alive()
-        finally:
-            flood.shutdown(socket.SHUT_RDWR)
-            sender.join()
-        bound = FACTOR * max(unattacked, LEAST_LATENCY)
-        assert statistics.median(beside) <= bound, unattacked
+    slowdowns = []
+    while not slowdowns or slowdowns[-1] > FACTOR:
+        assert len(slowdowns) < ATTEMPTS, slowdowns
+        with Client(server) as client, server.connect("http/1.1") as flood:
+            slowdowns.append(slowdown_by_flood(client, flood, *WEBSOCKET_FLOODS[name]))
+
+
+def slowdown_by_flood(client: Client, flood: socket.socket, first: bytes, frame: bytes) -> float:
+    for _ in range(20):
+        latency(client)
+    before = [latency(client) for _ in range(REQUESTS)]
+    flood.sendall(
+        b"GET /ws/echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert flood.recv(1000).startswith(b"HTTP/1.1 101 ")
+    flood.sendall(first)
+    sender = Thread(target=send_until_closed, args=(flood, frame * 10_000))
+    sender.start()
+    try:
+        beside = [latency(client) for _ in range(2 * REQUESTS)][REQUESTS:]
+        assert sender.is_alive()
+    finally:
+        flood.shutdown(socket.SHUT_RDWR)
+        sender.join()
+    return slowdown(beside, before, [latency(client) for _ in range(REQUESTS)])

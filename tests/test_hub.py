@@ -42,8 +42,8 @@ class TestHashing:
     def test_others_run_meanwhile(self, server: Server, kind: str) -> None:
         with Client(server) as client:
             answer = json.loads(client.get(f"/hub/hash?kind={kind}").body)
-        # Of 200 in 0.2 s. With the hub blocked: one for each hash at the most, of 40 to 100 ms.
-        assert answer["ticks"] > 20
+        # One a millisecond; with the hub blocked, one for each hash of 28 to 100 ms at the most.
+        assert answer["ticks"] > 3 * answer["digests"]
         if kind == "pbkdf2":
             expected = hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 200_000).hex()
             assert answer["digest"] == expected
@@ -116,7 +116,7 @@ class TestBlockedHub:
         server = serve(env={"PLAIN_SERVER_HUB_BLOCKED_SECONDS": "2"})
         with Client(server) as client:
             client.finish(*[client.send("/sleep?s=5") for _ in range(50)])
-        assert "blocked" not in server.log()
+        assert "by GET" not in server.log()
 
     def test_it_can_be_turned_off(self, serve: Serve) -> None:
         server = serve(env={"PLAIN_SERVER_HUB_BLOCKED_SECONDS": "0"})
@@ -130,7 +130,7 @@ class TestStacks:
     def test_sigusr2_writes_them(self, serve: Serve, to: str) -> None:
         server = serve()
         with Client(server) as client:
-            waiting = [client.send(f"/sleep?s=3&n={n}") for n in range(5)]
+            waiting = [client.send(f"/sleep?s=6&n={n}") for n in range(5)]
             client.finish(client.send("/"))
             if to == "arbiter":
                 server.signal(signal.SIGUSR2)

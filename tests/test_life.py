@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 from app import life_views
-from harness import Server, wait_for
+from harness import WAIT, Server, wait_for
 from load_client import (
     INTERNAL_ERROR,
     NO_ERROR,
@@ -54,10 +54,20 @@ def new_worker(server: Server, old: int) -> int:
     return pid
 
 
+def wait_until_busy(worker: psutil.Process) -> None:
+    """Until it has computed for longer than it does for any other request."""
+
+    def computed() -> float:
+        return sum(worker.cpu_times()[:2])
+
+    since = computed()
+    wait_for(lambda: computed() > since + 0.3, "busy worker")
+
+
 def test_workers_with_a_blocked_hub_are_killed_and_replaced(serve: Serve) -> None:
     # More than a few seconds: on a busy machine three workers may take that long to start.
     server = serve("--timeout", "10", "--workers", "3")
-    wait_for(lambda: server.log().count(STARTED) == 3, "all workers")
+    wait_for(lambda: server.log().count(STARTED) >= 3, "all workers")
     blocked: dict[str, int] = {}
     clients = []
     # A blocked worker takes no connection, so each view blocks another one.
@@ -66,17 +76,17 @@ def test_workers_with_a_blocked_hub_are_killed_and_replaced(serve: Serve) -> Non
         clients.append(client)
         blocked[view] = pid_of(client)
         client.open(f"/life/{view}")
-        process = psutil.Process(blocked[view])
-        wait_for(lambda p=process: p.cpu_percent(0.1) > 20, f"worker blocked in {view}")
+        wait_until_busy(psutil.Process(blocked[view]))
     for client in clients:
         client.until_closed()
-    wait_for(lambda: server.log().count(STARTED) == 6, "replacement of the workers")
+    wait_for(lambda: server.log().count(STARTED) >= 6, "replacements", 3 * WAIT)
     with Http2Client(server) as client:
         assert pid_of(client) not in blocked.values()
     wait_for(lambda: not any(map(psutil.pid_exists, blocked.values())), "end of the old workers")
 
     log = server.log()
-    assert log.count("WORKER TIMEOUT") == 3
+    # Others too, if the machine is so busy that they do not start in time.
+    assert {int(pid) for pid in re.findall(r"WORKER TIMEOUT pid=(\d+)", log)} >= {*blocked.values()}
     for view, name in (("spin", "Spin"), ("hash", "Hash")):
         # Where it was blocked: the view's file and function.
         stack = log.partition(f"Worker {blocked[view]} was blocked")[2].partition("[")[0]
@@ -109,7 +119,7 @@ class TestSignals:
         with Http2Client(server) as client:
             worker = server.worker()
             client.open("/life/spin")
-            wait_for(lambda: worker.cpu_percent(0.1) > 50, "busy worker")
+            wait_until_busy(worker)
             worker.send_signal(signal.SIGQUIT)
             client.until_closed(AT_ONCE)
             new_worker(server, worker.pid)
@@ -154,7 +164,7 @@ class TestKeepAliveTimeout:
     @pytest.fixture
     def short(self, serve: Serve) -> Server:
         # On a busy machine a worker may take seconds to start, which counts.
-        return serve("--timeout", "8", env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "1"})
+        return serve("--timeout", "8", env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "3"})
 
     def test_idle_connections_are_closed(self, short: Server) -> None:
         with Http2Client(short) as unused, Http2Client(short) as client, Http1Client(short) as old:
@@ -162,7 +172,7 @@ class TestKeepAliveTimeout:
                 assert client.get("/").body == b"hello"
                 assert old.get("/").body == b"hello"
             for http2, last_stream_id in ((unused, 0), (client, 3)):
-                http2.until_closed(AT_ONCE)
+                http2.until_closed()
                 assert http2.end == "clean"
                 (goaway,) = http2.goaways
                 assert goaway.error_code == NO_ERROR
@@ -173,9 +183,10 @@ class TestKeepAliveTimeout:
 
     def test_busy_stream_is_not_cut(self, short: Server) -> None:
         """Nor is a view that waits for longer than `--timeout` a blocked hub."""
+        begun = len(short.log())  # it may have started too slowly at first
         with Http2Client(short) as slow, Http2Client(short) as body, Http1Client(short) as old:
             waiting = slow.open("/sleep?s=9")
-            streaming = body.open("/chunks?n=3&wait=1.5")
+            streaming = body.open("/chunks?n=3&wait=4")
             old.send("/sleep?s=9")
             assert slow.answer(waiting).body == b"slept"
             assert body.answer(streaming).body == b"aaaaabbbbbccccc"
@@ -184,9 +195,9 @@ class TestKeepAliveTimeout:
             assert answer.body == b"slept"
             # Idle from here on.
             for client in (slow, body):
-                client.until_closed(AT_ONCE)
+                client.until_closed()
                 assert client.goaways[-1].last_stream_id == 1
-        assert "WORKER TIMEOUT" not in short.log()
+        assert "WORKER TIMEOUT" not in short.log()[begun:]
 
 
 class TestLimits:
