@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness import WAIT
+from harness import WAIT, wait_for
 
 
 class Browser:
@@ -56,8 +56,7 @@ class Browser:
             )
         os.close(theirs_in)
         os.close(theirs_out)
-        targets = self.call("Target.getTargets")["targetInfos"]
-        tab = next(target["targetId"] for target in targets if target["type"] == "page")
+        tab = wait_for(self._tab, "tab of the browser")
         attached = self.call("Target.attachToTarget", targetId=tab, flatten=True)
         self._session = attached["sessionId"]
         return self
@@ -75,6 +74,10 @@ class Browser:
             self._process.kill()
             self._process.wait()
         os.close(self._answers)
+
+    def _tab(self) -> str | None:
+        targets = self.call("Target.getTargets")["targetInfos"]
+        return next((target["targetId"] for target in targets if target["type"] == "page"), None)
 
     def call(self, method: str, **params: object) -> dict[str, Any]:
         """Send one DevTools command and return its result."""

@@ -100,19 +100,21 @@ class Server:
         bind: str | None = None,
         tmp: Path,
     ) -> None:
-        self.port = free_port()
         self.tls = tls
         self.certfile = tls[0] if tls else None
         self.project = project
-        self.logfile = tmp / f"server-{self.port}.log"
-        command = [str(PLAIN), "server", "--bind", bind or f"127.0.0.1:{self.port}"]
+        self._tmp, self._bind, self._args = tmp, bind, list(args)
         if worker is not None:
-            command += ["--worker", worker]
+            self._args += ["--worker", worker]
         if tls:
-            command += ["--certfile", str(tls[0]), "--keyfile", str(tls[1])]
-        self.command = [*command, *args]
+            self._args += ["--certfile", str(tls[0]), "--keyfile", str(tls[1])]
         self.env = {**os.environ, **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
+        self._choose_port()
+
+    def _choose_port(self) -> None:
+        self.port = free_port()
+        self.logfile = self._tmp / f"server-{self.port}.log"
 
     # -- life -----------------------------------------------------------------
 
@@ -120,7 +122,14 @@ class Server:
         Server.started.append(self)
         try:
             self.start()
-            self.wait_ready()
+            try:
+                self.wait_ready()
+            except AssertionError:
+                if not (self._died() and "Connection in use" in self.log()):
+                    raise
+                self._choose_port()  # another has taken the port since it was chosen
+                self.start()
+                self.wait_ready()
         except BaseException:
             Server.started.remove(self)
             self.kill()
@@ -139,9 +148,11 @@ class Server:
             print(f"--- server log ---\n{self.end_of_log()}")
 
     def start(self) -> None:
+        bind = self._bind or f"127.0.0.1:{self.port}"
+        command = [str(PLAIN), "server", "--bind", bind, *self._args]
         with self.logfile.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, cwd=self.project, env=self.env, stdout=log, stderr=log
+                command, cwd=self.project, env=self.env, stdout=log, stderr=log
             )
 
     def wait_ready(self) -> None:

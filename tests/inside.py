@@ -15,7 +15,7 @@ from harness import WAIT, Server
 
 #: Seconds after which what a client left behind counts as left for good. A view that blocks
 #: without its client is stopped after one to two; a linger lasts for two.
-LEFT_FOR_GOOD = 15.0
+LEFT_FOR_GOOD = 30.0
 
 #: What may be in the log on purpose, by the line that ends its traceback.
 ON_PURPOSE = "on purpose"

@@ -42,7 +42,7 @@ class Postgres:
     """
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = 0
         self._folder = Path(tempfile.mkdtemp(prefix="tests-postgres-"))
         self._folder.chmod(0o755)
         self._data = self._folder / "data"
@@ -61,6 +61,7 @@ class Postgres:
         if self._user:
             shutil.chown(self._data, "nobody")
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-sync")
+        self.port = free_port()  # only now, lest another takes it meanwhile
         self.start()
         return self
 

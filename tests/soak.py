@@ -43,7 +43,11 @@ BLOCKS = 1.03
 #: Bodies past it are on disk.
 SPOOL = 100_000
 
-ENV = {"PLAIN_SERVER_BODY_MAX_MEMORY_SIZE": str(SPOOL)}
+ENV = {
+    "PLAIN_SERVER_BODY_MAX_MEMORY_SIZE": str(SPOOL),
+    # A report of a stall of the machine would leave source lines in linecache, among the blocks.
+    "PLAIN_SERVER_HUB_BLOCKED_SECONDS": "0",
+}
 
 
 # -- honest clients -----------------------------------------------------------------------------

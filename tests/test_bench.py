@@ -32,19 +32,25 @@ def bench(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 def test_every_kind_of_client_measures_without_failures(
     bench: Callable[..., dict[str, Any]],
 ) -> None:
-    workloads = ("small", "upload", "file", "connect", "beside", "waiting-1000", "events-1000")
-    results = bench(
-        *("--servers", "gevent-h2", "--rounds", "1", "--seconds", "0.2"),
-        *("--workloads", *workloads),
-    )
-    assert set(results) == set(workloads)
-    for workload in workloads:
-        cell = results[workload]["servers"]["gevent-h2"]
-        assert cell["reasons"] == []
-        (sample,) = cell["samples"]
-        assert sample["ok"] > 0
-        assert sample["failed"] == 0
-        assert all(value >= 0 for value in sample["values"].values()), sample
+    left = ["small", "upload", "file", "connect", "beside", "waiting-1000", "events-1000"]
+    # A machine that stands still may leave 0.2 s without a request. Then it is given longer.
+    for seconds in ("0.2", "1", "5"):
+        options = ("--servers", "gevent-h2", "--rounds", "1", "--seconds", seconds)
+        results = bench(*options, "--workloads", *left)
+        assert set(results) == set(left)
+        cells = {name: result["servers"]["gevent-h2"] for name, result in results.items()}
+        left = [name for name, cell in cells.items() if not measured(cell)]
+        if not left:
+            break
+    assert not left, cells
+
+
+def measured(cell: dict[str, Any]) -> bool:
+    if cell["reasons"]:
+        return False
+    (sample,) = cell["samples"]
+    assert all(value >= 0 for value in sample["values"].values()), sample
+    return sample["ok"] > 0 and sample["failed"] == 0
 
 
 def test_the_floor_of_memory_holds_for_the_parts() -> None:

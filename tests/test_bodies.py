@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,9 @@ from raw import RawClient, data, headers, request_fields
 PROTOCOLS = {"h2": "HTTP/2", "http/1.1": "HTTP/1.1"}
 
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+#: For uploads that stay open: below the floor a busy machine would soon be.
+NO_FLOOR = {"PLAIN_SERVER_BODY_MIN_BYTES_PER_SECOND": "0"}
 
 
 def echo(body: bytes) -> dict[str, object]:
@@ -263,7 +267,8 @@ class TestWindows:
             for answer in client.finish(*streams):
                 assert json.loads(answer.body) == echo(body)
 
-    def test_a_stalled_upload_delays_no_other_stream(self, server: Server) -> None:
+    def test_a_stalled_upload_delays_no_other_stream(self, serve: Callable[..., Server]) -> None:
+        server = serve(env=NO_FLOOR)
         with Client(server) as client:
             stalled = [post(client, b"half", end=False) for _ in range(50)]
             for _ in range(10):
@@ -280,7 +285,7 @@ class TestWindows:
 class TestRequestLimit:
     """`SERVER_MAX_REQUEST_BODY_SIZE`: a 413."""
 
-    ENV = {"PLAIN_SERVER_MAX_REQUEST_BODY_SIZE": "100000"}  # noqa: RUF012
+    ENV = {"PLAIN_SERVER_MAX_REQUEST_BODY_SIZE": "100000"} | NO_FLOOR
 
     @protocols
     @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
@@ -331,13 +336,13 @@ class TestRequestLimit:
         RFC 9113 section 8.1. An RST_STREAM at once would hit frames already on their way.
         """
         server = serve(env=self.ENV)
-        sent = 0
+        thrown_away: list[int] = []
         with Client(server) as client:
-            while sent < 20_000_000:  # more than the connection's window
+            while sum(thrown_away) < 20_000_000:  # more than the connection's window
+                # A busy machine may take the two seconds of one or two.
+                assert sum(size < 256 * 1024 for size in thrown_away) < 3, thrown_away
                 stream = self._refused(client)
-                thrown_away = self._send_until_reset(client, stream)
-                sent += thrown_away
-                assert thrown_away > 100_000
+                thrown_away.append(self._send_until_reset(client, stream))
                 assert client.answers[stream].reset == ErrorCodes.NO_ERROR
                 assert client.answers[stream].body == b"<h1>413</h1>"
             body = b"x" * 100_000
@@ -418,7 +423,7 @@ class TestRequestLimit:
         status, page = finish_post(connection)
         assert status == 413
         assert b"Request body is too large (100001 &gt; 100000)" in page
-        server.wait_log("status=413", 5)  # in the access log, as Plain's own worker has it
+        server.wait_log("status=413")  # in the access log, as Plain's own worker has it
 
     def test_undeclared_over_http1(self, serve: Callable[..., Server]) -> None:
         server = serve(env=self.ENV)
@@ -429,7 +434,7 @@ class TestRequestLimit:
         status, page = finish_post(connection)
         assert status == 413
         assert b"Request body is too large (100001 &gt; 100000)" in page
-        server.wait_log("status=413", 5)
+        server.wait_log("status=413")
 
     @pytest.mark.parametrize("plaintext", [False, True], ids=["tls", "plaintext"])
     @pytest.mark.parametrize(
@@ -452,8 +457,13 @@ class TestRequestLimit:
         for _ in range(3):
             connection = http1(server)
             assert connection.sock is not None
-            connection.sock.sendall(head.encode() + b"\r\n\r\n" + b"x" * 3_000_000)
-            assert finish_post(connection)[0] == status
+            began = time.monotonic()
+            try:
+                connection.sock.sendall(head.encode() + b"\r\n\r\n" + b"x" * 3_000_000)
+                assert finish_post(connection)[0] == status
+            except OSError:  # the rest is read for 3 s, which a busy machine may take
+                if time.monotonic() - began < 3:
+                    raise
 
     @protocols
     def test_without_a_limit_the_budget_is_one(
@@ -670,7 +680,7 @@ class TestRateFloor:
         )
         with Client(server) as client:
             post(client, b"half", end=False)
-            client.until(lambda: client.goaways, "GOAWAY", 10)
+            client.until(lambda: client.goaways, "GOAWAY")
 
 
 def spooled(worker: psutil.Process) -> int:
@@ -764,7 +774,8 @@ class TestSpool:
             connection.request("POST", "/echo", body)
             assert json.loads(connection.getresponse().read()) == echo(body)
             connection.close()
-        assert "Worker blocked for" not in server.log()
+        # A busy machine blocks the worker too, elsewhere.
+        assert "slow_disk.py" not in server.log()
         wait_for(lambda: spooled(server.worker()) == 0, "end of the files")
 
     def test_a_reset_while_the_disk_writes_gives_all_back(
@@ -792,7 +803,7 @@ class TestSpool:
             "PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": "2",
             "PLAIN_SERVER_MAX_RUNNING_STREAMS": "2",
         }
-        server = serve(env=TestSpool.ENV | limits)
+        server = serve(env=TestSpool.ENV | NO_FLOOR | limits)
         server.worker().rlimit(psutil.RLIMIT_FSIZE, (1_000_000, 1_000_000))
         return server
 

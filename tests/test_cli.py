@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from h2client import Client
-from harness import PLAIN, TESTS, Server
+from harness import PLAIN, TESTS, WAIT_FOR_START, Server
 from raw import RawClient
 
 BAD_SETTINGS = {
@@ -33,7 +33,13 @@ def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [PLAIN, *args]
     env = os.environ | env
     return subprocess.run(
-        command, cwd=TESTS, env=env, capture_output=True, text=True, timeout=30, check=False
+        command,
+        cwd=TESTS,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_FOR_START,
+        check=False,
     )
 
 

@@ -287,7 +287,7 @@ class TestConnection:
             client.read_head()
             assert client.read_chunk() == b"e" * 1000
             assert not ended()
-        wait_for(ended, "end of the body", 5)
+        wait_for(ended, "end of the body")
 
 
 class TestHttp10:

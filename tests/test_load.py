@@ -98,9 +98,9 @@ class TestRequests:
         result = told["result"]
         assert result["chunks"] == ["aaaaa", "bbbbb", "ccccc"]
         assert result["size"] == told["rows"]["GET large"]["bytes"] == 50_000_000
-        # The chunks are 0.3 s apart: the first did not wait for the others.
-        assert result["whole"] >= 600
-        assert result["ttfb"] <= result["whole"] - 500
+        # The chunks are 2 s apart: the first did not wait for the others.
+        assert result["whole"] >= 4000
+        assert result["ttfb"] <= result["whole"] - 1000
 
     def test_events(self, server: Server) -> None:
         told = visit(server, "events")
@@ -382,9 +382,22 @@ def app(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def locust(app: Server, name: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "locust", "-f", str(LOAD / "locust" / f"{name}.py")]
-    command += ["--headless", "--users", "5", "--spawn-rate", "20", "--run-time", "4s"]
-    command += ["--host", app.url, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=4 * WAIT, check=False)
+    command += ["--headless", "--users", "5", "--spawn-rate", "20"]
+    return for_a_moment([*command, "--host", app.url, *options], timeout=4 * WAIT)
+
+
+def for_a_moment(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    for seconds in ("4s", "20s"):
+        done = subprocess.run(
+            [*command, "--run-time", seconds],
+            capture_output=True,
+            text=True,
+            check=False,
+            **options,
+        )
+        if "there was no" not in done.stderr:
+            break  # else the machine may be too slow for a request of each kind
+    return done
 
 
 class TestLocustFiles:
@@ -418,13 +431,10 @@ class TestLocustFiles:
         assert "requests failed, more than 0.10%" in done.stderr
 
     def test_the_script(self) -> None:
-        command = [TESTS.parent / "scripts" / "load", "browse", "-u", "5", "-t", "4s"]
-        done = subprocess.run(
-            [*command, "--max-p95", "30000"],
+        script = str(TESTS.parent / "scripts" / "load")
+        done = for_a_moment(
+            [script, "browse", "-u", "5", "--max-p95", "30000"],
             env={**os.environ, "PYTHON": sys.executable},
-            capture_output=True,
-            text=True,
             timeout=SETUP,
-            check=False,
         )
         assert done.returncode == 0, done.stderr + done.stdout

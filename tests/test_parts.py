@@ -94,6 +94,7 @@ def test_jobs_are_enqueued_and_a_worker_runs_them(
                 == {f"job-{i}" for i in range(N)}
             ),
             "jobs that are done",
+            3 * WAIT,
         )
     finally:
         worker.terminate()

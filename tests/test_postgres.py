@@ -179,7 +179,7 @@ class TestRestart:
     def test_it_is_survived_under_load(
         self, serve: Serve, database: str, postgres: Postgres
     ) -> None:
-        environment = {"PLAIN_POSTGRES_URL": database, "PLAIN_POSTGRES_POOL_TIMEOUT": "1.0"}
+        environment = {"PLAIN_POSTGRES_URL": database, "PLAIN_POSTGRES_POOL_TIMEOUT": "5.0"}
         server = serve(project=DBAPP, env=environment)
         worker = server.worker().pid
         statuses: list[int] = []

@@ -82,7 +82,13 @@ class Project:
         self.save("one")
 
     def save(self, version: str) -> None:
-        (self.app / "views.py").write_text(VIEWS.replace("VERSION", version))
+        self.write("views.py", VIEWS.replace("VERSION", version))
+
+    def write(self, name: str, text: str) -> Path:
+        """At once: a reload in the middle would see half of it."""
+        new = self.folder.with_suffix(".new")  # not where the watcher sees it
+        new.write_text(text)
+        return new.replace(self.app / name)
 
     def wait_watched(self, pid: int) -> None:
         """Return once process `pid` watches the app's folder."""
@@ -157,11 +163,10 @@ def test_app_that_does_not_import_shows_its_traceback_until_it_is_mended(
     reloading: Server, project: Project
 ) -> None:
     """A middleware is imported when a worker starts."""
-    broken = project.app / "middleware.py"
     workers = [reloading.worker().pid]
     assert get(reloading).text == "one"
 
-    broken.write_text(MIDDLEWARE + "\nclass Broken(\n")
+    broken = project.write("middleware.py", MIDDLEWARE + "\nclass Broken(\n")
     reloading.wait_log("Worker failed to boot")
     page = get(reloading)
     assert page.status_code == 500
@@ -177,7 +182,7 @@ def test_app_that_does_not_import_shows_its_traceback_until_it_is_mended(
     # Another mistake: a new attempt, and its traceback.
     workers.append(reloading.worker().pid)
     project.wait_watched(workers[-1])
-    broken.write_text("raise RuntimeError('on purpose')\n")
+    project.write("middleware.py", "raise RuntimeError('on purpose')\n")
     reloading.wait_log("RuntimeError: on purpose")
     page = get(reloading)
     assert page.status_code == 500
@@ -185,7 +190,7 @@ def test_app_that_does_not_import_shows_its_traceback_until_it_is_mended(
 
     workers.append(reloading.worker().pid)
     project.wait_watched(workers[-1])
-    broken.write_text(MIDDLEWARE)
+    project.write("middleware.py", MIDDLEWARE)
     wait_for(lambda: reloading.log().count("Server worker started") == 2, "start of a worker")
     assert answer(reloading) == b"one"
     assert len({*workers, reloading.worker().pid}) == 4
@@ -196,8 +201,7 @@ def test_view_that_does_not_import_is_a_500_until_it_is_mended(
 ) -> None:
     """Views are imported by the first request, in a worker that serves."""
     old = reloading.worker().pid
-    broken = project.app / "views.py"
-    broken.write_text(VIEWS + "\nclass Broken(\n")
+    broken = project.write("views.py", VIEWS + "\nclass Broken(\n")
     reloading.wait_log(f"exiting (pid: {old})")
     page = get(reloading)
     assert page.status_code == 500

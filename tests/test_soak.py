@@ -7,7 +7,7 @@ from socket import SO_LINGER, SOL_SOCKET
 import httpx
 from h2.errors import ErrorCodes
 from h2client import Client
-from harness import Server, wait_for
+from harness import WAIT, Server, wait_for
 from inside import Inside
 from raw import RawClient, ping, request_fields
 from soak import ENV, soak
@@ -34,7 +34,7 @@ def test_a_connection_leaves_nothing_to_the_garbage_collector(serve: Callable[..
             with RawClient(server) as broken:
                 broken.send(ping(b"too short"))
                 broken.expect_connection_error(ErrorCodes.FRAME_SIZE_ERROR)
-            with httpx.Client(verify=server.tls_context()) as client1:
+            with httpx.Client(verify=server.tls_context(), timeout=WAIT) as client1:
                 assert client1.get(server.url + "/").content == b"hello"
         # As many as there were, and perhaps one that is still served.
         wait_for(lambda: inside.count(collect=False)["alive"] == before, "end of the connections")
