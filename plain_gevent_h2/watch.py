@@ -79,6 +79,19 @@ def _lines(awaited: Any) -> Iterator[str]:
         awaited = getattr(awaited, f"{kind}_await", None)
 
 
+def _places(frame: FrameType | None) -> traceback.StackSummary:
+    """The stack of `frame`, outermost first, without a reference to it.
+
+    Quick, since its greenlet may run on: who holds a frame last also ends what its locals hold,
+    which is not for another thread to do.
+    """
+    found = [
+        traceback.FrameSummary(f.f_code.co_filename, line, f.f_code.co_name, lookup_line=False)
+        for f, line in traceback.walk_stack(frame)
+    ]
+    return traceback.StackSummary.from_list(found[::-1])
+
+
 class BlockedHub:
     """Sees from a native thread when a greenlet keeps the hub for `threshold` seconds.
 
@@ -94,9 +107,11 @@ class BlockedHub:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._hub = gevent.get_hub()
-        # Who runs and since when: written by the hub's thread, a new tuple at each switch.
-        self._running: tuple[greenlet, float] = (self._hub, time.monotonic())
-        self._reported: tuple[greenlet, float] | None = None  # the native thread's own
+        # Who runs, since when, and until when (0 as long as it does): a new list at each switch.
+        # Written by the hub's thread.
+        self._turn: list[Any] = [self._hub, 0.0, 0.0]
+        # The turn that was logged and whose end was not, and whose it is. The native thread's own.
+        self._blocking: tuple[list[Any], str] | None = None
 
     def start(self) -> None:
         """Called in the hub's thread."""
@@ -104,7 +119,8 @@ class BlockedHub:
         monotonic = time.monotonic
 
         def switched(event: Literal["switch", "throw"], args: tuple[greenlet, greenlet]) -> None:
-            self._running = (args[1], monotonic())
+            now = self._turn[2] = monotonic()
+            self._turn = [args[1], now, 0.0]
             if others is not None:
                 others(event, args)
 
@@ -114,24 +130,31 @@ class BlockedHub:
     def _watch(self) -> None:
         while True:
             _sleep(self._threshold / 2)
-            self._look()
+            self._look_for_end()
+            self._look_for_start()
 
-    def _look(self) -> None:
-        # In this order: who has run since `threshold` before `now` had the frame.
+    def _look_for_start(self) -> None:
+        turn = self._turn
+        guilty, since, _ = turn
         now = time.monotonic()
-        frame = sys._current_frames()[self._hub.thread_ident]
-        running = self._running
-        guilty, since = running
-        if guilty is self._hub or now - since < self._threshold or running is self._reported:
+        if guilty is self._hub or now - since < self._threshold or self._blocking is not None:
             return
-        self._reported = running
+        frame = sys._current_frames()[self._hub.thread_ident]
+        if self._turn is not turn:  # over: the frame may be of another
+            return
         stream = stream_of(frame)
         who = stream.describe() if stream is not None else "no request"
-        stack = "".join(traceback.format_stack(frame))
+        places = _places(frame)
+        del frame, stream
+        self._blocking = (turn, who)
+        stack = "".join(places.format())
         log.warning("Worker blocked for over %g s by %s:\n%s", self._threshold, who, stack)
-        self._hub.loop.run_callback_threadsafe(self._over, since, who)
 
-    def _over(self, since: float, who: str) -> None:
-        seconds = time.monotonic() - since
-        metrics.hub_blocked(seconds)
-        log.warning("Worker was blocked for %.2f s by %s", seconds, who)
+    def _look_for_end(self) -> None:
+        if self._blocking is None:
+            return
+        (_, since, until), who = self._blocking
+        if until:
+            self._blocking = None
+            metrics.hub_blocked(until - since)
+            log.warning("Worker was blocked for %.2f s by %s", until - since, who)

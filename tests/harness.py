@@ -125,7 +125,7 @@ class Server:
             try:
                 self.wait_ready()
             except AssertionError:
-                if not (self._died() and "Connection in use" in self.log()):
+                if self._bind or not (self._died() and "Connection in use" in self.log()):
                     raise
                 self._choose_port()  # another has taken the port since it was chosen
                 self.start()

@@ -46,7 +46,7 @@ SPOOL = 100_000
 ENV = {
     "PLAIN_SERVER_BODY_MAX_MEMORY_SIZE": str(SPOOL),
     # A report of a stall of the machine would leave source lines in linecache, among the blocks.
-    "PLAIN_SERVER_HUB_BLOCKED_SECONDS": "0",
+    "PLAIN_SERVER_HUB_BLOCKED_SECONDS": "60",
 }
 
 
