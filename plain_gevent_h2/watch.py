@@ -79,7 +79,7 @@ def _lines(awaited: Any) -> Iterator[str]:
         awaited = getattr(awaited, f"{kind}_await", None)
 
 
-def _places(frame: FrameType | None) -> traceback.StackSummary:
+def _places(frame: FrameType) -> traceback.StackSummary:
     """The stack of `frame`, outermost first, without a reference to it.
 
     Quick, since its greenlet may run on: who holds a frame last also ends what its locals hold,

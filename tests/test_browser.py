@@ -41,7 +41,7 @@ class TestExamplePage:
         assert page.evaluate("document.querySelectorAll('#grid i.done').length") == 100
         assert page.data()["connections"] == "0"
         # As the views counted themselves: one after another, it would say 1.
-        assert int(page.data()["atOnce"]) > 10
+        assert int(page.data()["atOnce"]) > 50
         assert len([line for line in example.log().splitlines() if "/slow?n=" in line]) >= 100
 
     def test_shows_a_streaming_response_as_it_arrives(self, page: Browser) -> None:
@@ -49,7 +49,7 @@ class TestExamplePage:
         assert words.startswith("Each word leaves")
         assert words.rstrip().endswith("everybody else.")
         # Kept back until the end, it would come as one chunk.
-        assert int(page.data()["chunks"]) > 1
+        assert int(page.data()["chunks"]) > 5
 
     def test_uploads_a_file_unharmed(self, page: Browser) -> None:
         assert page.data()["uploaded"] == str(8 * 1024 * 1024)

@@ -123,8 +123,9 @@ class TestSigterm:
             client.until_closed()
             assert not client.answers[endless].ended
             assert server.wait() == 0
-            # Well before the default of 30 s, and without the arbiter's help.
-            assert time.monotonic() - started < 20
+            # Within the timeout, or the arbiter had to kill the worker; and some seconds
+            # for a slow machine.
+            assert time.monotonic() - started < 2 + 3
             assert not worker.is_running()
             assert "SIGKILL" not in server.log()
 

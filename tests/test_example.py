@@ -58,14 +58,14 @@ class TestViews:
 
         responses = asyncio.run(run())
         assert {(r.status_code, r.http_version) for r in responses} == {(200, "HTTP/2")}
-        assert max(r.json()["at_once"] for r in responses) > 10  # in turn: 1
+        assert max(r.json()["at_once"] for r in responses) > 50
 
     def test_words_arrive_one_by_one(self, client: httpx.Client) -> None:
         with client.stream("GET", "/words") as response:
             assert response.http_version == "HTTP/2"
             chunks = list(response.iter_text())
         assert "".join(chunks).startswith("Each word leaves the server ")
-        assert len(chunks) > 1
+        assert len(chunks) > 5
 
     def test_upload_larger_than_the_default_limit(self, client: httpx.Client) -> None:
         content = os.urandom(11 * 1024 * 1024)
