@@ -127,6 +127,7 @@ class Stream(ABC):
             self._failed(exc)
         finally:
             self.is_over = True
+            self.greenlet = None  # it may run another stream next
             self.finished()
         return not self._has_failed
 

@@ -1,0 +1,135 @@
+"""The places for streams and the greenlets that run them, without a server."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from plain_gevent_h2.slots import Slots
+
+
+class Stream:
+    """As much of a stream as a greenlet runs."""
+
+    def __init__(self, view: Callable[[], object] = lambda: None) -> None:
+        self._view = view
+        self.greenlet: Any = None
+        self.ran_in = 0  # the identity of its greenlet
+        self.raised: BaseException | None = None
+        self.over = Event()
+
+    def run(self) -> bool:
+        self.ran_in = id(gevent.getcurrent())
+        try:
+            self._view()
+        except BaseException as exc:
+            self.raised = exc
+        self.greenlet = None
+        self.over.set()
+        return self.raised is None
+
+
+class Source:
+    """A connection with streams to start."""
+
+    def __init__(self, *streams: Any) -> None:
+        self._streams = list(streams)
+
+    @property
+    def has_stream_to_start(self) -> bool:
+        return bool(self._streams)
+
+    def next_stream(self) -> Any:
+        return self._streams.pop(0) if self._streams else None
+
+
+@pytest.fixture
+def slots() -> Slots:
+    return Slots(100, lambda: None)
+
+
+def run(slots: Slots, view: Callable[[], object] = lambda: None) -> Stream:
+    """Run a stream from its start to its end."""
+    stream = Stream(view)
+    slots.run(Source(stream))
+    assert stream.over.wait(10)
+    gevent.sleep(0.001)  # its greenlet becomes idle
+    return stream
+
+
+def test_a_greenlet_runs_one_stream_after_another(slots: Slots) -> None:
+    first = run(slots)
+    assert run(slots, lambda: gevent.sleep(0)).ran_in == first.ran_in
+    assert run(slots, threading.current_thread).ran_in == first.ran_in
+    assert run(slots).ran_in == first.ran_in
+
+
+class TestLeftovers:
+    """What a request leaves running reaches no other."""
+
+    @pytest.fixture
+    def left(self) -> list[Any]:
+        return []
+
+    @pytest.fixture(params=["timeout", "timer", "reference", "throw", "bound method"])
+    def leave(self, request: pytest.FixtureRequest, left: list[Any]) -> Callable[[], None]:
+        def leave() -> None:
+            current = gevent.getcurrent()
+            if request.param == "timeout":
+                gevent.Timeout(0.02).start()
+            elif request.param == "timer":
+                gevent.spawn_later(0.02, current.throw, ValueError)
+            elif request.param == "reference":
+                left.append(current)
+            elif request.param == "throw":
+                left.append(current.throw)
+            else:
+                left.append(gevent.getcurrent().kill)
+
+        return leave
+
+    @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
+    def test_they_have_their_greenlet_to_themselves(
+        self, slots: Slots, leave: Callable[[], None], left: list[Any], *, waits: bool
+    ) -> None:
+        def view() -> None:
+            if waits:
+                gevent.sleep(0.001)
+            leave()
+
+        with_leftovers = run(slots, view)
+        assert with_leftovers.raised is None
+        others = [Stream(lambda: gevent.sleep(0.05)) for _ in range(3)]
+        slots.run(Source(*others))
+        gevent.sleep(0.005)
+        for kept in left:
+            if callable(kept):
+                kept()
+            else:
+                kept.kill(block=False)
+        for other in others:
+            assert other.over.wait(10)
+            assert other.raised is None
+        assert slots.running == 0
+
+    def test_after_a_kill_without_a_wait(self, slots: Slots) -> None:
+        run(slots, lambda: gevent.getcurrent().kill(block=False))  # type: ignore[attr-defined]
+        assert run(slots, lambda: gevent.sleep(0.01)).raised is None
+
+
+def test_who_is_over_leaves_the_queue() -> None:
+    slots = Slots(1, lambda: None)
+    goes_on = Event()
+    running, gone, waiting = Stream(goes_on.wait), Stream(), Stream()
+    slots.run(Source(running))
+    over = Source(gone)
+    slots.run(over)
+    slots.run(Source(waiting))
+    slots.leave(over)
+    goes_on.set()
+    assert waiting.over.wait(10)
+    assert not gone.over.is_set()
+    assert not slots.full
