@@ -27,6 +27,7 @@ from .frames import (
     goaway,
     window_update,
 )
+from .header_budget import FREE, size_to_charge
 from .headers import (
     HeadersTooLarge,
     MalformedRequest,
@@ -37,6 +38,7 @@ from .headers import (
 from .http2_stream import Http2Stream
 from .limits import (
     DATA_ON_CLOSED_STREAM,
+    LONG_HEADERS,
     OVERSIZED_HEADERS_COST,
     RESET_FRAME,
     RESET_FRAMES_FOR_RESPONSE,
@@ -48,7 +50,7 @@ from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
-from .writer import MAX_UNSENT, SendBuffer, Writer, unsent
+from .writer import HIGH_WATER, MAX_UNSENT, SendBuffer, Writer, unsent
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -62,6 +64,9 @@ _READ = 1  # a loop's io watcher: readable
 #: Seconds a client has to send its connection preface.
 PREFACE_TIMEOUT = 10.0
 
+#: Bytes of a header block that are not counted while its end is still to come: a frame's.
+BLOCK_NOT_CHARGED = 16 * 1024
+
 #: What a client may still send after a complete response to a request that is not
 #: complete (RFC 9113 section 8.1): past these bytes or seconds the stream is reset with
 #: NO_ERROR. Resetting at once would turn frames already under way into faults.
@@ -72,10 +77,11 @@ DISCARD_TIMEOUT = 2.0
 TURN = 0.0005
 
 #: Seconds that it then waits for its next turn if it has used up much of its budgets, or still
-#: sends when it was told to go. All such connections of a worker wait one after another: however
-#: many attack at once, they have a fifth of it. (20 that flood made a request beside them wait 20
-#: times as long; measured.)
+#: sends when it was told to go; and at least so many times what its turn took. All such
+#: connections of a worker wait one after another: however many attack at once, they have a fifth
+#: of it. (20 that flood made a request beside them wait 20 times as long; measured.)
 PENALTY = 0.002
+PENALTY_FOR_TURN = 4
 
 #: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
 #: do not take their responses should not keep out those who would.
@@ -83,7 +89,11 @@ SEND_TIMEOUT_WHEN_FULL = 1.0
 
 #: Seconds in its place while the worker holds more than so many bytes of unsent bodies.
 SEND_TIMEOUT_UNDER_PRESSURE = 5.0
-PRESSURE = 4 * MAX_UNSENT
+PRESSURE = 256 * 1024 * 1024
+
+#: Sweeps, of a second each, in which a client should have taken the whole responses that it has
+#: asked for, while those of all connections are past `MAX_UNSENT`.
+SWEEPS_TO_TAKE = 4
 
 #: Seconds for which the drain of a busy connection waits until no stream is open. Clients
 #: built on `h2`, such as httpx, fail every stream in flight when they see a GOAWAY.
@@ -129,8 +139,14 @@ class Http2Connection:
         # Changed by the reader alone.
         self._budgets = Budgets()
         self._frames = FrameReader(
-            worker.config.max_frame_size, self._check_data, self._count_frame
+            worker.config.max_frame_size,
+            self._check_data,
+            self._count_frame,
+            2 * worker.config.max_header_list_size,
         )
+        self._turn_began = self._opened_at  # monotonic
+        self.penalties = 0  # see `PenaltyBox`
+        self._block_charged = 0  # bytes of an unfinished header block, in the header budget
         self._requests = 0
         self._last_stream_id = 0  # the highest stream that was not refused
 
@@ -176,6 +192,7 @@ class Http2Connection:
         self._writer.wake()
         try:
             while data := self._recv():
+                self._turn_began = time.monotonic()
                 if self._closing_since is None:
                     self._receive(data)
                 # Else it is thrown away: see LINGER_TIMEOUT.
@@ -196,13 +213,30 @@ class Http2Connection:
         self._writer.wake()
         self._writer.wait_for_room()
         if self._is_unwelcome():
-            with self.worker.penalty_box:
-                give_way(PENALTY)
+            took = time.monotonic() - self._turn_began
+            self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * took))
         else:
             give_way()
+        self._turn_began = time.monotonic()
 
     def _is_unwelcome(self) -> bool:
         return self.is_faulty or self._budgets.strained()
+
+    def close_for_penalties(self) -> None:
+        """Make room in the penalty box: no other was there as often."""
+        if self.is_faulty:
+            self.abort()
+        else:
+            self._close_for_abuse("too many penalties")
+
+    def close_for_headers(self) -> None:
+        """Make room for other requests' headers: no other holds as many bytes."""
+        self._close_for_abuse("too many bytes of header fields")
+
+    def _close_for_abuse(self, reason: str) -> None:
+        report_abuse(self.client, reason)
+        self._close(ErrorCodes.ENHANCE_YOUR_CALM, reason.encode())
+        self.worker.penalty_box.leave(self)
 
     def _recv(self) -> bytes:
         self._receiving = True
@@ -214,6 +248,8 @@ class Http2Connection:
     def _over(self) -> None:
         self._aborted = True
         self._let_go_of_streams()
+        self._charge_block(0)
+        self.worker.slots.leave(self)
         self._writer.close()
         self._sock.close()
         # Of what holds the connection in turn: a cycle is left to the garbage collector, which
@@ -236,7 +272,6 @@ class Http2Connection:
             gevent.spawn(self.worker.read, self)
 
     def _receive(self, data: bytes) -> None:
-        turn_ends = time.monotonic() + TURN
         try:
             for item in self._frames.feed(data):
                 if isinstance(item, StreamFault):
@@ -245,20 +280,30 @@ class Http2Connection:
                     self._client_goes_away()
                 elif item:
                     self._receive_frames(item)
-                if time.monotonic() > turn_ends:
+                if time.monotonic() > self._turn_began + TURN:
                     self._give_way()
-                    turn_ends = time.monotonic() + TURN
                 if self._closing_since is not None or self._aborted:
                     return
+            self._charge_block(max(0, self._frames.unfinished_block - BLOCK_NOT_CHARGED))
         except ConnectionFault as fault:
             self._connection_fault(fault)
 
     def _connection_fault(self, fault: ConnectionFault) -> None:
         if fault.code == ErrorCodes.ENHANCE_YOUR_CALM:
-            report_abuse(self.client, fault.reason)
-        else:
-            log.debug("HTTP/2 connection fault", extra={"client": self.client, "error": str(fault)})
+            self._close_for_abuse(fault.reason)
+            return
+        log.debug("HTTP/2 connection fault", extra={"client": self.client, "error": str(fault)})
         self._close(fault.code, fault.reason.encode())
+
+    def _charge_block(self, size: int) -> None:
+        """Have `size` bytes of an unfinished header block counted. Raises `ConnectionFault`."""
+        if size == self._block_charged:
+            return
+        budget = self.worker.header_budget
+        budget.release(self, self._block_charged)
+        self._block_charged = size if budget.charge(self, size) else 0
+        if self._block_charged < size:
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many unfinished headers")
 
     def _receive_frames(self, data: bytes) -> None:
         try:
@@ -333,6 +378,8 @@ class Http2Connection:
             return
         stream = Http2Stream(self, stream_id, head)
         self._open(stream)
+        if head.size > FREE and not self._take_long_headers(stream, head):
+            return
         if head.protocol is None:
             self._answer_early(stream, head)
             if event.stream_ended is None and not stream.headers_sent:
@@ -342,6 +389,19 @@ class Http2Connection:
             self._start(stream)
         else:
             stream.send_error(501)
+
+    def _take_long_headers(self, stream: Http2Stream, head: RequestHead) -> bool:
+        """Count what the request's header fields take; whether there is room for them."""
+        self._budgets.slow_down(LONG_HEADERS, head.size - FREE)
+        size = size_to_charge(head.fields, head.size)
+        if self.worker.header_budget.charge(self, size):
+            stream.header_bytes = size
+            if self._closing_since is None:
+                return True
+            stream.release_headers()  # it was this connection that had to make room
+        else:
+            stream.send_error(503)
+        return False
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream that never was."""
@@ -484,7 +544,27 @@ class Http2Connection:
     @property
     def has_stream_to_start(self) -> bool:
         """Whether a stream waits, and no more run than the client may open."""
-        return bool(self._waiting) and self._running < self.worker.config.max_concurrent_streams
+        return (
+            bool(self._waiting)
+            and self._running < self.worker.config.max_concurrent_streams
+            and not self._takes_too_little()
+        )
+
+    def _takes_too_little(self) -> bool:
+        """Whether the client should first take the whole responses that it has asked for.
+
+        Only while other connections leave too much as well. It may leave what it takes in a few
+        seconds: who reads is not held up.
+        """
+        if unsent.size <= MAX_UNSENT:
+            return False
+        streams = self._streams.values()
+        if unsent.size - sum(stream.buffer.size for stream in streams) <= MAX_UNSENT:
+            return False
+        if any(stream.greenlet is not None and not stream.started_at for stream in streams):
+            return True  # one after another: what they will leave is not known yet
+        left = sum(stream.buffer.size for stream in streams if stream.buffer.ending)
+        return left > HIGH_WATER + SWEEPS_TO_TAKE * self._writer.taken_lately
 
     def next_stream(self) -> Http2Stream | None:
         """Take the stream to start next, if there is one."""
@@ -492,6 +572,11 @@ class Http2Connection:
             return None
         self._running += 1
         return self._waiting.pop(0)
+
+    def stream_began(self) -> None:
+        """The greenlet of a stream is at its start."""
+        if self._waiting:
+            self.worker.slots.run(self)
 
     def stream_finished(self, stream: Http2Stream) -> None:
         """The greenlet of `stream` is at its end."""
@@ -565,6 +650,8 @@ class Http2Connection:
             self._budgets.earn(FrameType.RST_STREAM, 1)
             self._budgets.earn(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
         self._let_go(stream)
+        if self._waiting:  # perhaps for this one's bytes to be gone
+            self.worker.slots.run(self)
         if not self._streams:
             self._idle_since = time.monotonic()
             self._h2.forget_closed_streams()
@@ -582,6 +669,7 @@ class Http2Connection:
             stream.started = False
         if not stream.started:
             release(stream.sink)
+            stream.release_headers()
 
     def _let_go_of_streams(self) -> None:
         for stream in self._streams.values():
@@ -639,6 +727,7 @@ class Http2Connection:
     def abort(self) -> None:
         """Close at once, whatever is still to be sent."""
         self._aborted = True
+        self.worker.penalty_box.leave(self)
         self._writer.close()
         self._unpark()
         self._sock.close()  # wakes the reader, which lets go of the streams
@@ -665,6 +754,9 @@ class Http2Connection:
             self._sweep_idle(now, self._idle_since)
         for stream in list(self._streams.values()):
             self._sweep_stream(stream, now)
+        self._writer.sweep()
+        if self._waiting:  # the worker may have fewer bytes unsent by now
+            self.worker.slots.run(self)
 
     def _sweep_closing(self, now: float) -> None:
         """Close the socket once the client had its time to read what was sent, and to close."""
@@ -698,7 +790,7 @@ class Http2Connection:
         if stream.response_ended:
             if now - stream.ended_at > DISCARD_TIMEOUT:
                 self.reset(stream, ErrorCodes.NO_ERROR)
-        elif buffer.size and now - buffer.progress_at > self._send_timeout(buffer, now):
+        elif buffer.size and now - buffer.progress_at > self._send_timeout(stream, now):
             log.debug("Client does not take its response", extra={"client": self.client})
             self.reset(stream, ErrorCodes.CANCEL)
         elif not (stream.client_ended or stream.headers_sent or stream.websocket) and (
@@ -706,10 +798,10 @@ class Http2Connection:
         ):
             self._refuse_body(stream, 408)
 
-    def _send_timeout(self, buffer: SendBuffer, now: float) -> float:
+    def _send_timeout(self, stream: Http2Stream, now: float) -> float:
         timeout = self.worker.config.send_timeout
-        if self._holds_back(buffer, now):
-            if self.worker.slots.full:
+        if self._holds_back(stream.buffer, now):
+            if self.worker.slots.full and not stream.is_over:
                 return min(timeout, SEND_TIMEOUT_WHEN_FULL)
             if unsent.size > PRESSURE:
                 return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)

@@ -18,12 +18,11 @@ from plain.server.http.errors import InvalidHeader, InvalidHeaderName
 from plain.server.http.message import LIMIT_REQUEST_FIELDS, TOKEN_RE
 from plain.server.http.response import HEADER_VALUE_RE
 
+from .compression import FIELD_OVERHEAD
+
 #: Cookies a request may be split into (RFC 9113 section 8.2.3), beside the limit for other
 #: fields, which is Plain's own. Browsers keep at most 180 cookies for a site.
 LIMIT_COOKIE_FIELDS = 256
-
-#: RFC 9113 section 6.5.2: what each field counts beside its name and value, in bytes.
-FIELD_OVERHEAD = 32
 
 #: Fields with a name and a value of up to this many bytes are kept checked and converted,
 #: 1,024 of them each way: clients and apps repeat theirs (measured: +6 % small responses).
@@ -65,6 +64,7 @@ class RequestHead:
     path: str
     content_length: int | None
     fields: list[tuple[str, str]]
+    size: int = 0  # bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them
     protocol: str | None = None  # of an extended CONNECT (RFC 8441)
 
 
@@ -79,6 +79,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     host: bytes | None = None
     content_length: int | None = None
     cookies = size = 0
+    long = _LongFields()
     for name, value in raw:
         size += len(name) + len(value) + FIELD_OVERHEAD
         if name[:1] == b":":
@@ -96,7 +97,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
         if len(value) <= _CACHED_VALUE and len(name) <= _CACHED_VALUE:
             fields.append(_cached_request_field(name, value))
         else:
-            fields.append(_request_field(name, value))
+            fields.append(long[name, value])
     # After the loop, so that a malformed request is called that whatever its size.
     if size > max_list_size or cookies > LIMIT_COOKIE_FIELDS:
         raise HeadersTooLarge(f"{size} bytes of header fields, {cookies} cookies")
@@ -104,16 +105,19 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
         raise HeadersTooLarge(f"{len(fields)} header fields")
     _check_pseudo_headers(pseudo, host)
     if b":protocol" in pseudo:
-        return _extended_connect(pseudo, fields)
+        return _extended_connect(pseudo, fields, size)
     return RequestHead(
         method=pseudo[b":method"].decode("ascii"),
         path=pseudo[b":path"].decode("utf-8", "surrogateescape"),
         content_length=content_length,
         fields=fields,
+        size=size,
     )
 
 
-def _extended_connect(pseudo: dict[bytes, bytes], fields: list[tuple[str, str]]) -> RequestHead:
+def _extended_connect(
+    pseudo: dict[bytes, bytes], fields: list[tuple[str, str]], size: int
+) -> RequestHead:
     """RFC 8441 section 5, as the HTTP/1.1 handshake that Plain's views know.
 
     The key proves to an HTTP/1.1 client that its server meant the upgrade; here `:protocol`
@@ -130,6 +134,7 @@ def _extended_connect(pseudo: dict[bytes, bytes], fields: list[tuple[str, str]])
             ("upgrade", "websocket"),
             ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
         ],
+        size=size,
         protocol=pseudo[b":protocol"].decode("latin-1"),
     )
 
@@ -155,6 +160,14 @@ def _request_field(name: bytes, value: bytes) -> tuple[str, str]:
 
 
 _cached_request_field = lru_cache(_CACHED_FIELDS)(_request_field)
+
+
+class _LongFields(dict[tuple[bytes, bytes], tuple[str, str]]):
+    """Those of one request: a reference to HPACK's table may stand there many times."""
+
+    def __missing__(self, field: tuple[bytes, bytes]) -> tuple[str, str]:
+        self[field] = checked = _request_field(*field)
+        return checked
 
 
 def _check_pseudo_headers(pseudo: dict[bytes, bytes], host: bytes | None) -> None:

@@ -33,6 +33,7 @@ from plain.server.http.request import create_request
 from plain.server.http.sink import BodyRateFloor
 
 from .chunked import ChunkedDecoder
+from .header_budget import FREE, size_to_charge
 from .limits import report_abuse
 from .spool import SpooledBody
 from .stream import ClientGone, Stream, release
@@ -50,6 +51,10 @@ log = get_framework_logger("plain.server")
 #: Lines that a head may have before Plain's parser, which refuses more than 100 fields, takes
 #: it apart: 40 ms for 200,000 lines (measured).
 MAX_HEAD_LINES = 1000
+
+#: Bytes of a head that are received at once. What comes after it waits, for as long as its view
+#: runs: 1,000 connections that sent a request and 256 KiB of others would take 256 MiB.
+HEAD_RECV_SIZE = 16 * 1024
 
 #: Chunks of a body that are taken in before other greenlets have their turn.
 CHUNKS_IN_A_TURN = 100
@@ -138,6 +143,10 @@ class _Output:
             self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
             self._sock.sendall(rest[:BATCH_SIZE])
             rest = rest[BATCH_SIZE:]
+
+
+class _NoRoomForHead(Exception):
+    """The heads of other requests take too much of the worker: a 503."""
 
 
 class _IncompleteBody(Exception):
@@ -257,6 +266,7 @@ class Http1Connection:
         self._stream: Http1Stream | None = None  # the request under way
         self._unstarted: Http1Stream | None = None  # the same, until it has its greenlet
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
+        self._head_charged = 0  # bytes of the head under way, in the worker's header budget
 
     # -- the worker's verbs ---------------------------------------------------
 
@@ -303,21 +313,38 @@ class Http1Connection:
         """Serve requests until the connection is over; then True. Raises `OSError`."""
         try:
             while self._wait_for_request():
-                if not self._serve_request():
+                try:
+                    another = self._serve_request()
+                except _NoRoomForHead:
+                    another = self._refuse_head()
+                if not another:
                     return True
             close_our_side(self._sock)  # the client has closed its own
         finally:
             self._sock.close()
+            self._release_head()
             if self._abort_later is not None:
                 self._abort_later.kill(block=False)
         return True
 
+    def _charge_head(self, size: int) -> None:
+        """Have `size` bytes of the request's head counted. Raises `_NoRoomForHead`."""
+        self._release_head()
+        if not self.worker.header_budget.charge(None, size):
+            raise _NoRoomForHead
+        self._head_charged = size
+
+    def _release_head(self) -> None:
+        self.worker.header_budget.release(None, self._head_charged)
+        self._head_charged = 0
+
     def _wait_for_request(self) -> bool:
+        self._release_head()
         self._idle_since = time.monotonic()
         self._skip_empty_lines()
         while not self._buffer:
             self._sock.settimeout(None)  # sweep() ends it
-            if not self._receive():
+            if not self._receive(HEAD_RECV_SIZE):
                 return False
             self._skip_empty_lines()
         self._idle_since = None
@@ -337,7 +364,10 @@ class Http1Connection:
         return bool(data)
 
     def _serve_request(self) -> bool:
-        """Serve one request; True if another may follow on this connection."""
+        """Serve one request; True if another may follow on this connection.
+
+        Raises `_NoRoomForHead`.
+        """
         try:
             head = self._read_head()
         except LimitRequestHeaders as exc:
@@ -353,6 +383,7 @@ class Http1Connection:
             return self._refuse(None, exc)
         try:
             self._check_length(parsed)
+            self._charge_head(size_to_charge(parsed.headers, len(head)))
         except LimitRequestBody as exc:
             return self._refuse(parsed, exc)
         return self._serve_parsed(parsed, response)
@@ -430,7 +461,7 @@ class Http1Connection:
     def _read_head(self) -> bytes | None:
         """A request's line and headers; None if they do not come.
 
-        Raises `LimitRequestHeaders`.
+        Raises `LimitRequestHeaders` or `_NoRoomForHead`.
         """
         buffer, scanned = self._buffer, 0
         self.request_is_head = False
@@ -448,13 +479,14 @@ class Http1Connection:
                 return head
             if len(buffer) > h1.MAX_HEADER_SIZE:
                 raise LimitRequestHeaders("Request headers exceeded max size")
+            self._charge_head(max(0, len(buffer) - FREE))
             scanned = max(0, len(buffer) - 3)
             now = time.monotonic()
             if now >= deadline or (self._drain_since and h1._drain_expired(self.worker)):
                 return None
             self._sock.settimeout(min(deadline - now, h1._recv_timeout(self.worker)))
             try:
-                if not self._receive():
+                if not self._receive(HEAD_RECV_SIZE):
                     return None
             except TimeoutError:
                 return None
@@ -527,6 +559,10 @@ class Http1Connection:
         _run(h1.async_handle_error(self.worker, parsed, self, exc))  # type: ignore[arg-type, misc]
         return self._linger()
 
+    def _refuse_head(self) -> bool:
+        _run(self.write_error(503, "Service Unavailable", ""))
+        return self._linger()
+
     async def write_error(self, status: int, reason: str, message: str) -> None:
         page = util._error_response_bytes(status, reason, message, head=self.request_is_head)
         self.output.write(page)
@@ -538,6 +574,7 @@ class Http1Connection:
     def _linger(self) -> bool:
         """Close our side and read on for a while, so that the answer is not lost to a reset."""
         close_our_side(self._sock)
+        self._buffer.clear()
         discarded = 0
         with gevent.Timeout(h1.LINGER_CLOSE_TIMEOUT, False):  # type: ignore[arg-type]
             while discarded < h1.LINGER_CLOSE_MAX_BYTES:

@@ -66,7 +66,7 @@ class Stream(ABC):
         self.in_body = False
         self.is_over = False  # its greenlet may run another stream by now
         self._has_failed = False
-        self.started_at = 0.0  # monotonic time at which its greenlet began
+        self.started_at = 0.0  # monotonic time at which its greenlet began, 0 before
         self.websocket: WebSocketTransport | None = None
         self.pipelined = False  # more than this request has arrived
 
@@ -96,6 +96,11 @@ class Stream(ABC):
     def end(self) -> None:
         """End the body."""
 
+    def send_whole(self, data: bytes) -> None:
+        """Send a whole body, and end it. Need not wait until the client has taken it."""
+        self.send_data(data)
+        self.end()
+
     @abstractmethod
     def send_error(self, status: int) -> None:
         """Answer with one of the server's own error pages. Nothing was sent before."""
@@ -103,6 +108,9 @@ class Stream(ABC):
     @abstractmethod
     def abort(self) -> None:
         """End a response that began and cannot be completed."""
+
+    def began(self) -> None:  # noqa: B027
+        """The greenlet is at its start. Not every protocol has to know."""
 
     @abstractmethod
     def finished(self) -> None:
@@ -118,6 +126,7 @@ class Stream(ABC):
         whether it did not.
         """
         self.started_at = time.monotonic()
+        self.began()
         try:
             if self.gone_at is None:  # the client may have left before its turn came
                 self._run()
@@ -205,8 +214,7 @@ class Stream(ABC):
             if "Content-Length" not in response.headers:
                 response.headers["Content-Length"] = str(len(content))
             self.send_headers(response, end_stream=False)
-            self.send_data(content)
-            self.end()
+            self.send_whole(content)
         else:
             self.send_headers(response, end_stream=True)
 

@@ -144,7 +144,7 @@ class TlsSocket:
         self._wait_for_client(self.flush, patience)
 
     def _fill_more(self) -> None:
-        if not self._fill():
+        if not self._fill(RECORD_SIZE):
             raise ConnectionResetError("closed in the TLS handshake")
 
     def _wait_for_client(self, wait: Callable[[], None], patience: float) -> float:
@@ -176,7 +176,7 @@ class TlsSocket:
                     self.flush()
                 if self._without_data >= MAX_RECORDS:
                     give_way()
-                if not self._fill():
+                if not self._fill(size):
                     return b""
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
@@ -196,7 +196,7 @@ class TlsSocket:
                 except ssl.SSLWantReadError:
                     if len(self._received) < _RECORD_HEADER:
                         raise  # to go on would be to wait, with data in hand
-                    self._fill()
+                    self._fill(size)
                     continue
                 pieces.append(data)
                 size -= len(data)
@@ -208,10 +208,14 @@ class TlsSocket:
             self._without_data -= 1
         return data
 
-    def _fill(self) -> int:
-        """Give OpenSSL some of what is here, or wait for it; return its size, 0 at the end."""
+    def _fill(self, size: int) -> int:
+        """Give OpenSSL some of what is here, or wait for it; return its size, 0 at the end.
+
+        Takes little more than `size` bytes from the kernel: what is left here nobody counts.
+        """
         while len(self._received) < (1 if self._record_left else _RECORD_HEADER):
-            more = self._sock.recv(RECV_SIZE)  # where an idle connection's reader is stopped
+            # Where an idle connection's reader is stopped.
+            more = self._sock.recv(max(size, RECORD_SIZE))
             if not more:
                 return 0
             self._received = bytes(self._received) + more if self._received else more

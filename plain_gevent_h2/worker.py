@@ -15,7 +15,6 @@ from typing import Any
 import gevent
 from gevent import monkey
 from gevent.event import Event
-from gevent.lock import BoundedSemaphore
 from gevent.server import StreamServer
 from gevent.socket import IPPROTO_TCP, socket
 from plain.server import util
@@ -29,6 +28,7 @@ from . import metrics, patches
 from .config import Config
 from .connection import Http2Connection
 from .cooperation import obstacles
+from .header_budget import HeaderBudget
 from .http1 import Http1Connection
 from .limits import report_abuse
 from .listener import Listener, turn_away
@@ -37,6 +37,7 @@ from .pipeline import Pipeline
 from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
 from .tls import RecordFlood, TlsSocket, server_context
+from .turns import PenaltyBox
 from .watch import BlockedHub, log_stacks
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
@@ -92,7 +93,8 @@ class GeventWorker(plain_worker.Worker):
         self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)
         self.slots = Slots(self.config.max_running_streams, self._count_request)
-        self.penalty_box = BoundedSemaphore(1)  # held by a connection that waits for its turn
+        self.penalty_box = PenaltyBox()
+        self.header_budget = HeaderBudget()
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
         self._listening: list[StreamServer] = []

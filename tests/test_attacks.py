@@ -5,15 +5,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
+import raw
 from attacks import ANSWERED, ATTACKS, MANY_AT_ONCE, Outcome, run_at_once
+from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
+from hpack import Encoder
 
 #: Seconds of each attack, one connection after another.
 SECONDS = 1.0
@@ -143,6 +146,121 @@ def test_memory_comes_back_each_time(
         for name in ("cookie-in-thousands", "http2-bomb"):
             attackers.submit(run_at_once, 20, name, *target, seconds=1, reads=True).result()
         comes_back(server, memory)
+
+
+class TestHeaderBytes:
+    """Requests whose header fields take the worker much more than the client sent."""
+
+    @pytest.fixture
+    def memory(self, server: Server) -> int:
+        with Client(server) as client:
+            for _ in range(200):
+                latency(client)
+        return server.worker().memory_info().rss
+
+    @pytest.mark.parametrize("value", ["v" * 3800, "v" * 3000 + "\U0001f600"], ids=["", "wide"])
+    def test_references_to_one_long_field(self, server: Server, memory: int, value: str) -> None:
+        """20 connections of 100 requests, each of 50 bytes that name a field of 4 KB 15 times."""
+        with ExitStack() as stack, Client(server) as client:
+            encoder, path = Encoder(), raw.request_fields("/sleep?s=3")
+            first = encoder.encode([*path, ("x", value)])
+            block = encoder.encode(path) + encoder.encode([("x", value)]) * 15
+            frames = [raw.headers(1, first), *(raw.headers(i, block) for i in range(3, 200, 2))]
+            attackers = [stack.enter_context(raw.RawClient(server)) for _ in range(20)]
+            before = [latency(client) for _ in range(REQUESTS)]
+            for attacker in attackers:
+                attacker.send(*frames)
+                latency(client)
+            beside = [latency(client) for _ in range(REQUESTS)]
+            assert server.worker().memory_info().rss < memory + GROWTH
+            assert slowdown(beside, before) <= FACTOR
+            server.wait_log("Too many bytes of header fields, refusing requests")
+        comes_back(server, memory)
+
+    def test_one_connection_that_fills_the_budget(self, server: Server, memory: int) -> None:
+        with raw.RawClient(server) as attacker, Client(server) as client:
+            encoder = Encoder()
+            wide = [("x", "v" * 3000 + "\U0001f600")]
+            path = raw.request_fields("/sleep?s=5")
+            attacker.send(raw.headers(1, encoder.encode([*path, *wide])))
+            block = encoder.encode(path) + encoder.encode(wide) * 15
+            attacker.send(*(raw.headers(i, block) for i in range(3, 200, 2)))
+            goaway = attacker.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+            assert goaway.additional_data == b"too many bytes of header fields"
+            latency(client)
+        comes_back(server, memory)
+
+    def test_a_browser_with_60_kb_of_cookies(self, server: Server) -> None:
+        cookies = tuple(("cookie", f"c{i}={'a' * 3900}") for i in range(15))
+        with Client(server) as client:
+            streams = [client.send("/sleep?s=0.2", headers=cookies) for _ in range(100)]
+            assert {answer.status for answer in client.finish(*streams)} == {200}
+            images = [client.send("/", headers=cookies) for _ in range(100)]
+            assert {answer.status for answer in client.finish(*images)} == {200}
+
+    @pytest.mark.parametrize("end", [b"\r\n", b""], ids=["whole", "half"])
+    def test_long_heads_over_http1(self, server: Server, memory: int, end: bytes) -> None:
+        """100 of 760 KB: Plain's parser takes 100 fields of 8 KB."""
+        fields = b"".join(b"x%d: %s\r\n" % (i, b"v" * 8000) for i in range(95))
+        head = b"GET /sleep?s=3 HTTP/1.1\r\nHost: localhost\r\n" + fields + end
+        with ExitStack() as stack, Client(server) as client:
+            for _ in range(100):
+                sock = stack.enter_context(server.connect("http/1.1"))
+                with suppress(OSError):  # the rest of it, once it is refused
+                    sock.sendall(head)
+                latency(client)
+            assert server.worker().memory_info().rss < memory + GROWTH
+            assert sock.recv(100).startswith(b"HTTP/1.1 503 ")
+        comes_back(server, memory)
+
+    def test_header_blocks_without_an_end(self, server: Server, memory: int) -> None:
+        """100 of 100 KB, each on a connection of its own."""
+        block = b"\0\x01x\x7f\x80\x80\x7f" + b"v" * 100_000
+        pieces = [block[start : start + 16384] for start in range(0, len(block), 16384)]
+        frames = [raw.headers(1, pieces[0], end_headers=False)]
+        frames += [raw.continuation(1, piece, end_headers=False) for piece in pieces[1:]]
+        with ExitStack() as stack, Client(server) as client:
+            attackers = [stack.enter_context(raw.RawClient(server)) for _ in range(300)]
+            for attacker in attackers:
+                with suppress(OSError):
+                    attacker.send(*frames)
+                latency(client)
+            assert server.worker().memory_info().rss < memory + GROWTH
+            goaway = attackers[-1].expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+            assert goaway.additional_data == b"too many unfinished headers"
+        comes_back(server, memory)
+
+
+def test_an_honest_client_among_those_that_are_slowed_down(server: Server) -> None:
+    """250 connections stay just strained; one that has cancelled 240 requests asks for more."""
+    block = Encoder().encode(raw.request_fields())
+    with ExitStack() as stack:
+        strained = [stack.enter_context(raw.RawClient(server)) for _ in range(250)]
+        honest = stack.enter_context(raw.RawClient(server))
+        pings = [raw.ping() * 15] * 8  # past a tenth of their budget
+        for client in strained:
+            client.send(*pings)
+        stop = Event()
+
+        def keep_on() -> None:
+            while not stop.wait(0.01):
+                for client in strained:
+                    with suppress(OSError):
+                        client.sock.sendall(raw.ping() * 10)
+
+        sender = Thread(target=keep_on)
+        sender.start()
+        try:
+            for stream in range(1, 481, 2):
+                honest.send(raw.headers(stream, block), raw.rst_stream(stream))
+            honest.expect_alive()
+            honest.next_stream_id = 481
+            for _ in range(20):
+                assert honest.finish(honest.open(raw.request_fields())).body == b"hello"
+        finally:
+            stop.set()
+            sender.join()
+        wait_for(lambda: "too many penalties" in server.log(), "end of some")
 
 
 #: Frames of a WebSocket, masked with zeros: a message's first, and more of the same.

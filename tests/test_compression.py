@@ -1,10 +1,15 @@
 """Our encoder and decoder against hpack's own, over random connections."""
 
 from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKDecodingError
 from hpack.hpack import encode_integer
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.huffman_table import decode_huffman
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plain_gevent_h2 import huffman
 from plain_gevent_h2.compression import BoundedDecoder, MemoEncoder
 
 NAMES = [b":status", b"content-type", b"date", b"x-a", b"x-b", b"set-cookie"]
@@ -78,3 +83,18 @@ def test_we_decode_what_no_encoder_would_send(blocks: list[bytes]) -> None:
         assert outcomes[0] == outcomes[1]
         if outcomes[0].startswith("<class"):
             return
+
+
+_huffman = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
+
+
+@given(st.one_of(st.binary(max_size=40), st.binary(max_size=40).map(_huffman.encode)))
+@settings(max_examples=2000, deadline=None)
+def test_huffman_strings_stand_for_what_hpack_says(string: bytes) -> None:
+    outcomes: list[object] = []
+    for decode in (huffman.decode, decode_huffman):
+        try:
+            outcomes.append(decode(string))
+        except HPACKDecodingError:
+            outcomes.append(HPACKDecodingError)
+    assert outcomes[0] == outcomes[1]

@@ -11,6 +11,7 @@ from attacks import rapid_reset
 from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
+from hpack import Encoder
 from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
 from raw import (
     PREFACE,
@@ -155,6 +156,35 @@ class TestWindows:
                 assert response.reset == ErrorCodes.CANCEL
                 assert len(response.body) == window
             client.expect_alive()
+
+    @pytest.mark.parametrize("size", [1, 16_000, 70_000])
+    def test_10000_whole_responses_that_nobody_reads(self, serve: Serve, size: int) -> None:
+        server = serve()
+        worker = server.worker()
+        block = Encoder().encode(request_fields(f"/bytes?n={size}"))
+        with ExitStack() as stack, Client(server) as other:
+            for _ in range(200):
+                assert other.get("/").body == b"hello"
+            memory = worker.memory_info().rss
+            for _ in range(100):
+                client = stack.enter_context(RawClient(server, {WINDOW: 1}))
+                client.send(*(headers(stream, block) for stream in range(1, 201, 2)))
+                client.expect(DataFrame)
+                assert other.get("/").body == b"hello"
+            # Who takes what it asks for is not held up.
+            assert len(other.get("/bytes?n=1000000").body) == 1_000_000
+            assert worker.memory_info().rss < memory + 64 * 1024 * 1024
+            wait_for(lambda: server.log().count('path="/bytes"') > 100, "log of responses made")
+
+    def test_a_whole_response_waits_for_its_window(self, serve: Serve) -> None:
+        """Its view has returned, and what is linked to its greenlet has run."""
+        server = serve()
+        with RawClient(server, {WINDOW: 0}) as client, Client(server) as other:
+            stream = client.open(request_fields("/bytes?n=300000"))
+            server.wait_log('path="/bytes"')
+            assert other.get("/bytes?n=300000").body == b"x" * 300_000
+            client.send(window_update(0, 2**20), window_update(stream, 2**20))
+            assert client.finish(stream).body == b"x" * 300_000
 
     def test_5000_streams_that_nobody_reads(self, serve: Serve) -> None:
         server = serve()
