@@ -16,7 +16,9 @@ import httpx
 import psutil
 import pytest
 from app import life_views
+from h2client import Client
 from harness import WAIT, Server, wait_for
+from hpack import Encoder
 from load_client import (
     INTERNAL_ERROR,
     NO_ERROR,
@@ -26,6 +28,7 @@ from load_client import (
     connect,
 )
 from plain.server.workers._memory import profile_path
+from raw import RawClient, headers, request_fields
 
 Serve = Callable[..., Server]
 
@@ -349,6 +352,46 @@ class TestCrash:
             assert pid_of(other) == pid
         wait_for(lambda: "Traceback" in server.log(), "traceback in the log")
         assert server.log().count(STARTED) == 1
+
+
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+@pytest.mark.parametrize("what", ["timeout", "kill", "throw"])
+def test_what_a_request_leaves_running_hits_no_other(
+    serve: Serve, what: str, protocol: str
+) -> None:
+    """Greenlets run one request after another, and these are still there when it happens."""
+    server = serve()
+    for _ in range(3):
+        with Client(server) as client:
+            if protocol == "h2":
+                left = [client.send(f"/life/leave?what={what}") for _ in range(20)]
+                assert {bytes(a.body) for a in client.finish(*left)} == {b"left"}
+            else:
+                for _ in range(20):
+                    with server.connect("http/1.1") as sock:
+                        sock.sendall(b"GET /life/leave?what=%b HTTP/1.1\r\n" % what.encode())
+                        sock.sendall(b"Host: localhost\r\nConnection: close\r\n\r\n")
+                        assert sock.makefile("rb").read().endswith(b"left")
+            others = [client.send("/sleep?s=0.3") for _ in range(60)]
+            assert {a.status for a in client.finish(*others)} == {200}
+    assert "Traceback" not in server.log()
+
+
+def test_who_left_while_all_places_are_taken_is_forgotten(serve: Serve) -> None:
+    """1,500 connections that sent a request and left took 35 MB until there was a place."""
+    server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
+    worker = server.worker()
+    block = Encoder().encode(request_fields("/"))
+    with Client(server) as busy:
+        busy.get("/")
+        memory = worker.memory_info().rss
+        running = busy.send("/sleep?s=60")
+        for _ in range(500):
+            with RawClient(server) as client:
+                client.send(*(headers(stream, block) for stream in range(1, 41, 2)))
+                client.expect_alive()
+        assert worker.memory_info().rss < memory + 8 * 1024 * 1024
+        busy.h2.reset_stream(running)
 
 
 class TestWorkers:

@@ -147,6 +147,21 @@ class RaiseInBody(View):
         return StreamingResponse(body(), content_type="text/plain")
 
 
+class Leave(View):
+    """Leaves something that will raise in its greenlet."""
+
+    def get(self) -> Response:
+        current: Any = gevent.getcurrent()
+        match self.request.query_params["what"]:
+            case "timeout":
+                gevent.Timeout(0.1).start()
+            case "kill":
+                gevent.spawn_later(0.1, current.kill)
+            case "throw":
+                gevent.get_hub().loop.timer(0.1).start(current.throw, ValueError)
+        return text("left")
+
+
 class Sabotage(View):
     """Breaks the inside of the connection that this request came on."""
 
@@ -174,5 +189,6 @@ urls: tuple[Any, ...] = (
     path("life/quiet", Quiet),
     path("life/raise", Raise),
     path("life/raise-in-body", RaiseInBody),
+    path("life/leave", Leave),
     path("life/sabotage", Sabotage),
 )
