@@ -38,6 +38,7 @@ from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
 from .tls import RecordFlood, TlsSocket, server_context
 from .watch import BlockedHub, log_stacks
+from .websocket import Unread
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
 #: small response would queue behind that much of a download on the same connection.
@@ -92,6 +93,7 @@ class GeventWorker(plain_worker.Worker):
         self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)
         self.slots = Slots(self.config.max_running_streams, self._count_request)
+        self.unread = Unread(self.body_budget)
         self.penalty_box = BoundedSemaphore(1)  # held by a connection that waits for its turn
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
