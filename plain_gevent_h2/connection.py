@@ -364,7 +364,7 @@ class Http2Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        log.warning("WebSocket reset for what it left unread", extra={"client": self.client})
+        log.debug("WebSocket holds too much", extra={"client": self.client})
         self.reset(stream, ErrorCodes.ENHANCE_YOUR_CALM)
         try:
             self._budgets.spend(FrameType.RST_STREAM)

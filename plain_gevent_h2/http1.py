@@ -421,7 +421,7 @@ class Http1Connection:
             stream.done.wait()
 
     def websocket_refused(self) -> None:
-        log.warning("WebSocket closed for what it left unread", extra={"client": self.client})
+        log.debug("WebSocket holds too much", extra={"client": self.client})
 
     def end_websocket(self) -> None:
         """Close our side; the client has a while to close its own."""

@@ -42,8 +42,9 @@ MIN_READ = 16 * 1024
 MAX_EARLY = 64 * 1024
 
 #: Bytes that all WebSockets of a worker may hold which their views have not taken, and to which
-#: they must then fall. A view that never reads lets each client leave 2 MiB and more.
-MAX_UNREAD = 32 * 1024 * 1024
+#: they must then fall. A view that never reads lets each client leave 3 MiB. The socket that
+#: holds most is not among them: how large a message may be is for its view to say.
+MAX_UNREAD = 16 * 1024 * 1024
 UNREAD_LOW_WATER = MAX_UNREAD * 3 // 4
 
 
@@ -110,12 +111,17 @@ class Unread:
         Not the largest: an honest message that just comes would go before what an attacker has
         left for minutes in many smaller pieces.
         """
+        largest = max(self._held, key=self._held.__getitem__)
+        spared = self._held[largest]
+        if self._size - spared <= MAX_UNREAD:
+            return
         now = time.monotonic()
         weights = {s: size * (now - self._since[s]) for s, size in self._held.items()}
+        del weights[largest]
         for socket in sorted(weights, key=weights.__getitem__, reverse=True):
-            if self._size <= UNREAD_LOW_WATER:
-                break
             socket.refuse()
+            if self._size - spared <= UNREAD_LOW_WATER:
+                break
 
 
 class WebSocketTransport:
