@@ -385,7 +385,11 @@ class Http2Connection:
             if event.stream_ended is None and not stream.headers_sent:
                 self._answer_expectation(stream_id, head)
         elif head.protocol == "websocket":
-            stream.websocket = WebSocketTransport(partial(self.consumed, stream_id))
+            stream.websocket = WebSocketTransport(
+                self.worker.unread,
+                partial(self.consumed, stream_id),
+                partial(self._websocket_refused, stream_id),
+            )
             self._start(stream)
         else:
             stream.send_error(501)
@@ -414,6 +418,18 @@ class Http2Connection:
         """Reset `stream` because the client broke the protocol on it."""
         self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
         self._budgets.spend(FrameType.RST_STREAM)
+
+    def _websocket_refused(self, stream_id: int) -> None:
+        """A WebSocket holds too much. Called in the greenlet of any connection."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        log.debug("WebSocket holds too much", extra={"client": self.client})
+        self.reset(stream, ErrorCodes.ENHANCE_YOUR_CALM)
+        try:
+            self._budgets.spend(FrameType.RST_STREAM)
+        except ConnectionFault as fault:
+            self._connection_fault(fault)
 
     def _open(self, stream: Http2Stream) -> None:
         self._streams[stream.stream_id] = stream
@@ -793,10 +809,11 @@ class Http2Connection:
         elif buffer.size and now - buffer.progress_at > self._send_timeout(stream, now):
             log.debug("Client does not take its response", extra={"client": self.client})
             self.reset(stream, ErrorCodes.CANCEL)
-        elif not (stream.client_ended or stream.headers_sent or stream.websocket) and (
-            stream.too_slow(now)
-        ):
-            self._refuse_body(stream, 408)
+        elif not (stream.client_ended or stream.headers_sent) and stream.too_slow(now):
+            if stream.websocket is None:
+                self._refuse_body(stream, 408)
+            else:
+                stream.websocket.refuse()
 
     def _send_timeout(self, stream: Http2Stream, now: float) -> float:
         timeout = self.worker.config.send_timeout

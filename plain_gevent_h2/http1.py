@@ -199,7 +199,10 @@ class Http1Stream(Stream):
     def upgrade(self, response: Response) -> WebSocketTransport:
         self.send_headers(response, end_stream=False)
         self._flush()
-        self.websocket = WebSocketTransport(lambda _size: None)
+        self.websocket = WebSocketTransport(
+            self.worker.unread, lambda _size: None, self._connection.websocket_refused
+        )
+        self.websocket.accept()
         self.done.set()  # the connection's greenlet reads on, for the WebSocket
         return self.websocket
 
@@ -447,6 +450,9 @@ class Http1Connection:
         if not stream.is_over:
             stream.done.clear()  # set by the upgrade
             stream.done.wait()
+
+    def websocket_refused(self) -> None:
+        log.debug("WebSocket holds too much", extra={"client": self.client})
 
     def end_websocket(self) -> None:
         """Close our side; the client has a while to close its own."""

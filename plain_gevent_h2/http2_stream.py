@@ -51,7 +51,12 @@ class Http2Stream(Stream):
         self._rate_received = 0
 
     def too_slow(self, now: float) -> bool:
-        """Whether the body arrives below the rate floor, or not at all. Called once a second."""
+        """Whether the body arrives below the rate floor, or not at all. Called once a second.
+
+        A WebSocket that is not accepted has none, unless its client sends what it has no leave to.
+        """
+        if self.websocket is not None and not self.websocket.waiting:
+            return False
         if self.sink.writing:
             return False  # it is our disk that is slow
         if not self.worker.body_min_rate:
@@ -61,7 +66,7 @@ class Http2Stream(Stream):
             return now - self.received_at > h1.BODY_RECV_TIMEOUT
         if self._rate is None:
             self._rate = BodyRateFloor(self.worker.body_min_rate)
-        received = self.sink.received
+        received = self.sink.received if self.websocket is None else self.websocket.waiting
         # More than the interval was not the client's time: a view kept the hub busy.
         waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
         self._rate.record(waited=waited, received=received - self._rate_received)
@@ -93,6 +98,7 @@ class Http2Stream(Stream):
         self.connection.send_headers(self, [(b":status", b"200"), *headers], end_stream=False)
         self.headers_sent = True
         assert self.websocket is not None  # made with the stream
+        self.websocket.accept()
         return self.websocket
 
     def send_headers(self, response: Response, *, end_stream: bool) -> None:

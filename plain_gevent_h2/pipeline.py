@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from plain.http import AsyncStreamingResponse, FileResponse
+from plain.http import AsyncStreamingResponse, FileResponse, NotAllowedResponse
+from plain.http.websocket import is_websocket_upgrade
 from plain.internal.handlers import base
 from plain.logs import get_framework_logger
-from plain.server.http.websocket import run_websocket
+from plain.server.http import websocket as plain_websocket
+from plain.views import View
 
 from .asyncio_bridge import AsyncioThread
 from .deadline import limited
+from .messages import BoundedWebSocket
 from .websocket import WebSocketTransport
 
 try:
@@ -42,6 +45,12 @@ log = get_framework_logger("plain.server")
 FILE_BLOCK_SIZE = 256 * 1024
 
 _END: Any = object()
+
+# Plain's runner has no other place to name it.
+vars(plain_websocket)["WebSocket"] = BoundedWebSocket
+
+#: Whether the request is an extended CONNECT, which Plain's views see as an HTTP/1.1 upgrade.
+_is_connect = contextvars.ContextVar("plain_gevent_h2_is_connect", default=False)
 
 
 class ResponseBodyFailed(Exception):
@@ -99,7 +108,7 @@ class Handled(ABC):
         """
 
         def run(transport: WebSocketTransport, shutdown: Any) -> Coroutine[Any, Any, Any]:
-            return run_websocket(
+            return plain_websocket.run_websocket(
                 self._upgrade(), transport, shutdown_wait=shutdown, close_timeout=close_timeout
             )
 
@@ -209,16 +218,29 @@ class Pipeline:
         vars(handler)["_resolve_request"] = self._resolve_limited
 
     def _resolve_limited(self, request: "Request") -> Any:
-        """Plain's resolving; a view that has a deadline is replaced by one that keeps it."""
+        """Plain's resolving; a view that has a deadline is replaced by one that keeps it.
+
+        So is one that would answer an extended CONNECT with a page.
+        """
         match = self._resolve_request(request)
+        if _is_connect.get() and not (
+            getattr(match.view_class, "implements_websocket", False)
+            and is_websocket_upgrade(request)
+        ):
+            match = copy(match)
+            match.view_class = _NoWebSocket
+            return match
         seconds = getattr(match.view_class, "request_deadline", self._deadline)
         if seconds:
             match = copy(match)
             match.view_class = limited(match.view_class, seconds)
         return match
 
-    def handle(self, request: "Request") -> Handled:
+    def handle(self, request: "Request", *, is_connect: bool) -> Handled:
         """Run `request` through middleware and its view, in the calling greenlet.
+
+        To an extended CONNECT (`is_connect`) a response of a page's is none: a 2xx would open the
+        tunnel, and the page be its first bytes (RFC 9110 section 9.3.6, RFC 8441 section 5).
 
         As in Plain's own worker, the request gets an empty `contextvars.Context` of its
         own with the server span in it, and every part of it runs there. What the app
@@ -226,6 +248,8 @@ class Pipeline:
         """
         handler = self._handler
         context = contextvars.Context()
+        if is_connect:
+            context.run(_is_connect.set, True)
         traced = _is_traced()
         if ResponseLifecycle is None:
             return self._handle_164(handler, request, context, traced=traced)
@@ -267,9 +291,34 @@ class Pipeline:
     def _run(self, handler: Any, request: "Request", context: contextvars.Context) -> Any:
         result = context.run(handler._run_sync_pipeline, request)
         if not isinstance(result, base._AsyncViewPending):
-            return result
+            return context.run(_accepts_or_refuses, result)
         response = self._bridge.run(_await_view(handler, request, result), context)
-        return context.run(handler._finish_pipeline, request, response, result.ran_before)
+        response = context.run(handler._finish_pipeline, request, response, result.ran_before)
+        return context.run(_accepts_or_refuses, response)
+
+
+class _NoWebSocket(View):
+    """Answers an extended CONNECT to what is no WebSocket, or of another version than 13.
+
+    405 is for a method that the server knows and this resource has not (RFC 9110 section 15.5.6);
+    501, for one that nothing here has, answers another `:protocol`.
+    """
+
+    def get_response(self) -> "Response":
+        return _no_websocket()
+
+
+def _no_websocket() -> "Response":
+    # Of CONNECT, which has none of them, Allow can be empty: RFC 9110 section 10.2.1.
+    return NotAllowedResponse([], headers={"Sec-WebSocket-Version": "13"})
+
+
+def _accepts_or_refuses(response: "Response") -> "Response":
+    """An extended CONNECT gets a 405 in place of a page that a middleware gives to everybody."""
+    if not _is_connect.get() or not 200 <= response.status_code < 300:
+        return response
+    response.close()
+    return _no_websocket()
 
 
 def _is_traced() -> bool:

@@ -159,7 +159,7 @@ class Stream(ABC):
 
     def _answer(self, request: "Request") -> None:
         started = datetime.now(UTC)
-        handled = self.worker.pipeline.handle(request)
+        handled = self.worker.pipeline.handle(request, is_connect=self.websocket is not None)
         status: int | None = handled.response.status_code
         try:
             self._send(handled)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from gevent.event import Event
+from plain.server.http.sink import BodyBudget
 
 from .asyncio_bridge import AsyncioThread, Call, Mailbox, Pieces
 
@@ -28,8 +29,23 @@ READS_PER_SECOND = 10_000
 PENALTY = 0.002
 
 #: Bytes that the view has taken before the hub is told, unless there is no more: to tell it of
-#: each read, as of the two bytes of a frame's header, cost more than the read.
+#: each read, as of the two bytes of a frame's header, cost more than the read. Fewer that the view
+#: keeps are not told of.
 TELL_OF = 16 * 1024
+
+#: Bytes of a payload that are read at once, if so many are to come: Plain keeps a list of what
+#: each read gave, where a piece of 2 bytes takes 43 (measured: 22 MB for a message of 1 MiB).
+MIN_READ = 16 * 1024
+
+#: Bytes that may come before the view accepts. A client has no leave to send any (RFC 6455
+#: section 4.1), and of some the first frames may be under way.
+MAX_EARLY = 64 * 1024
+
+#: Bytes that all WebSockets of a worker may hold which their views have not taken, and to which
+#: they must then fall. A view that never reads lets each client leave 3 MiB. The socket that
+#: holds most is not among them: how large a message may be is for its view to say.
+MAX_UNREAD = 16 * 1024 * 1024
+UNREAD_LOW_WATER = MAX_UNREAD * 3 // 4
 
 
 class _Turns:
@@ -53,51 +69,132 @@ class _Turns:
         self._began_at = time.monotonic()
 
 
+class Unread:
+    """What the WebSockets of one worker hold that their views have not taken. Lives in the hub.
+
+    It counts in the worker's budget for bodies, and has a limit of its own.
+    """
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._held: dict[WebSocketTransport, int] = {}  # bytes; without those that hold none
+        self._since: dict[WebSocketTransport, float] = {}  # when its view last took some
+        self._size = 0  # the sum of `_held`
+
+    def hold(self, socket: "WebSocketTransport", size: int) -> None:
+        """`socket` holds `size` bytes from now on."""
+        change = size - self._held.get(socket, 0)
+        self._size += change
+        self._budget.release(-change)  # not charge(): it is compared in check()
+        if not size:
+            self._held.pop(socket, None)
+            self._since.pop(socket, None)
+            return
+        self._held[socket] = size
+        if change < 0 or socket not in self._since:
+            self._since[socket] = time.monotonic()
+
+    def check(self, socket: "WebSocketTransport") -> None:
+        """Refuse some if there is more than may be: `socket`, which got some, or others.
+
+        Called in greenlets, as to refuse one is to log it.
+        """
+        limit = self._budget.limit
+        if limit is not None and self._budget.used > limit:
+            socket.refuse()
+        elif self._size > MAX_UNREAD:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Refuse those that hold most for longest.
+
+        Not the largest: an honest message that just comes would go before what an attacker has
+        left for minutes in many smaller pieces.
+        """
+        largest = max(self._held, key=self._held.__getitem__)
+        spared = self._held[largest]
+        if self._size - spared <= MAX_UNREAD:
+            return
+        now = time.monotonic()
+        weights = {s: size * (now - self._since[s]) for s, size in self._held.items()}
+        del weights[largest]
+        for socket in sorted(weights, key=weights.__getitem__, reverse=True):
+            socket.refuse()
+            if self._size - spared <= UNREAD_LOW_WATER:
+                break
+
+
 class WebSocketTransport:
     """Both ends of the bytes of one WebSocket.
 
     The stream's side, `feed()` to `lost()`, is called in the hub's thread, the view's side by
-    Plain in the loop's. Each attribute belongs to one of the two.
+    Plain in the loop's. Each attribute belongs to one of the two, but for three. `_received` is
+    added to at its end by the stream's and cut at its front by the view's, each in one call that
+    the GIL makes whole. `_ended` and `_is_told` may be set by either.
 
-    `consumed` is called in the hub, with a number of bytes, when the view has taken them.
+    `consumed` is called in the hub, with a number of bytes, when the view has taken them;
+    `refused` when this socket may hold no more.
     """
 
-    def __init__(self, consumed: Callable[[int], None]) -> None:
+    def __init__(
+        self, unread: Unread, consumed: Callable[[int], None], refused: Callable[[], None]
+    ) -> None:
+        self._unread = unread
         self._consumed = consumed
+        self._refused = refused
+        # Both sides'.
+        self._received = bytearray()
+        self._is_told = False  # the view's side is about to look at what is new
+        self._ended = False  # the client sends nothing more
         # The stream's.
         self._loop: Mailbox | None = None  # None until serve()
-        self._early: list[bytes | None] = []  # what came before; None is the end
-        self._waiting = 0  # bytes fed and not yet consumed
+        self.is_accepted = False
+        self.waiting = 0  # bytes fed and not yet consumed
+        self._kept = 0  # bytes consumed that the view has not taken, as far as is known
         self._less = Event()  # set when some were
         self._is_lost = self._is_draining = False
+        self._is_void = False  # nothing is held any more: it was refused, or its view has ended
         # The view's.
         self._hub: Mailbox | None = None  # None until serve()
         self._sent: Pieces | None = None  # the same
-        self._received = bytearray()
-        self._untold = 0  # bytes taken of which the hub does not know
+        self.dropped: Callable[[], None] | None = None  # called when what is kept has to go
+        self._read = 0  # bytes so far
+        self._read_of_frame = 0  # bytes of the frame that comes
+        self._of_messages = 0  # bytes of those that came before
+        self._told: tuple[int, int] = 0, 0  # bytes taken and kept, as the hub knows them
         self._turns = _Turns()
-        self._ended = False  # the client sends nothing more
         self._broken = False  # nothing more reaches the client
         self._arrived = asyncio.Event()
         self._shutdown: asyncio.Future[None] | None = None
 
     # -- the stream's side ----------------------------------------------------
 
+    def accept(self) -> None:
+        """The view accepts: the client may send."""
+        self.is_accepted = True
+
     def feed(self, data: bytes) -> None:
         """The client sent `data`."""
-        if self._is_lost:
+        if self._is_lost or self._is_void:
             self._consumed(len(data))
             return
-        self._waiting += len(data)
-        self._tell(data)
+        self.waiting += len(data)
+        self._received.extend(data)
+        self._tell_view()
+        if self.waiting > MAX_EARLY and not self.is_accepted:
+            self.refuse()
+        else:
+            self._unread.hold(self, self.waiting + self._kept)
+            self._unread.check(self)
 
     def feed_end(self) -> None:
         """The client sends nothing more."""
-        self._tell(None)
+        self._ended = True
+        self._tell_view()
 
     def wait_for_room(self, limit: int) -> None:
         """Block the reader while more than `limit` bytes wait for the view."""
-        while self._waiting > limit and not self._is_lost:
+        while self.waiting > limit and not self._is_lost:
             self._less.clear()
             self._less.wait()
 
@@ -111,11 +208,23 @@ class WebSocketTransport:
         """The client is gone, or the stream ended."""
         if not self._is_lost:
             self._is_lost = True
-            self._less.set()
-            if self._waiting:
-                self._taken(self._waiting)
+            self._taken(self.waiting, self._kept)
             if self._loop is not None:
                 self._loop.post(self._lose)
+            else:
+                self._received.clear()
+
+    def refuse(self) -> None:
+        """Hold nothing for this socket any more, and have it closed."""
+        if self._is_void:
+            return
+        self._is_void = True
+        self._taken(self.waiting, 0)
+        if self._loop is not None:
+            self._loop.post(self._drop)
+        else:
+            self._received.clear()
+        self._refused()
 
     def serve(
         self,
@@ -145,8 +254,6 @@ class WebSocketTransport:
         self._loop = bridge.loop()
         self._sent = sent = Pieces(call, self._loop)
         self._loop.post(start)
-        for data in self._early:
-            self._tell(data)
         if self._is_draining:
             self.drain()
         if self._is_lost:  # while the loop was started
@@ -160,27 +267,29 @@ class WebSocketTransport:
         finally:
             self.lost()
             call.wait(is_done)
+            self.dropped = None  # whose object holds this one
+            self._is_void = True
+            self._taken(self.waiting, 0)
 
-    def _tell(self, data: bytes | None) -> None:
-        if self._loop is None:
-            self._early.append(data)
-        else:
-            self._loop.post(self._receive, data)
+    def _tell_view(self) -> None:
+        if self._loop is not None and not self._is_told:
+            self._is_told = True
+            self._loop.post(self._look)
 
-    def _taken(self, size: int) -> None:
-        size = min(size, self._waiting)  # lost() may have counted them already
-        self._waiting -= size
+    def _taken(self, size: int, kept: int) -> None:
+        """So many bytes were taken from those that wait, and so many are kept."""
+        size = min(size, self.waiting)  # lost() may have counted them already
+        self.waiting -= size
+        self._kept = 0 if self._is_void else kept
+        self._unread.hold(self, self.waiting + self._kept)
         self._less.set()
         if size:
             self._consumed(size)
 
     # -- the view's side ------------------------------------------------------
 
-    def _receive(self, data: bytes | None) -> None:
-        if data is None:
-            self._ended = True
-        else:
-            self._received += data
+    def _look(self) -> None:
+        self._is_told = False  # first: what the view does not see yet is told again
         self._arrived.set()
 
     def _lose(self) -> None:
@@ -190,6 +299,11 @@ class WebSocketTransport:
         assert self._sent is not None
         self._sent.close()
 
+    def _drop(self) -> None:
+        self._received.clear()
+        if self.dropped is not None:
+            self.dropped()
+
     def _shut_down(self) -> None:
         assert self._shutdown is not None
         if not self._shutdown.done():
@@ -198,17 +312,33 @@ class WebSocketTransport:
     async def recv(self, n: int) -> bytes:
         """Up to `n` bytes; none at the end."""
         await self._turns.count()
-        while not self._received and not self._ended:
+        while len(self._received) < min(n, MIN_READ) and not self._ended:
             self._arrived.clear()
+            self._tell_hub(len(self._received))  # or the client might wait for its window
             await self._arrived.wait()
         data = bytes(self._received[:n])
-        del self._received[:n]
-        self._untold += len(data)
-        if self._untold and (not self._received or self._untold >= TELL_OF):
-            assert self._hub is not None
-            self._hub.post(self._taken, self._untold)
-            self._untold = 0
+        del self._received[: len(data)]
+        self._read += len(data)
+        self._read_of_frame += len(data)
+        if not self._received or self._read - self._told[0] >= TELL_OF:
+            self._tell_hub()
         return data
+
+    def keep(self, size: int) -> None:
+        """A frame was read, and `size` bytes of messages wait for the view."""
+        self._read_of_frame = 0
+        self._of_messages = size
+        self._tell_hub()
+
+    def _tell_hub(self, ahead: int = 0) -> None:
+        """Tell the hub what was taken, with the next `ahead` bytes, and what is kept."""
+        before, kept_before = self._told
+        taken = max(before, self._read + ahead)
+        kept = self._read_of_frame + self._of_messages + taken - self._read
+        self._told = taken, kept if kept >= TELL_OF else 0
+        if self._told != (before, kept_before):
+            assert self._hub is not None
+            self._hub.post(self._taken, taken - before, self._told[1])
 
     async def sendall(self, data: bytes) -> None:
         """Send `data`; waits for the client to take what went before."""

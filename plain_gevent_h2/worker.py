@@ -39,6 +39,7 @@ from .stream import SWEEP_INTERVAL, Stream
 from .tls import RecordFlood, TlsSocket, server_context
 from .turns import PenaltyBox
 from .watch import BlockedHub, log_stacks
+from .websocket import Unread
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
 #: small response would queue behind that much of a download on the same connection.
@@ -95,6 +96,7 @@ class GeventWorker(plain_worker.Worker):
         self.slots = Slots(self.config.max_running_streams, self._count_request)
         self.penalty_box = PenaltyBox()
         self.header_budget = HeaderBudget()
+        self.unread = Unread(self.body_budget)
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
         self._listening: list[StreamServer] = []

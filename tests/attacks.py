@@ -227,9 +227,6 @@ MANY_AT_ONCE = (
 )
 
 
-# -- the attacker -----------------------------------------------------------------------------
-
-
 @dataclass
 class Outcome:
     """What became of the connections of an attack."""
@@ -238,6 +235,118 @@ class Outcome:
     goaways: Counter[str] = field(default_factory=Counter)  # by error code
     resets: Counter[str] = field(default_factory=Counter)  # ended without a GOAWAY
     sent: int = 0  # bytes
+
+
+# -- WebSockets whose bytes nobody reads -------------------------------------------------------
+
+
+def websocket_frame(payload: bytes, *, fin: bool = True) -> bytes:
+    """A binary frame of a client's, masked with zeros."""
+    return struct.pack("!BBQ4x", 0x80 * fin | 2, 0x80 | 127, len(payload)) + payload
+
+
+@dataclass
+class Unread:
+    """Extended CONNECTs of one connection, and what is sent on each as its window allows."""
+
+    path: str
+    payload: bytes
+    streams: int = 20
+    piece: int = 16384  # bytes of a DATA frame
+
+
+_MESSAGE = websocket_frame(bytes(2**20 - 14))
+UNREAD = {
+    "push-only": Unread("/ws/push", _MESSAGE * 20),
+    "half-a-message": Unread("/ws/push", websocket_frame(bytes(2**20), fin=False)),
+    "half-a-message-in-2-bytes": Unread("/ws/push", _MESSAGE[: 2**17], piece=2),
+    "not-accepted": Unread("/ws/slow-to-accept?s=3", _MESSAGE),
+    "not-accepted-in-2-bytes": Unread("/ws/slow-to-accept?s=3", _MESSAGE[: 2**16], piece=2),
+    "slow-page": Unread("/sleep?s=3", _MESSAGE),
+}
+
+
+def leave_unread(name: str, port: int, cafile: str, seconds: float) -> Outcome:
+    """Send for so many seconds; the codes of the resets."""
+    attack, outcome = UNREAD[name], Outcome(connections=1)
+    client = _WebSockets(port, cafile, attack)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not client.closed:
+        client.go_on()
+    outcome.sent, outcome.resets = client.sent, client.resets
+    return outcome
+
+
+class _WebSockets:
+    """Sends `attack` on one connection, by turns, within its windows."""
+
+    def __init__(self, port: int, cafile: str, attack: Unread) -> None:
+        context = ssl.create_default_context(cafile=cafile)
+        context.set_alpn_protocols(["h2"])
+        sock = socket.create_connection(("127.0.0.1", port), ANSWER_TIMEOUT)
+        self._sock = context.wrap_socket(sock, server_hostname="localhost")
+        self._attack = attack
+        streams = range(1, 2 * attack.streams, 2)
+        self._windows = dict.fromkeys(streams, 2**20) | {0: 16 * 2**20}
+        self._offsets = dict.fromkeys(streams, 0)
+        self._received = bytearray()
+        self.resets: Counter[str] = Counter()
+        self.sent = 0
+        self.closed = False
+        block = Encoder().encode(
+            [
+                (":method", "CONNECT"),
+                (":protocol", "websocket"),
+                *raw.request_fields(attack.path)[1:],
+                ("sec-websocket-version", "13"),
+            ]
+        )
+        opened = b"".join(raw.headers(stream, block, end_stream=False) for stream in streams)
+        self._sock.sendall(raw.PREFACE + raw.settings() + opened)
+
+    def go_on(self) -> None:
+        """Send some, and take in what the server says."""
+        pending = b"".join(self._data(stream) for stream in list(self._offsets))
+        try:
+            self._sock.settimeout(ANSWER_TIMEOUT)
+            self._sock.sendall(pending)
+            self._sock.settimeout(0.0001 if pending else 0.05)
+            while data := self._sock.recv(65536):
+                self._parse(data)
+            self.closed = True
+        except TimeoutError:
+            pass
+        except OSError:
+            self.closed = True
+
+    def _data(self, stream: int) -> bytes:
+        """DATA of one stream's turn, as many bytes as its windows have."""
+        windows, start = self._windows, self._offsets[stream]
+        size = max(0, min(BATCH, windows[stream], windows[0]))
+        payload = self._attack.payload[start : start + size]
+        self._offsets[stream] += len(payload)
+        windows[stream] -= len(payload)
+        windows[0] -= len(payload)
+        self.sent += len(payload)
+        piece = self._attack.piece
+        return b"".join(
+            raw.data(stream, payload[i : i + piece], end=False)
+            for i in range(0, len(payload), piece)
+        )
+
+    def _parse(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        while len(received) >= 9 and len(received) >= 9 + (length := int.from_bytes(received[:3])):
+            kind, stream = received[3], int.from_bytes(received[5:9])
+            if kind == 8 and stream in self._windows:
+                self._windows[stream] += int.from_bytes(received[9:13])
+            elif kind == 3 and self._offsets.pop(stream, None) is not None:
+                self.resets[ErrorCodes(int.from_bytes(received[9:13])).name] += 1
+            del received[: 9 + length]
+
+
+# -- the attacker -----------------------------------------------------------------------------
 
 
 def _filled(pending: bytes, chunks: Iterator[bytes]) -> bytes:

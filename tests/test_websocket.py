@@ -341,7 +341,25 @@ class TestHttp2:
             fields = [(":protocol", "websocket"), *request_fields("/ws/echo")]
             client.expect_stream_error(client.open(fields), ErrorCodes.PROTOCOL_ERROR)
 
-    def test_an_ordinary_view_answers_a_connect_as_a_get(self, server: Server) -> None:
+    @pytest.mark.parametrize("path", ["/", "/watched?key=connect", "/ws/echo?maintenance"])
+    def test_what_is_no_websocket_refuses_a_connect(self, server: Server, path: str) -> None:
+        """No 2xx, with which the page would be the socket's first bytes."""
         with RawClient(server) as client:
-            stream = client.open(connect_fields("/"), end_stream=False)
-            assert client.finish(stream).body == b"hello"
+            response = client.finish(client.open(connect_fields(path), end_stream=False))
+            assert response.status == 405
+            assert ("sec-websocket-version", "13") in response.headers
+            client.expect_alive()
+
+    def test_another_version_is_refused(self, server: Server) -> None:
+        with RawClient(server) as client:
+            fields = [
+                (name, "8" if name == "sec-websocket-version" else value)
+                for name, value in connect_fields("/ws/echo")
+            ]
+            assert client.finish(client.open(fields, end_stream=False)).status == 405
+
+    def test_other_answers_to_a_connect_stay(self, server: Server) -> None:
+        with RawClient(server) as client:
+            for path, status in (("/nowhere", 404), ("/middleware-error", 500)):
+                stream = client.open(connect_fields(path), end_stream=False)
+                assert client.finish(stream).status == status

@@ -7,6 +7,8 @@ class TestMiddleware(HttpMiddleware):
     def before_request(self, request: Request) -> Response | None:
         if request.path == "/middleware-error":
             raise RuntimeError("the middleware failed on purpose")
+        if "maintenance" in request.query_params:
+            return Response("back soon")
         self._fail(request, "before")
         return None
 

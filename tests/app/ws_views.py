@@ -45,6 +45,20 @@ class Echo(_Socket):
             self.note(f"closed {ws.close_code}")
 
 
+class SlowToAccept(Echo):
+    def before_request(self) -> None:
+        time.sleep(float(self.request.query_params["s"]))
+
+
+class Push(View):
+    """Sends, and never reads. Its messages may have the default size."""
+
+    async def websocket(self, ws: WebSocket) -> None:
+        while True:
+            await ws.send("tick")
+            await asyncio.sleep(0.05)
+
+
 class Flood(_Socket):
     """Sends without end, and says how much it could."""
 
@@ -156,6 +170,8 @@ class Events(View):
 
 urls: tuple[Any, ...] = (
     path("ws/echo", Echo),
+    path("ws/slow-to-accept", SlowToAccept),
+    path("ws/push", Push),
     path("ws/flood", Flood),
     path("ws/deaf", Deaf),
     path("ws/open-gate", OpenGate),

@@ -1,0 +1,148 @@
+"""Plain's WebSocket, with a bound for what it reads ahead of its view.
+
+Plain's reader takes 16 messages that the view has not asked for, of up to
+`websocket_max_message_size` each, and keeps three copies of the last one until the next has
+come: a view that only sends held 18 MiB for each client that flooded it (measured).
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+from plain.http.websocket import RECEIVE_QUEUE_SIZE, WebSocket
+from plain.http.websocket_frames import (
+    CLOSE_INVALID_PAYLOAD,
+    CLOSE_MESSAGE_TOO_BIG,
+    CLOSE_PROTOCOL_ERROR,
+    OP_CLOSE,
+    OP_CONTINUATION,
+    OP_PING,
+    OP_PONG,
+    OP_TEXT,
+    Frame,
+    IncompleteFrame,
+    PayloadTooLarge,
+    ProtocolError,
+    encode_frame,
+    parse_close_payload,
+    read_frame,
+)
+
+from .websocket import WebSocketTransport
+
+#: Bytes of messages that wait for the view before nothing more is read. One always may.
+MESSAGE_BACKLOG = 64 * 1024
+
+#: RFC 6455 section 7.4.1 leaves 1013 to the registry: "Try Again Later".
+CLOSE_TRY_AGAIN_LATER = 1013
+
+
+class _Messages(asyncio.Queue[str | bytes]):
+    """Those that the view has not taken, and their bytes, of which the transport is told."""
+
+    def __init__(self, transport: WebSocketTransport) -> None:
+        super().__init__(RECEIVE_QUEUE_SIZE)
+        self._transport = transport
+        self._size = 0  # bytes of those that wait
+        self._coming = 0  # bytes of one that is not whole, or has no place yet
+        self._is_dropped = False
+
+    def full(self) -> bool:
+        return self._size > MESSAGE_BACKLOG or super().full()
+
+    def come(self, size: int) -> None:
+        """So many bytes of the next message are here."""
+        self._coming = size
+        self._transport.keep(self._size + size)
+
+    def drop(self) -> None:
+        """Forget those that wait, and those to come."""
+        self._is_dropped = True
+        while not self.empty():
+            self.get_nowait()
+
+    def _put(self, item: str | bytes) -> None:
+        if not self._is_dropped:
+            self._size += sys.getsizeof(item)
+            super()._put(item)
+
+    def _get(self) -> str | bytes:
+        item = super()._get()
+        self._size -= sys.getsizeof(item)
+        self._transport.keep(self._size + self._coming)
+        return item
+
+
+class BoundedWebSocket(WebSocket):
+    """Takes the place of the class that Plain's `run_websocket` makes. Lives in the loop's thread.
+
+    Its reader is Plain's, but that it has one copy of a message and says what it holds.
+    """
+
+    def __init__(self, transport: WebSocketTransport, **options: Any) -> None:
+        super().__init__(transport, **options)
+        self._bytes = transport
+        self._messages = self._unread = _Messages(transport)
+        self._closing: asyncio.Task[None] | None = None
+        transport.dropped = self._drop
+
+    def _drop(self) -> None:
+        """The transport may hold no more for this socket: forget what it has, and close it."""
+        self._unread.drop()
+        reason = "Too much is unread"
+        self._closing = asyncio.create_task(self._fail(CLOSE_TRY_AGAIN_LATER, reason))
+
+    async def _read_loop(self) -> None:
+        try:
+            while not self.closed and (message := await self._read_message()) is not None:
+                self._unread.come(sys.getsizeof(message))
+                self._receive_full = self._unread.full()
+                await self._unread.put(message)
+                del message  # before the next, for which it may wait an hour
+                self._receive_full = False
+                self._unread.come(0)
+                self._activity.set()
+        except PayloadTooLarge:
+            await self._fail(CLOSE_MESSAGE_TOO_BIG, "Message too big")
+        except UnicodeDecodeError:
+            await self._fail(CLOSE_INVALID_PAYLOAD, "Invalid UTF-8")
+        except ProtocolError as exc:
+            await self._fail(CLOSE_PROTOCOL_ERROR, str(exc))
+        except (IncompleteFrame, OSError):
+            pass  # the client is gone
+        finally:
+            self._end()
+
+    async def _read_message(self) -> str | bytes | None:
+        """The next message; None once the client has closed. (RFC 6455 section 5.4.)"""
+        opcode = OP_CONTINUATION  # of the message's first frame, once that has come
+        message = bytearray()
+        while True:
+            frame = await read_frame(self._bytes.recv, self._max_message_size)
+            if frame.opcode >= OP_CLOSE:
+                if not await self._answer(frame):
+                    return None
+            else:
+                if (frame.opcode == OP_CONTINUATION) != (opcode != OP_CONTINUATION):
+                    raise ProtocolError("Fragments out of order")
+                opcode = opcode or frame.opcode
+                message += frame.payload
+                if len(message) > self._max_message_size:
+                    raise PayloadTooLarge(len(message), self._max_message_size)
+                if frame.fin:
+                    return message.decode() if opcode == OP_TEXT else bytes(message)
+            del frame  # it would be a second copy while the next is waited for
+            self._unread.come(len(message))
+
+    async def _answer(self, frame: Frame) -> bool:
+        """Do what a control frame asks for; False if it is a close."""
+        if frame.opcode == OP_PING:
+            await self._write(encode_frame(OP_PONG, frame.payload))
+        elif frame.opcode == OP_PONG:
+            self._pong_received.set()
+        else:
+            peer = parse_close_payload(frame.payload)
+            await self._send_close(1000 if peer.code == 1005 else peer.code, "")
+            self._end(peer.code, peer.reason)
+            return False
+        return True

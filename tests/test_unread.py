@@ -1,0 +1,205 @@
+"""Bytes of WebSockets that their views do not read: what is held of them has a bound."""
+
+import socket
+import tracemalloc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from threading import Thread
+
+import pytest
+from attacks import UNREAD, Outcome, leave_unread, websocket_frame
+from h2.errors import ErrorCodes
+from h2client import Client
+from harness import Server, wait_for
+from plain.server.http.sink import BodyBudget
+from raw import RawClient, data
+from test_attacks import ATTEMPTS, FACTOR, GROWTH, REQUESTS, latency, slowdown
+from ws import Http2Socket, connect_fields
+
+from plain_gevent_h2.websocket import MAX_EARLY, MAX_UNREAD, Unread, WebSocketTransport
+
+Serve = Callable[..., Server]
+
+#: Seconds of each attack.
+SECONDS = 3.0
+
+
+class Holder:
+    """A WebSocket that nobody reads, and what became of its bytes."""
+
+    def __init__(self, unread: Unread) -> None:
+        self.consumed = self.refused = 0
+        self.transport = WebSocketTransport(unread, self._consume, self._refuse)
+        self.transport.accept()
+
+    def _consume(self, size: int) -> None:
+        self.consumed += size
+
+    def _refuse(self) -> None:
+        self.refused += 1
+
+    def feed(self, size: int) -> None:
+        self.transport.feed(bytes(size))
+
+
+class TestUnread:
+    def test_those_that_hold_most_for_longest_are_refused(self) -> None:
+        budget = BodyBudget(None)
+        unread = Unread(budget)
+        large = Holder(unread)
+        large.feed(2 * MAX_UNREAD)  # as its view may allow: one is always held
+        holders = [Holder(unread) for _ in range(8)]
+        for holder in holders:
+            holder.feed(MAX_UNREAD // 8)
+        assert not any(holder.refused for holder in holders)
+        Holder(unread).feed(1)
+        assert [holder.refused for holder in holders] == [1, 1, 1, 0, 0, 0, 0, 0]
+        assert [holder.consumed for holder in holders[:3]] == [MAX_UNREAD // 8] * 3
+        assert not large.refused
+        assert budget.used == 2 * MAX_UNREAD + 5 * MAX_UNREAD // 8 + 1
+
+    def test_it_counts_in_the_budget_for_bodies(self) -> None:
+        budget = BodyBudget(1000)
+        unread = Unread(budget)
+        first, second = Holder(unread), Holder(unread)
+        first.feed(600)
+        second.feed(600)
+        assert (first.refused, second.refused) == (0, 1)
+        assert budget.used == 600
+        second.feed(100)  # under way as it was refused
+        assert second.consumed == 700
+        first.transport.lost()
+        assert budget.used == 0
+
+    def test_what_comes_in_small_pieces_is_joined(self) -> None:
+        transport = WebSocketTransport(Unread(BodyBudget(None)), lambda _: None, lambda: None)
+        piece = b"xx"
+        tracemalloc.start()
+        try:
+            for _ in range(MAX_EARLY // len(piece)):
+                transport.feed(piece)
+            assert tracemalloc.get_traced_memory()[0] < 2 * MAX_EARLY
+        finally:
+            tracemalloc.stop()
+
+
+class TestBeforeTheViewAccepts:
+    def test_some_bytes_are_kept_for_it(self, server: Server) -> None:
+        with RawClient(server) as client:
+            stream = client.open(connect_fields("/ws/slow-to-accept?s=0.5"), end_stream=False)
+            client.send(data(stream, websocket_frame(b"early"), end=False))
+            assert client.expect_data(stream, 1)[0].data == b"\x82\x05early"
+
+    def test_more_are_a_reset(self, server: Server) -> None:
+        with RawClient(server) as client:
+            stream = client.open(connect_fields("/ws/slow-to-accept?s=3"), end_stream=False)
+            for _ in range(5):
+                client.send(data(stream, bytes(16000), end=False))
+            client.expect_stream_error(stream, ErrorCodes.ENHANCE_YOUR_CALM)
+            client.expect_alive()
+
+    def test_a_drip_is_a_reset(self, server: Server) -> None:
+        with RawClient(server) as client:
+            path = connect_fields("/ws/slow-to-accept?s=25")
+            silent, drip = client.open(path, end_stream=False), client.open(path, end_stream=False)
+            client.send(data(drip, b"x", end=False))
+            client.expect_stream_error(drip, ErrorCodes.ENHANCE_YOUR_CALM)
+            client.expect_alive()
+            assert not [frame for frame in client.frames if frame.stream_id == silent]
+
+
+@pytest.fixture(scope="module")
+def attackers() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(int).result()
+        yield pool
+
+
+def attack(pool: ProcessPoolExecutor, server: Server, name: str) -> tuple[Outcome, float, int]:
+    """What became of it, how many times as long others waited, and the most memory meanwhile."""
+    worker = server.worker()
+    with Client(server) as client:
+        for _ in range(20):
+            latency(client)
+        before = [latency(client) for _ in range(REQUESTS)]
+        attacked = pool.submit(leave_unread, name, server.port, str(server.certfile), SECONDS)
+        beside, memory = [], []
+        while not attacked.done():
+            beside.append(latency(client))
+            memory.append(worker.memory_info().rss)
+        after = [latency(client) for _ in range(REQUESTS)]
+    return attacked.result(), slowdown(beside, before, after), max(memory)
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_attack(attackers: ProcessPoolExecutor, serve: Serve, name: str) -> None:
+    server = serve()
+    with RawClient(server) as other, Http2Socket(other, "/ws/echo") as echo:
+        echo.send("the asyncio loop has started")
+        echo.recv()
+        memory = server.worker().memory_info().rss
+        slowdowns = []
+        while not slowdowns or slowdowns[-1] > FACTOR:
+            assert len(slowdowns) < ATTEMPTS, slowdowns
+            outcome, slower, most = attack(attackers, server, name)
+            assert most < memory + GROWTH, outcome
+            slowdowns.append(slower)
+        if name in ("not-accepted", "push-only"):
+            assert outcome.resets["ENHANCE_YOUR_CALM"], outcome
+        echo.send("still here")
+        assert echo.recv() == "still here"
+
+
+def test_a_large_message_beside_an_attack(attackers: ProcessPoolExecutor, server: Server) -> None:
+    with RawClient(server) as client, Http2Socket(client, "/ws/echo") as sock:
+        attacked = attackers.submit(
+            leave_unread, "push-only", server.port, str(server.certfile), SECONDS
+        )
+        rounds = 0
+        while not attacked.done() or not rounds:
+            sock.send(b"x" * 5_000_000)
+            assert len(sock.recv()) == 5_000_000
+            rounds += 1
+        assert attacked.result().resets
+
+
+def test_http1_is_told_to_come_again(serve: Serve) -> None:
+    """Over HTTP/1.1 a WebSocket that holds too much is closed with 1013."""
+    server = serve()
+    worker = server.worker()
+    socks = [server.connect("http/1.1") for _ in range(20)]
+    for sock in socks:
+        sock.sendall(
+            b"GET /ws/push HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert sock.recv(1000).startswith(b"HTTP/1.1 101 ")
+    memory = worker.memory_info().rss
+    threads = [Thread(target=send_messages, args=(sock,)) for sock in socks]
+    for thread in threads:
+        thread.start()
+
+    def close_came() -> bool:
+        assert worker.memory_info().rss < memory + GROWTH
+        return any(b"\x88\x14\x03\xf5Too much is unread" in received(sock) for sock in socks)
+
+    wait_for(close_came, "close with 1013")
+    for sock in socks:
+        sock.close()
+    for thread in threads:
+        thread.join()
+
+
+def send_messages(sock: socket.socket) -> None:
+    with suppress(OSError):
+        for _ in range(16):
+            sock.sendall(websocket_frame(bytes(2**20 - 14)))
+
+
+def received(sock: socket.socket) -> bytes:
+    with suppress(OSError):
+        return sock.recv(65536)
+    return b""
