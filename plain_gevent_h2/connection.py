@@ -419,6 +419,12 @@ class Http2Connection:
             self._refuse_body(stream, 500)
         return 0
 
+    def upload_evicted(self, stream_id: int) -> None:
+        """A body was given up since another needs its room. Called by any greenlet."""
+        if stream := self._streams.get(stream_id):
+            log.warning("Upload evicted", extra={"client": self.client})
+            self._refuse_body(stream, 503)
+
     def _refuse_body(self, stream: Http2Stream, status: int) -> None:
         release(stream.sink)
         stream.send_error(status)
@@ -447,6 +453,7 @@ class Http2Connection:
                 # RFC 9113 section 8.1.1: trailers came too early.
                 self._reset_for_fault(stream)
             else:
+                stream.sink.whole()
                 self._start(stream)
 
     def _stream_reset(self, event: events.StreamReset) -> None:

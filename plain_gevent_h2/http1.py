@@ -21,6 +21,7 @@ from plain.server import util
 from plain.server.connection import DRAIN_MIN_RECV, RECV_PROGRESS_TIMEOUT
 from plain.server.http import h1
 from plain.server.http.errors import (
+    BodyBudgetExceeded,
     InvalidHeader,
     InvalidHostHeader,
     InvalidRequestLine,
@@ -256,6 +257,7 @@ class Http1Connection:
         self._drain_since: float | None = None
         self._stream: Http1Stream | None = None  # the request under way
         self._unstarted: Http1Stream | None = None  # the same, until it has its greenlet
+        self._body_reader: Any = None  # the greenlet that waits for more of a body
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
 
     # -- the worker's verbs ---------------------------------------------------
@@ -362,10 +364,11 @@ class Http1Connection:
             self.output.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.output.flush()
         worker = self.worker
-        sink = SpooledBody(worker)
+        sink = SpooledBody(worker, self._upload_evicted)
         started = time.monotonic()
         try:
             self._ingest(sink, parsed)
+            sink.whole()
         except _IncompleteBody as exc:
             release(sink)
             if isinstance(exc.__cause__, RecordFlood):
@@ -502,13 +505,30 @@ class Http1Connection:
             raise _IncompleteBody
         started, before = time.monotonic(), len(self._buffer)
         self._sock.settimeout(h1._recv_timeout(self.worker, h1.BODY_RECV_TIMEOUT))
+        self._body_reader = gevent.getcurrent()
         try:
             received = self._receive()
         except OSError as exc:
             raise _IncompleteBody from exc
+        finally:
+            self._body_reader = None
         if not received:
             raise _IncompleteBody
         rate.record(waited=time.monotonic() - started, received=len(self._buffer) - before)
+
+    def _upload_evicted(self) -> None:
+        """The body was given up since another needs its room. Called by any greenlet."""
+        gevent.get_hub().loop.run_callback(self._stop_body)
+
+    def _stop_body(self) -> None:
+        """Stop the reader where it waits for more of the body. Runs in the hub.
+
+        If it does not wait just now, the sink tells it.
+        """
+        if self._body_reader is not None:
+            limit = self.worker.body_budget.limit
+            assert limit is not None
+            self._body_reader.throw(BodyBudgetExceeded(limit))
 
     # -- answers that need no view --------------------------------------------
 

@@ -36,7 +36,11 @@ class Http2Stream(Stream):
         self.method = head.method
         self.headers = head.fields
         self.opened = time.monotonic()
-        self.sink = SpooledBody(worker, partial(connection.consumed, stream_id))
+        self.sink = SpooledBody(
+            worker,
+            partial(connection.upload_evicted, stream_id),
+            partial(connection.consumed, stream_id),
+        )
         self.content_length = head.content_length
         # Owned by the connection.
         self.started = False  # it has its greenlet, or waits for it; the sink goes with it

@@ -37,6 +37,7 @@ from .pipeline import Pipeline
 from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
 from .tls import RecordFlood, TlsSocket, server_context
+from .uploads import UploadBudget
 from .watch import BlockedHub, log_stacks
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
@@ -91,6 +92,7 @@ class GeventWorker(plain_worker.Worker):
         self.graceful_timeout: float = settings.SERVER_GRACEFUL_TIMEOUT
         self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)
+        self.body_budget: UploadBudget = UploadBudget(self.max_inflight_body)
         self.slots = Slots(self.config.max_running_streams, self._count_request)
         self.penalty_box = BoundedSemaphore(1)  # held by a connection that waits for its turn
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
@@ -343,6 +345,7 @@ class GeventWorker(plain_worker.Worker):
     def _sweep(self) -> None:
         now = time.monotonic()
         self._trimmer.sweep(now)
+        self.body_budget.sweep(now)
         for connection in list(self._connections):
             try:
                 connection.sweep(now)
