@@ -43,12 +43,13 @@ from .limits import (
     Budgets,
     report_abuse,
 )
+from .send_timeout import SEND_TIMEOUT_UNDER_PRESSURE, send_timeout
 from .state_machine import HeadersDiscarded, error_code, h2_connection
 from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
-from .writer import MAX_UNSENT, SendBuffer, Writer, unsent
+from .writer import SendBuffer, Writer
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -76,14 +77,6 @@ TURN = 0.0005
 #: many attack at once, they have a fifth of it. (20 that flood made a request beside them wait 20
 #: times as long; measured.)
 PENALTY = 0.002
-
-#: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
-#: do not take their responses should not keep out those who would.
-SEND_TIMEOUT_WHEN_FULL = 1.0
-
-#: Seconds in its place while the worker holds more than so many bytes of unsent bodies.
-SEND_TIMEOUT_UNDER_PRESSURE = 5.0
-PRESSURE = 4 * MAX_UNSENT
 
 #: Seconds for which the drain of a busy connection waits until no stream is open. Clients
 #: built on `h2`, such as httpx, fail every stream in flight when they see a GOAWAY.
@@ -714,13 +707,9 @@ class Http2Connection:
             self._refuse_body(stream, 408)
 
     def _send_timeout(self, buffer: SendBuffer, now: float) -> float:
-        timeout = self.worker.config.send_timeout
         if self._holds_back(buffer, now):
-            if self.worker.slots.full:
-                return min(timeout, SEND_TIMEOUT_WHEN_FULL)
-            if unsent.size > PRESSURE:
-                return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)
-        return timeout
+            return send_timeout(self.worker)
+        return self.worker.config.send_timeout
 
     def _holds_back(self, buffer: SendBuffer, now: float) -> bool:
         """Whether the body waits for the client's windows or its socket, not just for its turn.

@@ -35,11 +35,21 @@ from plain.server.http.sink import BodyRateFloor
 
 from .chunked import ChunkedDecoder
 from .limits import report_abuse
+from .send_timeout import send_timeout
 from .spool import SpooledBody
 from .stream import ClientGone, Stream, release
-from .tls import BATCH_SIZE, RECV_SIZE, RecordFlood, TlsSocket, close_our_side
+from .tls import (
+    BATCH_SIZE,
+    RECV_SIZE,
+    RecordFlood,
+    TlsSocket,
+    acknowledged,
+    close_our_side,
+    reset,
+)
 from .turns import give_way
 from .websocket import WebSocketTransport
+from .writer import MIN_PROGRESS, unsent
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -114,6 +124,8 @@ class _Output:
         self._sock = sock
         self._timeout = timeout  # seconds without progress
         self._pieces: list[bytes] = []
+        self._progress_at: float | None = None  # monotonic, of the send under way
+        self._acknowledged = 0  # bytes, at the last progress that `stalled()` saw
 
     def write(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -135,10 +147,30 @@ class _Output:
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)
-        while rest:
-            self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
-            self._sock.sendall(rest[:BATCH_SIZE])
-            rest = rest[BATCH_SIZE:]
+        unsent.size += len(rest)
+        try:
+            while rest:
+                self._progress_at = time.monotonic()
+                self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
+                batch = rest[:BATCH_SIZE]
+                self._sock.sendall(batch)
+                unsent.size -= len(batch)
+                rest = rest[BATCH_SIZE:]
+        except TimeoutError:
+            reset(self._sock)
+            raise
+        finally:
+            self._progress_at = None
+            unsent.size -= len(rest)
+
+    def stalled(self, now: float) -> float:
+        """Seconds for which the send under way has made no progress. Called once a second."""
+        if self._progress_at is None or (taken := acknowledged(self._sock)) is None:
+            return 0.0
+        if taken - self._acknowledged >= MIN_PROGRESS:
+            self._acknowledged = taken
+            self._progress_at = now
+        return now - self._progress_at
 
 
 class _IncompleteBody(Exception):
@@ -269,10 +301,10 @@ class Http1Connection:
             self._stream.drain()
 
     def sweep(self, now: float) -> None:
-        """Close the connection if it was idle for too long."""
+        """Close the connection if it was idle for too long, or its client left a request."""
         if self._idle_since is None:
-            if self._stream is not None and self._stream.in_body and self._client_left():
-                self._stream.client_gone()
+            if self._stream is not None:
+                self._sweep_stream(self._stream, now)
             return
         grace = min(RECV_PROGRESS_TIMEOUT, max(DRAIN_MIN_RECV, self._drain_seconds_left(now)))
         if now - self._idle_since > self.worker.keepalive_timeout or (
@@ -280,6 +312,16 @@ class Http1Connection:
         ):
             close_our_side(self._sock)
             self.abort()
+
+    def _sweep_stream(self, stream: Http1Stream, now: float) -> None:
+        if self._unstarted is not None:
+            if self._has_event(0):  # a reset: who only closes its side may still read
+                self._leave_queue(stream)
+        elif self.output.stalled(now) > send_timeout(self.worker):
+            log.debug("Client does not take its response", extra={"client": self.client})
+            reset(self._sock)  # wakes who sends
+        elif stream.in_body and self._client_left():
+            stream.client_gone()
 
     def abort(self) -> None:
         self._sock.close()
@@ -289,11 +331,20 @@ class Http1Connection:
 
         A client that only half-closes would still read, but none that streams is known to.
         """
-        if _POLLRDHUP is None:
-            return False
+        return _POLLRDHUP is not None and self._has_event(_POLLRDHUP)
+
+    def _has_event(self, events: int) -> bool:
+        """Whether `poll` has one of `events`, or an error or the end of both sides."""
         poll = _poll()
-        poll.register(self._sock.fileno(), _POLLRDHUP)
+        poll.register(self._sock.fileno(), events)
         return bool(poll.poll(0))
+
+    def _leave_queue(self, stream: Http1Stream) -> None:
+        """Give up a request that has no place yet, and with it the connection."""
+        self.worker.slots.leave(self)
+        self._unstarted = None
+        stream.is_over = True
+        stream.finished()
 
     def _drain_seconds_left(self, now: float) -> float:
         deadline = self.worker.drain_read_deadline

@@ -56,6 +56,10 @@ class Slots:
             self._waiting[source] = None
             self._start_waiting()
 
+    def leave(self, source: Source) -> None:
+        """`source` has nothing to start any more."""
+        self._waiting.pop(source, None)
+
     def _has_place(self) -> bool:
         return self.running < self._limit and self._ahead < AHEAD
 

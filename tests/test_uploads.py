@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import httpx
 import pytest
 from harness import Server, wait_for
 from plain.server.http.errors import BodyBudgetExceeded
