@@ -1,5 +1,6 @@
 """Clients that are slow on purpose: each is given up in time, and delays nobody else."""
 
+import json
 import socket
 import ssl
 import struct
@@ -288,7 +289,10 @@ class TestWindows:
         server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "2"}, plaintext=True)
         with hog(server, "/endless?name=late&wait=0&size=100000") as sock:
             with Http1Client(server) as other:
-                wait_for(lambda: b"late" in other.get("/watched").body, "end of the response")
+                wait_for(
+                    lambda: "late" in json.loads(other.get("/watched").body)["ended"],
+                    "end of the response",
+                )
             assert ends_in_reset(sock)
 
 
