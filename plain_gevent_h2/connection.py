@@ -147,6 +147,7 @@ class Http2Connection:
         self._unsent = 0  # bytes in the kernel, when it was last looked at
         self._last_progress = 0.0  # monotonic time at which that changed
         self._aborted = False
+        worker.idle.add(self)
 
     @property
     def active_streams(self) -> int:
@@ -350,7 +351,9 @@ class Http2Connection:
 
     def _open(self, stream: Http2Stream) -> None:
         self._streams[stream.stream_id] = stream
-        self._idle_since = None
+        if self._idle_since is not None:
+            self._idle_since = None
+            self.worker.idle.remove(self)
         self._requests += 1
         if self._requests == self.worker.config.max_requests_per_connection:
             self.drain()
@@ -567,6 +570,7 @@ class Http2Connection:
         self._let_go(stream)
         if not self._streams:
             self._idle_since = time.monotonic()
+            self.worker.idle.add(self)
             self._h2.forget_closed_streams()
             if self._drain_since is not None or self._client_is_going:
                 self._close(ErrorCodes.NO_ERROR)
@@ -623,6 +627,9 @@ class Http2Connection:
             return
         self._closing_since = time.monotonic()
         self._closing_code = code
+        self.worker.idle.remove(self)
+        if code != ErrorCodes.NO_ERROR:
+            self.worker.idle.faulty(self)
         self._unpark()
         if self._final_stream_id is None or code != ErrorCodes.NO_ERROR:
             self._writer.send_raw(goaway(self._last_stream_id, code, reason))
@@ -636,9 +643,14 @@ class Http2Connection:
         if not self._aborted:
             close_our_side(self._sock)
 
+    def evict(self) -> None:
+        """Close, being idle. The GOAWAY tells a client that asks just now to ask again."""
+        self._close(ErrorCodes.NO_ERROR)
+
     def abort(self) -> None:
         """Close at once, whatever is still to be sent."""
         self._aborted = True
+        self.worker.idle.remove(self)
         self._writer.close()
         self._unpark()
         self._sock.close()  # wakes the reader, which lets go of the streams

@@ -310,8 +310,7 @@ class Http1Connection:
         if now - self._idle_since > self.worker.keepalive_timeout or (
             self._drain_since is not None and now - self._drain_since > grace
         ):
-            close_our_side(self._sock)
-            self.abort()
+            self.evict()
 
     def _sweep_stream(self, stream: Http1Stream, now: float) -> None:
         if self._unstarted is not None:
@@ -322,6 +321,11 @@ class Http1Connection:
             reset(self._sock)  # wakes who sends
         elif stream.in_body and self._client_left():
             stream.client_gone()
+
+    def evict(self) -> None:
+        """Close, being idle."""
+        close_our_side(self._sock)
+        self.abort()
 
     def abort(self) -> None:
         self._sock.close()
@@ -367,6 +371,7 @@ class Http1Connection:
 
     def _wait_for_request(self) -> bool:
         self._idle_since = time.monotonic()
+        self.worker.idle.add(self)
         self._skip_empty_lines()
         while not self._buffer:
             self._sock.settimeout(None)  # sweep() ends it
@@ -395,6 +400,8 @@ class Http1Connection:
             head = self._read_head()
         except LimitRequestHeaders as exc:
             return self._refuse(None, exc)
+        finally:
+            self.worker.idle.remove(self)  # half a head is as good as none
         if head is None:
             return False
         if self._is_healthcheck(head):
