@@ -45,6 +45,7 @@ from .limits import (
     Budgets,
     report_abuse,
 )
+from .send_timeout import SEND_TIMEOUT_UNDER_PRESSURE, send_timeout
 from .state_machine import HeadersDiscarded, error_code, h2_connection
 from .stream import ClientGone, release
 from .tls import RECV_SIZE, TlsSocket, close_our_side
@@ -82,14 +83,6 @@ TURN = 0.0005
 #: of it. (20 that flood made a request beside them wait 20 times as long; measured.)
 PENALTY = 0.002
 PENALTY_FOR_TURN = 4
-
-#: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
-#: do not take their responses should not keep out those who would.
-SEND_TIMEOUT_WHEN_FULL = 1.0
-
-#: Seconds in its place while the worker holds more than so many bytes of unsent bodies.
-SEND_TIMEOUT_UNDER_PRESSURE = 5.0
-PRESSURE = 256 * 1024 * 1024
 
 #: Sweeps, of a second each, in which a client should have taken the whole responses that it has
 #: asked for, while those of all connections are past `MAX_UNSENT`.
@@ -170,6 +163,7 @@ class Http2Connection:
         self._unsent = 0  # bytes in the kernel, when it was last looked at
         self._last_progress = 0.0  # monotonic time at which that changed
         self._aborted = False
+        worker.idle.add(self)
 
     @property
     def active_streams(self) -> int:
@@ -433,7 +427,9 @@ class Http2Connection:
 
     def _open(self, stream: Http2Stream) -> None:
         self._streams[stream.stream_id] = stream
-        self._idle_since = None
+        if self._idle_since is not None:
+            self._idle_since = None
+            self.worker.idle.remove(self)
         self._requests += 1
         if self._requests == self.worker.config.max_requests_per_connection:
             self.drain()
@@ -495,6 +491,12 @@ class Http2Connection:
             self._refuse_body(stream, 500)
         return 0
 
+    def upload_evicted(self, stream_id: int) -> None:
+        """A body was given up since another needs its room. Called by any greenlet."""
+        if stream := self._streams.get(stream_id):
+            log.warning("Upload evicted", extra={"client": self.client})
+            self._refuse_body(stream, 503)
+
     def _refuse_body(self, stream: Http2Stream, status: int) -> None:
         release(stream.sink)
         stream.send_error(status)
@@ -523,6 +525,7 @@ class Http2Connection:
                 # RFC 9113 section 8.1.1: trailers came too early.
                 self._reset_for_fault(stream)
             else:
+                stream.sink.whole()
                 self._start(stream)
 
     def _stream_reset(self, event: events.StreamReset) -> None:
@@ -670,6 +673,7 @@ class Http2Connection:
             self.worker.slots.run(self)
         if not self._streams:
             self._idle_since = time.monotonic()
+            self.worker.idle.add(self)
             self._h2.forget_closed_streams()
             if self._drain_since is not None or self._client_is_going:
                 self._close(ErrorCodes.NO_ERROR)
@@ -727,6 +731,9 @@ class Http2Connection:
             return
         self._closing_since = time.monotonic()
         self._closing_code = code
+        self.worker.idle.remove(self)
+        if code != ErrorCodes.NO_ERROR:
+            self.worker.idle.faulty(self)
         self._unpark()
         if self._final_stream_id is None or code != ErrorCodes.NO_ERROR:
             self._writer.send_raw(goaway(self._last_stream_id, code, reason))
@@ -740,10 +747,15 @@ class Http2Connection:
         if not self._aborted:
             close_our_side(self._sock)
 
+    def evict(self) -> None:
+        """Close, being idle. The GOAWAY tells a client that asks just now to ask again."""
+        self._close(ErrorCodes.NO_ERROR)
+
     def abort(self) -> None:
         """Close at once, whatever is still to be sent."""
         self._aborted = True
         self.worker.penalty_box.leave(self)
+        self.worker.idle.remove(self)
         self._writer.close()
         self._unpark()
         self._sock.close()  # wakes the reader, which lets go of the streams
@@ -816,13 +828,9 @@ class Http2Connection:
                 stream.websocket.refuse()
 
     def _send_timeout(self, stream: Http2Stream, now: float) -> float:
-        timeout = self.worker.config.send_timeout
         if self._holds_back(stream.buffer, now):
-            if self.worker.slots.full and not stream.is_over:
-                return min(timeout, SEND_TIMEOUT_WHEN_FULL)
-            if unsent.size > PRESSURE:
-                return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)
-        return timeout
+            return send_timeout(self.worker, holds_place=not stream.is_over)
+        return self.worker.config.send_timeout
 
     def _holds_back(self, buffer: SendBuffer, now: float) -> bool:
         """Whether the body waits for the client's windows or its socket, not just for its turn.

@@ -21,6 +21,7 @@ from plain.server import util
 from plain.server.connection import DRAIN_MIN_RECV, RECV_PROGRESS_TIMEOUT
 from plain.server.http import h1
 from plain.server.http.errors import (
+    BodyBudgetExceeded,
     InvalidHeader,
     InvalidHostHeader,
     InvalidRequestLine,
@@ -35,11 +36,21 @@ from plain.server.http.sink import BodyRateFloor
 from .chunked import ChunkedDecoder
 from .header_budget import FREE, size_to_charge
 from .limits import report_abuse
+from .send_timeout import send_timeout
 from .spool import SpooledBody
 from .stream import ClientGone, Stream, release
-from .tls import BATCH_SIZE, RECV_SIZE, RecordFlood, TlsSocket, close_our_side
+from .tls import (
+    BATCH_SIZE,
+    RECV_SIZE,
+    RecordFlood,
+    TlsSocket,
+    acknowledged,
+    close_our_side,
+    reset,
+)
 from .turns import give_way
 from .websocket import WebSocketTransport
+from .writer import MIN_PROGRESS, unsent
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -118,6 +129,8 @@ class _Output:
         self._sock = sock
         self._timeout = timeout  # seconds without progress
         self._pieces: list[bytes] = []
+        self._progress_at: float | None = None  # monotonic, of the send under way
+        self._acknowledged = 0  # bytes, at the last progress that `stalled()` saw
 
     def write(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -139,10 +152,30 @@ class _Output:
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)
-        while rest:
-            self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
-            self._sock.sendall(rest[:BATCH_SIZE])
-            rest = rest[BATCH_SIZE:]
+        unsent.size += len(rest)
+        try:
+            while rest:
+                self._progress_at = time.monotonic()
+                self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
+                batch = rest[:BATCH_SIZE]
+                self._sock.sendall(batch)
+                unsent.size -= len(batch)
+                rest = rest[BATCH_SIZE:]
+        except TimeoutError:
+            reset(self._sock)
+            raise
+        finally:
+            self._progress_at = None
+            unsent.size -= len(rest)
+
+    def stalled(self, now: float) -> float:
+        """Seconds for which the send under way has made no progress. Called once a second."""
+        if self._progress_at is None or (taken := acknowledged(self._sock)) is None:
+            return 0.0
+        if taken - self._acknowledged >= MIN_PROGRESS:
+            self._acknowledged = taken
+            self._progress_at = now
+        return now - self._progress_at
 
 
 class _NoRoomForHead(Exception):
@@ -268,6 +301,7 @@ class Http1Connection:
         self._drain_since: float | None = None
         self._stream: Http1Stream | None = None  # the request under way
         self._unstarted: Http1Stream | None = None  # the same, until it has its greenlet
+        self._body_reader: Any = None  # the greenlet that waits for more of a body
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
         self._head_charged = 0  # bytes of the head under way, in the worker's header budget
 
@@ -280,17 +314,31 @@ class Http1Connection:
             self._stream.drain()
 
     def sweep(self, now: float) -> None:
-        """Close the connection if it was idle for too long."""
+        """Close the connection if it was idle for too long, or its client left a request."""
         if self._idle_since is None:
-            if self._stream is not None and self._stream.in_body and self._client_left():
-                self._stream.client_gone()
+            if self._stream is not None:
+                self._sweep_stream(self._stream, now)
             return
         grace = min(RECV_PROGRESS_TIMEOUT, max(DRAIN_MIN_RECV, self._drain_seconds_left(now)))
         if now - self._idle_since > self.worker.keepalive_timeout or (
             self._drain_since is not None and now - self._drain_since > grace
         ):
-            close_our_side(self._sock)
-            self.abort()
+            self.evict()
+
+    def _sweep_stream(self, stream: Http1Stream, now: float) -> None:
+        if self._unstarted is not None:
+            if self._has_event(0):  # a reset: who only closes its side may still read
+                self._leave_queue(stream)
+        elif self.output.stalled(now) > send_timeout(self.worker):
+            log.debug("Client does not take its response", extra={"client": self.client})
+            reset(self._sock)  # wakes who sends
+        elif stream.in_body and self._client_left():
+            stream.client_gone()
+
+    def evict(self) -> None:
+        """Close, being idle."""
+        close_our_side(self._sock)
+        self.abort()
 
     def abort(self) -> None:
         self._sock.close()
@@ -300,11 +348,20 @@ class Http1Connection:
 
         A client that only half-closes would still read, but none that streams is known to.
         """
-        if _POLLRDHUP is None:
-            return False
+        return _POLLRDHUP is not None and self._has_event(_POLLRDHUP)
+
+    def _has_event(self, events: int) -> bool:
+        """Whether `poll` has one of `events`, or an error or the end of both sides."""
         poll = _poll()
-        poll.register(self._sock.fileno(), _POLLRDHUP)
+        poll.register(self._sock.fileno(), events)
         return bool(poll.poll(0))
+
+    def _leave_queue(self, stream: Http1Stream) -> None:
+        """Give up a request that has no place yet, and with it the connection."""
+        self.worker.slots.leave(self)
+        self._unstarted = None
+        stream.is_over = True
+        stream.finished()
 
     def _drain_seconds_left(self, now: float) -> float:
         deadline = self.worker.drain_read_deadline
@@ -344,6 +401,7 @@ class Http1Connection:
     def _wait_for_request(self) -> bool:
         self._release_head()
         self._idle_since = time.monotonic()
+        self.worker.idle.add(self)
         self._skip_empty_lines()
         while not self._buffer:
             self._sock.settimeout(None)  # sweep() ends it
@@ -375,6 +433,8 @@ class Http1Connection:
             head = self._read_head()
         except LimitRequestHeaders as exc:
             return self._refuse(None, exc)
+        finally:
+            self.worker.idle.remove(self)  # half a head is as good as none
         if head is None:
             return False
         if self._is_healthcheck(head):
@@ -396,10 +456,11 @@ class Http1Connection:
             self.output.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.output.flush()
         worker = self.worker
-        sink = SpooledBody(worker)
+        sink = SpooledBody(worker, self._upload_evicted)
         started = time.monotonic()
         try:
             self._ingest(sink, parsed)
+            sink.whole()
         except _IncompleteBody as exc:
             release(sink)
             if isinstance(exc.__cause__, RecordFlood):
@@ -540,13 +601,30 @@ class Http1Connection:
             raise _IncompleteBody
         started, before = time.monotonic(), len(self._buffer)
         self._sock.settimeout(h1._recv_timeout(self.worker, h1.BODY_RECV_TIMEOUT))
+        self._body_reader = gevent.getcurrent()
         try:
             received = self._receive()
         except OSError as exc:
             raise _IncompleteBody from exc
+        finally:
+            self._body_reader = None
         if not received:
             raise _IncompleteBody
         rate.record(waited=time.monotonic() - started, received=len(self._buffer) - before)
+
+    def _upload_evicted(self) -> None:
+        """The body was given up since another needs its room. Called by any greenlet."""
+        gevent.get_hub().loop.run_callback(self._stop_body)
+
+    def _stop_body(self) -> None:
+        """Stop the reader where it waits for more of the body. Runs in the hub.
+
+        If it does not wait just now, the sink tells it.
+        """
+        if self._body_reader is not None:
+            limit = self.worker.body_budget.limit
+            assert limit is not None
+            self._body_reader.throw(BodyBudgetExceeded(limit))
 
     # -- answers that need no view --------------------------------------------
 

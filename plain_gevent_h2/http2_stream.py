@@ -36,7 +36,11 @@ class Http2Stream(Stream):
         self.method = head.method
         self.headers = head.fields
         self.opened = time.monotonic()
-        self.sink = SpooledBody(worker, partial(connection.consumed, stream_id))
+        self.sink = SpooledBody(
+            worker,
+            partial(connection.upload_evicted, stream_id),
+            partial(connection.consumed, stream_id),
+        )
         self.content_length = head.content_length
         self.header_bytes = 0  # in the worker's header budget
         # Owned by the connection.

@@ -26,6 +26,9 @@ _refused = _meter.create_counter(
 _abusive = _meter.create_counter(
     "plain.server.abusive_connections", "{connection}", "Connections closed for abuse."
 )
+_evicted = _meter.create_counter(
+    "plain.server.evicted_connections", "{connection}", "Idle connections closed for new ones."
+)
 _blocked = _meter.create_histogram(
     "plain.server.http2.flow_control.blocked",
     "s",
@@ -81,6 +84,10 @@ def stream_refused() -> None:
 
 def connection_abusive(reason: str) -> None:
     _abusive.add(1, {"error.type": reason})
+
+
+def connection_evicted() -> None:
+    _evicted.add(1)
 
 
 def flow_control_blocked(seconds: float) -> None:

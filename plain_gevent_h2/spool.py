@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
+from plain.server.http.errors import BodyBudgetExceeded
 from plain.server.http.sink import BodySink
 
 from .patches import in_native_thread
+from .uploads import Pace
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -117,23 +119,72 @@ class Spool:
 
 
 class SpooledBody(BodySink):
-    """Plain's body sink, with a file of ours."""
+    """Plain's body sink, with a file of ours, that may be evicted while it arrives.
+
+    `on_evicted` is called after it gave up what it had: the client is to get a 503.
+    """
 
     def __init__(
-        self, worker: "GeventWorker", on_written: Callable[[int], None] = lambda _: None
+        self,
+        worker: "GeventWorker",
+        on_evicted: Callable[[], None],
+        on_written: Callable[[int], None] = lambda _: None,
     ) -> None:
         super().__init__(
             spool_size=worker.body_max_memory_size,
             max_size=worker.max_request_body,
             budget=worker.body_budget,
         )
+        self._uploads = worker.body_budget
+        self._on_evicted = on_evicted
         self._on_written = on_written
         self._spool: Spool | None = None
+        self._pace: Pace | None = None  # from the first byte on
+        self._evicted = False
 
     def feed(self, data: bytes) -> None:
-        if self._spool is None:
+        """Add `data`. Raises `BodyBudgetExceeded` also if the body was evicted."""
+        if self._spool is None or self._pace is None:
             self._spool = self._file = Spool(self.spool_size, self._on_written)  # type: ignore[assignment]
-        super().feed(data)
+            self._pace = Pace(self._uploads.now)
+            self._uploads.begin(self)
+        self._check_not_evicted()
+        self._pace.record(self._uploads.now, self.received)
+        try:
+            super().feed(data)
+        except BodyBudgetExceeded:
+            if not self._uploads.make_room(self, len(data)):
+                raise
+            super().feed(data)
+
+    def whole(self) -> None:
+        """All of it has come. Raises `BodyBudgetExceeded` if it was evicted."""
+        self._check_not_evicted()
+        if self._spool is not None:
+            self._uploads.end(self)
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._uploads.end(self)
+        super().close()
+
+    def _check_not_evicted(self) -> None:
+        if self._evicted:
+            assert self._uploads.limit is not None
+            raise BodyBudgetExceeded(self._uploads.limit)
+
+    def slowness(self, more: int = 0) -> float:
+        """See `Upload`. One that waits for our disk is not slow."""
+        if self._pace is None or self.writing:
+            return 0.0
+        return self._pace.slowness(self._uploads.now, self.received + more)
+
+    def evict(self) -> None:
+        """See `Upload`."""
+        self._evicted = True
+        with suppress(OSError):  # as in _close_file()
+            self.close()
+        self._on_evicted()
 
     @property
     def writing(self) -> bool:

@@ -2,6 +2,7 @@
 
 import fcntl
 import ssl
+import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ RECORDS_WITHOUT_DATA = 1000
 RECORDS_WITHOUT_DATA_PER_SECOND = 100
 
 _SIOCOUTQ = 0x5411  # from <linux/sockios.h>
+_BYTES_ACKED = 120  # the offset of tcpi_bytes_acked, of 8 bytes, in <linux/tcp.h>
 
 #: TLS 1.2 suites that RFC 9113 section 9.2.2 lets HTTP/2 use: ephemeral key exchange and
 #: an AEAD cipher. (TLS 1.3 has no others, and is set up apart from this.)
@@ -325,6 +327,30 @@ class TlsSocket:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def acknowledged(sock: gsocket.socket | TlsSocket) -> int | None:
+    """Bytes that the peer's system has taken in all; None where ours does not count them.
+
+    Not what is in the send queue: that is as full as before when a slow reader took some.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    with suppress(OSError, struct.error):  # a Unix socket; a kernel before 4.1
+        info = _tcp(sock).getsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_INFO, _BYTES_ACKED + 8)
+        return int(struct.unpack_from("=Q", info, _BYTES_ACKED)[0])
+    return None
+
+
+def reset(sock: gsocket.socket | TlsSocket) -> None:
+    """Close `sock` by a TCP reset: a response that is cut must not look whole."""
+    with suppress(OSError):
+        _tcp(sock).setsockopt(gsocket.SOL_SOCKET, gsocket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def _tcp(sock: gsocket.socket | TlsSocket) -> gsocket.socket:
+    return sock._sock if isinstance(sock, TlsSocket) else sock
 
 
 def close_our_side(sock: gsocket.socket | TlsSocket) -> None:

@@ -24,12 +24,13 @@ from plain.server.workers import entry
 from plain.server.workers import worker as plain_worker
 from plain.utils.module_loading import import_string
 
-from . import metrics, patches
+from . import descriptors, metrics, patches
 from .config import Config
 from .connection import Http2Connection
 from .cooperation import obstacles
 from .header_budget import HeaderBudget
 from .http1 import Http1Connection
+from .idle import IdleConnections
 from .limits import report_abuse
 from .listener import Listener, turn_away
 from .memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
@@ -38,6 +39,7 @@ from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
 from .tls import RecordFlood, TlsSocket, server_context
 from .turns import PenaltyBox
+from .uploads import UploadBudget
 from .watch import BlockedHub, log_stacks
 from .websocket import Unread
 
@@ -76,6 +78,18 @@ def _call_patch_of_the_app(path: str) -> None:
         sys.exit(WORKER_BOOT_ERROR)
 
 
+class _Handshake:
+    """A connection whose TLS handshake is under way: as idle as any other."""
+
+    def __init__(self, sock: socket) -> None:
+        self._sock = sock
+
+    def evict(self) -> None:
+        self._sock.close()
+
+    abort = evict
+
+
 class GeventWorker(plain_worker.Worker):
     """Plain's worker with greenlets in place of its asyncio loop and thread pool.
 
@@ -93,6 +107,10 @@ class GeventWorker(plain_worker.Worker):
         self.graceful_timeout: float = settings.SERVER_GRACEFUL_TIMEOUT
         self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)
+        self.body_budget: UploadBudget = UploadBudget(self.max_inflight_body)
+        self._descriptors = descriptors.raise_limit()
+        self._reserved_descriptors = int(self._descriptors * descriptors.RESERVED_SHARE)
+        self.idle = IdleConnections(min(self.max_connections, self._descriptors))
         self.slots = Slots(self.config.max_running_streams, self._count_request)
         self.penalty_box = PenaltyBox()
         self.header_budget = HeaderBudget()
@@ -142,6 +160,7 @@ class GeventWorker(plain_worker.Worker):
             self.log.debug("Mended: %s", mend)
         if self.app.gevent_patch:  # type: ignore[attr-defined]
             self.log.debug("Patched by the app: %s", self.app.gevent_patch)  # type: ignore[attr-defined]
+        self.log.debug("File descriptors: %d", self._descriptors)
 
     def _warn_of_obstacles(self) -> None:
         from plain.runtime import settings
@@ -246,14 +265,19 @@ class GeventWorker(plain_worker.Worker):
                 is_tls=self._tls is not None,
                 out_of_descriptors=self._log_descriptors,
             )
-            server.max_accept = MAX_ACCEPT if self.app.workers == 1 else 1
+            server.max_accept = self._max_accept()
             server.start()
             self._listening.append(server)
 
+    def _max_accept(self) -> int:
+        if self.app.workers > 1:
+            return 1
+        # So many have a descriptor before anybody looks at its number.
+        return max(1, min(MAX_ACCEPT, self._reserved_descriptors // 4))
+
     def _accepted(self, sock: socket, client: Any) -> None:
         """An accepted connection's first greenlet: the TLS handshake, then its reader."""
-        if self.nr_conns >= self.max_connections and not self._show_one_out():
-            self._log_capacity()
+        if not self._has_room(sock.fileno()):
             turn_away(sock.detach(), is_tls=self._tls is not None)
             return
         self.nr_conns += 1
@@ -272,16 +296,17 @@ class GeventWorker(plain_worker.Worker):
             connection.drain()
         self.read(connection)
 
-    def _show_one_out(self) -> bool:
-        """Close a connection that was told to go for a fault of its own, if there is one.
-
-        Those who attack with one connection after another would else take all places, as each
-        has a while to read its GOAWAY.
-        """
-        for connection in self._connections:
-            if isinstance(connection, Http2Connection) and connection.is_faulty:
-                connection.abort()
-                return True
+    def _has_room(self, descriptor: int) -> bool:
+        """Whether there is room for a connection, or another makes it."""
+        # The lowest number that is free (POSIX), and so it tells how many are taken.
+        descriptors_left = self._descriptors - self._reserved_descriptors - descriptor
+        places_left = self.max_connections - self.nr_conns + self.idle.closing
+        if (descriptors_left > 0 and places_left > 0) or self.idle.make_room():
+            return True
+        if descriptors_left > 0:
+            self._log_capacity()
+        else:
+            self._log_descriptors()
         return False
 
     def _open(self, sock: socket, client: Any) -> Http1Connection | Http2Connection | None:
@@ -290,7 +315,12 @@ class GeventWorker(plain_worker.Worker):
         if self._tls is None:
             return Http1Connection(self, sock, client, server)
         tls = TlsSocket(sock, self._tls)
-        tls.handshake()
+        handshake = _Handshake(sock)
+        self.idle.add(handshake)
+        try:
+            tls.handshake()
+        finally:
+            self.idle.closed(handshake)
         protocol = tls.protocol or "http/1.1"
         if protocol not in self.config.protocols:
             return None
@@ -306,6 +336,7 @@ class GeventWorker(plain_worker.Worker):
             self._log_failure(exc, connection.client)
         if over:
             self._connections.discard(connection)
+            self.idle.closed(connection)
             self.nr_conns -= 1
             metrics.connections_changed(-1, connection.protocol_version)
 
@@ -347,6 +378,7 @@ class GeventWorker(plain_worker.Worker):
     def _sweep(self) -> None:
         now = time.monotonic()
         self._trimmer.sweep(now)
+        self.body_budget.sweep(now)
         for connection in list(self._connections):
             try:
                 connection.sweep(now)

@@ -30,6 +30,8 @@ from load_client import (
 from plain.server.workers._memory import profile_path
 from raw import RawClient, headers, request_fields
 
+from plain_gevent_h2.idle import LEAST_IDLE
+
 Serve = Callable[..., Server]
 
 #: Seconds for "at once": well under the 30 of the graceful timeout.
@@ -229,6 +231,94 @@ class TestLimits:
             wait_for(is_answered, "answer on a new connection")
             assert first.get("/").body == b"hello"
         assert server.log().count("at connection capacity") == 1
+
+    @pytest.mark.parametrize("idle", ["h2", "half a head", "half a preface", "no handshake"])
+    def test_the_longest_idle_make_room(self, serve: Serve, tmp_path: Path, idle: str) -> None:
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "6"})
+        gate = tmp_path / "gate"
+        with ExitStack() as stack:
+            busy = stack.enter_context(Http2Client(server))
+            streams = [busy.open(f"/life/gate?gate={gate}"), busy.open("/life/endless")]
+            wait_for(gate.with_suffix(".reached").exists, "start of the view")
+            longest = stack.enter_context(Http2Client(server))
+            assert longest.get("/").body == b"hello"
+            for _ in range(4):
+                self._stay_idle(stack, server, idle)
+            for _ in range(5):
+                newcomer = wait_for(lambda: self._newcomer(server), "room for a connection")
+                stack.enter_context(newcomer)
+            longest.until_closed()
+            assert longest.end == "clean"
+            (goaway,) = longest.goaways
+            assert (goaway.error_code, goaway.last_stream_id) == (NO_ERROR, 1)
+            gate.touch()
+            assert busy.answer(streams[0]).status == 200
+            assert not busy.end
+            assert not busy.answers[streams[1]].over
+        assert "Traceback" not in server.log()
+
+    @staticmethod
+    def _stay_idle(stack: ExitStack, server: Server, how: str) -> None:
+        if how == "h2":
+            client = stack.enter_context(Http2Client(server))
+            assert client.get("/").body == b"hello"
+        elif how == "no handshake":
+            sock = stack.enter_context(server.connect_tcp())
+            sock.sendall(b"\x16\x03\x01")
+        else:
+            protocol = "h2" if how == "half a preface" else "http/1.1"
+            sock = stack.enter_context(connect(server, protocol))
+            sock.sendall(b"PRI * HTT" if protocol == "h2" else b"GET / HTTP/1.1\r\nHost: ")
+
+    @staticmethod
+    def _newcomer(server: Server) -> Http2Client | None:
+        """A new connection that is served; None if it is turned away."""
+        client = None
+        try:
+            client = Http2Client(server)
+            assert client.get("/").body == b"hello"
+        except (OSError, AssertionError):
+            if client is not None:
+                client.close()
+            return None
+        return client
+
+    def test_busy_connections_make_no_room(self, serve: Serve, tmp_path: Path) -> None:
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "1"})
+        gate = tmp_path / "gate"
+        with Http2Client(server) as busy:
+            stream = busy.open(f"/life/gate?gate={gate}")
+            wait_for(gate.with_suffix(".reached").exists, "start of the view")
+            ends_at = time.monotonic() + LEAST_IDLE + 1
+            while time.monotonic() < ends_at:
+                with pytest.raises(ssl.SSLError, match="ALERT_INTERNAL_ERROR"):
+                    connect(server, "h2")
+            gate.touch()
+            assert busy.answer(stream).status == 200
+
+    def test_idle_connections_leave_descriptors_for_files(self, serve: Serve) -> None:
+        server = serve()
+        with Http2Client(server) as client:
+            old = pid_of(client)
+        # A worker that starts now has it from the arbiter.
+        psutil.Process(server.pid).rlimit(resource.RLIMIT_NOFILE, (48, 64))
+        os.kill(old, signal.SIGTERM)
+        worker = psutil.Process(new_worker(server, old))
+        assert worker.rlimit(resource.RLIMIT_NOFILE) == (64, 64)
+        with ExitStack() as stack, Http1Client(server) as client:
+            client.sock.sendall(
+                b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n"
+            )
+            with suppress(OSError):
+                for _ in range(64):
+                    stack.enter_context(connect(server, "h2"))
+            assert worker.num_fds() > 50
+            client.sock.sendall(b"x" * 3_000_000)
+            answer = client.receive()
+            assert answer is not None
+            assert answer.status == 200
+            assert client.get("/file?n=1000").status == 200
+        assert "Traceback" not in server.log()
 
     def test_without_tls_the_answer_is_a_503(self, serve: Serve) -> None:
         server = serve(env={"PLAIN_SERVER_CONNECTIONS": "1"}, plaintext=True)

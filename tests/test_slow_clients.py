@@ -1,18 +1,22 @@
 """Clients that are slow on purpose: each is given up in time, and delays nobody else."""
 
+import json
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from attacks import rapid_reset
 from h2.errors import ErrorCodes
 from h2client import Client
-from harness import Server, wait_for
+from harness import WAIT, Server, wait_for
 from hpack import Encoder
 from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
+from load_client import Http1Client
 from raw import (
     PREFACE,
     RawClient,
@@ -139,6 +143,12 @@ class TestWindows:
     @pytest.fixture
     def impatient(self, serve: Serve) -> Server:
         return serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "2"})
+
+    @pytest.fixture(params=["tls", "plaintext"])
+    def hogged(self, serve: Serve, request: pytest.FixtureRequest) -> Server:
+        """A server with one place."""
+        env = {"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"}
+        return serve(env=env, plaintext=request.param == "plaintext")
 
     @pytest.mark.parametrize("window", [0, 1])
     def test_100_streams_that_nobody_reads(self, impatient: Server, window: int) -> None:
@@ -268,6 +278,114 @@ class TestWindows:
             waiting = other.send("/")  # for a place
             assert other.finish(waiting)[0].body == b"hello"
             assert client.finish(streams[0]).reset == ErrorCodes.CANCEL
+
+    def test_who_does_not_read_http1_gives_way_when_places_are_short(self, hogged: Server) -> None:
+        with hog(hogged, "/endless?name=hog&wait=0&size=100000") as sock:
+            with hogged.connect("http/1.1") as other:
+                get(other, "/")  # waits for the place
+                assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert ends_in_reset(sock)
+
+    def test_a_websocket_that_is_not_read_gives_way_when_places_are_short(
+        self, hogged: Server
+    ) -> None:
+        upgrade = (
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        )
+        with hog(hogged, "/ws/flood?name=hog", *upgrade) as sock:
+            with hogged.connect("http/1.1") as other:
+                get(other, "/")
+                assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert ends_in_reset(sock)
+
+    def test_who_reads_http1_slowly_keeps_its_place_when_they_are_short(
+        self, hogged: Server
+    ) -> None:
+        size = 6_000_000
+        with hog(hogged, f"/bytes?n={size}") as sock, hogged.connect("http/1.1") as other:
+            get(other, "/")
+            received = 0
+            while received < size:
+                piece = sock.recv(16384)
+                assert piece, f"cut after {received} bytes"
+                received += len(piece)
+                time.sleep(len(piece) / 1_000_000)  # the slow client: 6 s for all
+            assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+    def test_a_response_that_is_not_read_in_time_ends_in_a_reset(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "2"}, plaintext=True)
+        with hog(server, "/endless?name=late&wait=0&size=100000") as sock:
+            with Http1Client(server) as other:
+                wait_for(
+                    lambda: "late" in json.loads(other.get("/watched").body)["ended"],
+                    "end of the response",
+                )
+            assert ends_in_reset(sock)
+
+
+def get(sock: socket.socket, path: str, *fields: str) -> None:
+    """Send an HTTP/1.1 request."""
+    sock.sendall("\r\n".join((f"GET {path} HTTP/1.1", "Host: localhost", *fields, "\r\n")).encode())
+
+
+@contextmanager
+def hog(server: Server, path: str, *fields: str) -> Iterator[socket.socket]:
+    """An HTTP/1.1 connection of little room whose response has begun, and is not read."""
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        raw.settimeout(WAIT)
+        raw.connect(("127.0.0.1", server.port))
+        context = server.tls_context("http/1.1") if server.tls else None
+        sock = context.wrap_socket(raw, server_hostname="localhost") if context else raw
+        with sock:
+            get(sock, path, *fields)
+            assert sock.recv(9) == b"HTTP/1.1 "
+            yield sock
+
+
+def ends_in_reset(sock: socket.socket) -> bool:
+    """Whether a connection that is read at last breaks off."""
+    try:
+        while sock.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+class TestQueue:
+    """Requests over HTTP/1.1 that wait for a place."""
+
+    def test_who_resets_the_connection_leaves_and_who_half_closes_it_stays(
+        self, serve: Serve, tmp_path: Path
+    ) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"}, plaintext=True)
+        worker, gate = server.worker(), tmp_path / "gate"
+        with ExitStack() as stack:
+            running, waiting = (stack.enter_context(server.connect()) for _ in range(2))
+            get(running, f"/life/gate?gate={gate}")
+            wait_for(gate.with_suffix(".reached").exists, "start of the view")
+            get(waiting, "/")
+            waiting.shutdown(socket.SHUT_WR)
+            connections = len(worker.net_connections())
+            for _ in range(5):
+                leaving = server.connect()
+                get(leaving, "/")
+                wait_for(
+                    lambda: len(worker.net_connections()) > connections, "the worker's connection"
+                )
+                linger = struct.pack("ii", 1, 0)
+                leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                leaving.close()
+                wait_for(
+                    lambda: len(worker.net_connections()) == connections, "end of the connection"
+                )
+            gate.touch()
+            assert waiting.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert running.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_many_slow_uploads_delay_nobody(serve: Serve) -> None:

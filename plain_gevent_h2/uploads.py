@@ -1,0 +1,105 @@
+"""The budget for request bodies, and who gives way when it is used up."""
+
+from typing import Protocol
+
+from plain.server.http.sink import BodyBudget
+
+from .stream import SWEEP_INTERVAL
+
+#: Seconds over which an upload's rate is measured: the last one to two of these. Not its whole
+#: life, since an attacker may start fast.
+RATE_WINDOW = 2.0
+
+#: Seconds for which an upload may hold what it has, at its rate, whatever others ask for. An
+#: honest client that stalls for a moment should not lose its upload; and one who would hold
+#: 1 GB for ever at this price has to send 100 MB/s.
+PATIENCE = 10.0
+
+
+class Upload(Protocol):
+    """A request's body that is still arriving."""
+
+    def slowness(self, more: int = 0) -> float:
+        """Seconds that all it has, and `more` bytes that just came, take at its present rate."""
+
+    def evict(self) -> None:
+        """Give up what was received, and answer with a 503."""
+
+
+class Pace:
+    """How fast one upload has come lately."""
+
+    __slots__ = ("_before", "_latest")
+
+    def __init__(self, now: float) -> None:
+        # Each a time, and the bytes that had come by then.
+        self._before = self._latest = (now, 0)
+
+    def record(self, now: float, received: int) -> None:
+        """`received` bytes have come in all, before those that come now."""
+        if now - self._latest[0] >= RATE_WINDOW:
+            self._before, self._latest = self._latest, (now, received)
+
+    def slowness(self, now: float, received: int) -> float:
+        """Seconds that `received` bytes take at the rate of lately."""
+        since, had = self._latest if now - self._latest[0] >= RATE_WINDOW else self._before
+        if received == had:
+            return float("inf") if received else 0.0
+        return received * max(now - since, RATE_WINDOW) / (received - had)
+
+
+class UploadBudget(BodyBudget):
+    """Plain's budget, which knows the uploads under way.
+
+    When it is used up, those that hold the most for their rate are evicted before the one that
+    asks for more is refused: who holds much and sends little would else keep everybody out.
+    Bodies that are whole are not among them, since their clients can do nothing more.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        super().__init__(limit)
+        #: Seconds that clients had to send. Not the clock's: while a view keeps the hub, no
+        #: upload is read.
+        self.now = 0.0
+        self._swept_at: float | None = None
+        self._under_way: dict[Upload, None] = {}
+        # Of those, at `_ranked_at`, the ones that may be evicted; the first to go is last.
+        self._ranking: list[Upload] = []
+        self._ranked_at: float | None = None
+
+    def sweep(self, now: float) -> None:
+        """Called by the worker, at least once a second."""
+        if self._swept_at is not None:
+            self.now += min(now - self._swept_at, SWEEP_INTERVAL)
+        self._swept_at = now
+
+    def begin(self, upload: Upload) -> None:
+        """The first bytes of `upload` have come."""
+        self._under_way[upload] = None
+
+    def end(self, upload: Upload) -> None:
+        """`upload` is whole, or given up."""
+        self._under_way.pop(upload, None)
+
+    def make_room(self, upload: Upload, size: int) -> bool:
+        """Evict others until `size` more bytes of `upload` fit; False if it is to go itself."""
+        if self.limit is None or size > self.limit:
+            return False
+        patience = max(PATIENCE, upload.slowness(size))
+        while self.used + size > self.limit:
+            worst = self._worst()
+            if worst is None or worst is upload or worst.slowness() <= patience:
+                return False
+            worst.evict()
+        return True
+
+    def _worst(self) -> Upload | None:
+        # 10,000 take 5 ms to rank (measured), so not for each request that finds no room.
+        if self._ranked_at != self.now:
+            self._ranked_at = self.now
+            slow = [(slowness, u) for u in self._under_way if (slowness := u.slowness()) > PATIENCE]
+            slow.sort(key=lambda pair: pair[0])
+            self._ranking = [upload for _, upload in slow]
+        while self._ranking and self._ranking[-1] not in self._under_way:
+            self._ranking.pop()
+        return self._ranking[-1] if self._ranking else None

@@ -1,0 +1,204 @@
+"""Uploads that compete for the worker's budget: who holds much and sends little gives way."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from harness import Server, wait_for
+from plain.server.http.errors import BodyBudgetExceeded
+from raw import RawClient, data, request_fields
+from test_bodies import PROTOCOLS, echo, http_client
+
+from plain_gevent_h2.spool import SpooledBody
+from plain_gevent_h2.uploads import PATIENCE, UploadBudget
+
+Serve = Callable[..., Server]
+
+
+class Worker:
+    """As much of a worker as uploads need. `pass_time` is its clock."""
+
+    def __init__(self, limit: int) -> None:
+        self.body_max_memory_size = 10_000
+        self.max_request_body = None
+        self.body_budget = UploadBudget(limit)
+        self.evicted: list[str] = []
+        self._now = 0.0
+        self.body_budget.sweep(self._now)
+
+    def upload(self, name: str, size: int = 0) -> SpooledBody:
+        worker: Any = self
+        body = SpooledBody(worker, lambda: self.evicted.append(name))
+        if size:
+            body.feed(b"x" * size)
+        return body
+
+    def pass_time(self, seconds: int, *uploads: tuple[SpooledBody, int]) -> None:
+        """Let time pass, in which each of `uploads` gets so many bytes a second."""
+        for _ in range(seconds):
+            self._now += 1
+            self.body_budget.sweep(self._now)
+            for upload, size in uploads:
+                upload.feed(b"x" * size)
+
+
+class TestUploadBudget:
+    def test_who_holds_much_and_sends_little_gives_way(self) -> None:
+        worker = Worker(1000)
+        slow, slower = worker.upload("slow", 400), worker.upload("slower", 500)
+        worker.pass_time(6, (slow, 2), (slower, 1))
+        small = worker.upload("small", 100)
+        assert worker.evicted == ["slower"]
+        assert worker.body_budget.used == 412 + 100
+        with pytest.raises(BodyBudgetExceeded):
+            slower.feed(b"x")  # what came meanwhile
+        with pytest.raises(BodyBudgetExceeded):
+            slower.whole()
+        for body in (slow, slower, small):
+            body.close()
+        assert worker.body_budget.used == 0
+
+    def test_no_more_are_evicted_than_must_be(self) -> None:
+        worker = Worker(1000)
+        for i in range(10):
+            worker.upload(f"{i}", 100)
+        worker.pass_time(int(PATIENCE) + 1)
+        worker.upload("new", 250)
+        assert len(worker.evicted) == 3
+
+    def test_who_asks_is_refused_if_it_is_the_worst(self) -> None:
+        worker = Worker(1000)
+        slow, steady = worker.upload("slow", 500), worker.upload("steady", 200)
+        worker.pass_time(15, (slow, 1), (steady, 10))
+        slow_left = 1000 - worker.body_budget.used
+        with pytest.raises(BodyBudgetExceeded):
+            slow.feed(b"x" * (slow_left + 1))
+        assert worker.evicted == []
+
+    def test_none_is_evicted_that_sends_as_fast_as_it_holds(self) -> None:
+        worker = Worker(1000)
+        fast = worker.upload("fast", 100)
+        worker.pass_time(8, (fast, 100))
+        with pytest.raises(BodyBudgetExceeded):
+            worker.upload("new", 200)
+        assert worker.evicted == []
+
+    def test_none_is_evicted_that_stalls_for_a_moment(self) -> None:
+        worker = Worker(1000)
+        worker.upload("stalled", 1000)
+        worker.pass_time(int(PATIENCE) - 1)
+        with pytest.raises(BodyBudgetExceeded):
+            worker.upload("new", 1)
+        worker.pass_time(2)
+        worker.upload("newer", 1)
+        assert worker.evicted == ["stalled"]
+
+    def test_a_slow_one_is_left_alone_while_there_is_room(self) -> None:
+        worker = Worker(1000)
+        slow = worker.upload("slow", 500)
+        worker.pass_time(100, (slow, 1))
+        worker.upload("new", 400)
+        slow.whole()
+        assert worker.evicted == []
+
+    def test_one_that_is_whole_stays(self) -> None:
+        worker = Worker(1000)
+        whole, given_up = worker.upload("whole", 600), worker.upload("given up", 100)
+        whole.whole()
+        given_up.close()
+        worker.pass_time(100)
+        with pytest.raises(BodyBudgetExceeded):
+            worker.upload("new", 401)
+        assert worker.evicted == []
+
+    def test_one_that_fits_in_no_case_evicts_nobody(self) -> None:
+        worker = Worker(1000)
+        worker.upload("slow", 500)
+        worker.pass_time(100)
+        with pytest.raises(BodyBudgetExceeded):
+            worker.upload("huge", 1001)
+        assert worker.evicted == []
+
+    def test_time_in_which_the_hub_was_blocked_is_not_the_clients(self) -> None:
+        budget = UploadBudget(1000)
+        budget.sweep(100)
+        budget.sweep(101)
+        budget.sweep(500)
+        assert budget.now == 2
+
+
+@contextmanager
+def dripping(*drips: Callable[[], object]) -> Iterator[None]:
+    """Call each of `drips` ten times a second meanwhile."""
+    over = threading.Event()
+
+    def drip() -> None:
+        while not over.wait(0.1):
+            for send in drips:
+                send()
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class TestHeldBudget:
+    """Three uploads stop at a third of the budget each, and go on with 300 bytes a second."""
+
+    BUDGET = 3_000_000
+    PART = BUDGET // 3 - 60_000  # what is left is for their drips
+
+    def _hold_over_http2(self, stack: ExitStack, server: Server) -> Callable[[], object]:
+        client = stack.enter_context(RawClient(server))
+        stream = client.open(request_fields("/echo", "POST"), end_stream=False)
+        sent = 0
+        while sent < self.PART:
+            client.send(data(stream, b"x" * 16_000, end=False))
+            sent += 16_000
+            if sent % 48_000 == 0:
+                client.expect_alive()  # takes in the WINDOW_UPDATEs
+
+        return lambda: client.send(data(stream, b"x" * 30, end=False))
+
+    def _hold_over_http1(self, stack: ExitStack, server: Server) -> Callable[[], object]:
+        sock = stack.enter_context(server.connect("http/1.1"))
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2900000\r\n\r\n")
+        sock.sendall(b"x" * self.PART)
+
+        def drip() -> None:
+            try:
+                sock.sendall(b"x" * 30)
+            except OSError:  # its answer has come
+                time.sleep(0)
+
+        return drip
+
+    @pytest.mark.parametrize("held", PROTOCOLS)
+    @pytest.mark.parametrize("protocol", PROTOCOLS)
+    def test_others_get_their_room(self, serve: Serve, held: str, protocol: str) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": str(self.BUDGET)})
+        hold = self._hold_over_http2 if held == "h2" else self._hold_over_http1
+        body = b"y" * 200_000
+        with ExitStack() as stack, http_client(server, protocol) as client:
+            drips = [hold(stack, server) for _ in range(3)]
+            with dripping(*drips):
+
+                def status() -> int:
+                    try:
+                        return client.post("/echo", content=body).status_code
+                    except httpx.TransportError:  # refused while it still sent
+                        return 0
+
+                wait_for(lambda: status() == 503, "budget used up")
+                wait_for(lambda: status() == 200, "room for an upload")
+                for _ in range(20):
+                    assert client.post("/echo", content=body).json() == echo(body)
+        assert "Traceback" not in server.log()
