@@ -58,7 +58,7 @@ class HeadersTooLarge(Exception):
 class RequestHead:
     """A request's header fields, checked.
 
-    `fields` has them all, pseudo-header fields first, names in lower case.
+    `fields` has them all but `:scheme`, pseudo-header fields first, names in lower case.
     """
 
     method: str
@@ -92,7 +92,10 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
                 raise MalformedRequest("more than one host")
             host = value
         elif name == b"content-length":
-            content_length = _content_length(value, content_length)
+            if content_length is not None:
+                # Plain would join them. RFC 9110 section 8.6 lets equal ones be refused, too.
+                raise MalformedRequest("more than one content-length")
+            content_length = _content_length(value)
         if len(value) <= _CACHED_VALUE and len(name) <= _CACHED_VALUE:
             fields.append(_cached_request_field(name, value))
         else:
@@ -103,6 +106,8 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     if len(fields) - len(pseudo) - cookies > LIMIT_REQUEST_FIELDS:
         raise HeadersTooLarge(f"{len(fields)} header fields")
     _check_pseudo_headers(pseudo, host)
+    # A client's claim. The request came over TLS or it did not, and views believe Plain's scheme.
+    fields.remove((":scheme", pseudo[b":scheme"].decode("ascii")))
     if b":protocol" in pseudo:
         return _extended_connect(pseudo, fields)
     return RequestHead(
@@ -134,12 +139,11 @@ def _extended_connect(pseudo: dict[bytes, bytes], fields: list[tuple[str, str]])
     )
 
 
-def _content_length(value: bytes, other: int | None) -> int:
-    """RFC 9110 section 8.6: a number, and the same as the `other` if there is one."""
-    length = int(value) if _LENGTH_RE.fullmatch(value) else None
-    if length is None or other not in (None, length):
+def _content_length(value: bytes) -> int:
+    """RFC 9110 section 8.6: a number."""
+    if not _LENGTH_RE.fullmatch(value):
         raise MalformedRequest(f"content-length {value!r}")
-    return length
+    return int(value)
 
 
 def _request_field(name: bytes, value: bytes) -> tuple[str, str]:

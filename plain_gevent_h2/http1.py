@@ -51,6 +51,9 @@ log = get_framework_logger("plain.server")
 #: it apart: 40 ms for 200,000 lines (measured).
 MAX_HEAD_LINES = 1000
 
+#: What a client of a later minor version is answered with, and treated as (RFC 9110 section 2.5).
+_HIGHEST_VERSION = (1, 1)
+
 #: Chunks of a body that are taken in before other greenlets have their turn.
 CHUNKS_IN_A_TURN = 100
 
@@ -349,6 +352,7 @@ class Http1Connection:
         try:
             parsed, response, _ = h1.parse_request(self.worker, self, head)  # type: ignore[arg-type]
             _check_request(parsed)
+            parsed.version = min(parsed.version, _HIGHEST_VERSION)
         except Exception as exc:
             return self._refuse(None, exc)
         try:

@@ -1632,8 +1632,9 @@ MALFORMED: dict[str, list[Field]] = {
     "8.1.1-length-without-body-of-post": [*POST, ("content-length", "5")],
     **{
         f"8.1.1-length-{value!r}": [*GET, ("content-length", value)]
-        for value in ("", "abc", "-1", "+0", "0x0", "0,1", "0.0", "0" * 5000)
+        for value in ("", "abc", "-1", "+0", "0x0", "0,1", "0,0", "0, 0", "0.0", "0" * 5000)
     },
+    "8.1.1-two-equal-lengths": [*GET, ("content-length", "0"), ("content-length", "0")],
     "8.1.1-two-lengths": [*GET, ("content-length", "0"), ("content-length", "1")],
 }
 
@@ -1704,6 +1705,13 @@ class TestHeaderFields:
     def test_valid(self, server: Server, name: str) -> None:
         with RawClient(server) as client:
             expect_hello(client.expect_response(client.open(VALID[name])))
+
+    def test_the_scheme_is_the_connections(self, server: Server) -> None:
+        # RFC 9110 section 7.4: `https` needs TLS, whatever the client calls it.
+        with RawClient(server) as client:
+            fields = replaced(":scheme", "http", replaced(":path", "/meta"))
+            meta = client.expect_response(client.open(fields))
+            assert json.loads(meta.body)["scheme"] == "https"
 
     def test_asterisk_of_options(self, server: Server) -> None:
         # RFC 9113 section 8.3.1: valid, whatever the answer.
