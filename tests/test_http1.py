@@ -335,6 +335,18 @@ class TestLaterMinorVersions:
         assert client.read().status_line.startswith("HTTP/1.1 400 ")
 
 
+def test_a_head_has_the_limit_of_http_2(client: Client) -> None:
+    client.send(lines(GET, HOST, *(f"X-{i}: {'x' * 8000}" for i in range(8))))
+    assert client.read().status == 200
+    client.send(lines(GET, HOST, *(f"X-{i}: {'x' * 8000}" for i in range(9))))
+    assert client.read().status == 431
+    assert client.closed()
+
+
+def test_a_content_type_of_no_known_encoding(client: Client) -> None:
+    assert client.get("/", "Content-Type: a; b*=''%ff").status == 400
+
+
 class TestScheme:
     """The connection's, unless a proxy that is trusted says otherwise."""
 
