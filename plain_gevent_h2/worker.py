@@ -285,7 +285,7 @@ class GeventWorker(plain_worker.Worker):
         server = sock.getsockname()
         if self._tls is None:
             return Http1Connection(self, sock, client, server)
-        tls = TlsSocket(sock, self._tls)
+        tls = TlsSocket(sock, self._tls, self.config.protocols)
         tls.handshake()
         protocol = tls.protocol or "http/1.1"
         if protocol not in self.config.protocols:

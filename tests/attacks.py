@@ -178,6 +178,7 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
     "very-many-fields": partial(big_headers, [(f"x{i}", "") for i in range(9000)]),
     "long-field": partial(big_headers, [("x", "a" * 90_000)]),
     "path-of-percent-ff": partial(requests, raw.request_fields("/" + "%ff" * 15_000)),
+    "huffman": partial(big_headers, [("x", "\\" * 150_000)]),
     "cookie-in-thousands": partial(big_headers, [("cookie", f"{i}=1") for i in range(5000)]),
     "http2-bomb": http2_bomb,
     "ping": partial(forever, raw.ping()),
