@@ -310,6 +310,24 @@ def mend_parsers() -> None:
     request_class.accepted_types.__set_name__(request_class, "accepted_types")
 
 
+def mend_logs() -> None:
+    """Escape in the log what clients send and is no text.
+
+    What broke: a path with `%0a` started a line of its own, one with `%1b` was an escape sequence
+    for the terminal, and a byte that is no UTF-8 in a user agent made the access log's line fail.
+    Shown by `tests/test_log_lines.py::test_no_client_writes_a_line_of_its_own`.
+    """
+    from plain.logs import formatters
+
+    from .log_lines import safe_lines, safe_values
+
+    keyvalue: Any = formatters.KeyValueFormatter
+    as_json: Any = formatters.JSONFormatter
+    keyvalue._format_value = staticmethod(safe_values(keyvalue._format_value))
+    keyvalue.format = safe_lines(keyvalue.format)
+    as_json.format = safe_lines(as_json.format)
+
+
 def mend_psycopg() -> None:
     """Let psycopg 3 and its pool give back the connection of a greenlet that is stopped.
 
@@ -343,6 +361,7 @@ BEFORE_APP = (
     mend_asyncio_run,
     mend_asyncio_threads,
     mend_parsers,
+    mend_logs,
 )
 
 #: Once the app is imported.
