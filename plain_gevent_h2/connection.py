@@ -368,7 +368,7 @@ class Http2Connection:
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
             self._open(Http2Stream(self, stream_id, RequestHead(method, "/", None, [])))
-            self._streams[stream_id].send_error(431)
+            self._streams[stream_id].send_error(exc.status)
             return
         stream = Http2Stream(self, stream_id, head)
         self._open(stream)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 from hpack.struct import NeverIndexedHeaderTuple
 from plain.http import content_length_forbidden
 from plain.server.http.errors import InvalidHeader, InvalidHeaderName
-from plain.server.http.message import LIMIT_REQUEST_FIELDS, TOKEN_RE
+from plain.server.http.message import LIMIT_REQUEST_FIELD_SIZE, LIMIT_REQUEST_FIELDS, TOKEN_RE
 from plain.server.http.response import HEADER_VALUE_RE
 
 from .compression import FIELD_OVERHEAD
@@ -23,6 +24,13 @@ from .compression import FIELD_OVERHEAD
 #: Cookies a request may be split into (RFC 9113 section 8.2.3), beside the limit for other
 #: fields, which is Plain's own. Browsers keep at most 180 cookies for a site.
 LIMIT_COOKIE_FIELDS = 256
+
+#: Semicolons and backslashes in all cookies, which Plain takes apart one by one: of 64 KB of them,
+#: 20 bytes that refer to HPACK's table, for 8 ms (measured).
+LIMIT_COOKIE_PARTS = 4000
+
+#: Bytes of a path with its query. RFC 9110 section 4.1 asks for 8,000; 64 KiB take Plain 25 ms.
+LIMIT_PATH_SIZE = LIMIT_REQUEST_FIELD_SIZE
 
 #: Fields with a name and a value of up to this many bytes are kept checked and converted,
 #: 1,024 of them each way: clients and apps repeat theirs (measured: +6 % small responses).
@@ -37,9 +45,13 @@ _LENGTH_RE = re.compile(rb"[0-9]{1,4000}")
 _METHOD_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9113 section 8.3.1: an absolute path, without the fragment that clients never send.
 _PATH_RE = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
+_URI_CHARACTERS = bytes(range(0x21, 0x7F))
 _AUTHORITY_RE = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
 
 _PSEUDO_HEADERS = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
+#: Fields of which there is one: Plain would join two lengths to no number. (RFC 9110 section 8.6
+#: lets equal ones be refused, too.)
+_ONCE = frozenset((b"host", b"content-length"))
 _CONNECTION_SPECIFIC = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -50,14 +62,22 @@ class MalformedRequest(Exception):
 
 
 class HeadersTooLarge(Exception):
-    """More, or larger, header fields than the server takes: a 431."""
+    """More, or larger, header fields than the server takes."""
+
+    status = 431
+
+
+class PathTooLong(HeadersTooLarge):
+    """A path and query longer than the server takes."""
+
+    status = 414
 
 
 @dataclass(slots=True)
 class RequestHead:
     """A request's header fields, checked.
 
-    `fields` has them all, pseudo-header fields first, names in lower case.
+    `fields` has them all but `:scheme`, pseudo-header fields first, names in lower case.
     """
 
     method: str
@@ -76,9 +96,9 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     """
     pseudo: dict[bytes, bytes] = {}
     fields: list[tuple[str, str]] = []
-    host: bytes | None = None
-    content_length: int | None = None
-    cookies = size = 0
+    once: dict[bytes, bytes] = {}
+    cookies: list[bytes] = []
+    size = 0
     long = _LongFields()
     for name, value in raw:
         size += len(name) + len(value) + FIELD_OVERHEAD
@@ -87,32 +107,42 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
                 raise MalformedRequest(f"misplaced, repeated or unknown {name!r}")
             pseudo[name] = value
         elif name == b"cookie":
-            cookies += 1
-        elif name == b"host":
-            if host is not None:
-                raise MalformedRequest("more than one host")
-            host = value
-        elif name == b"content-length":
-            content_length = _content_length(value, content_length)
+            cookies.append(value)
+        elif name in _ONCE:
+            if name in once:
+                raise MalformedRequest(f"more than one {name!r}")
+            once[name] = value
         if len(value) <= _CACHED_VALUE and len(name) <= _CACHED_VALUE:
             fields.append(_cached_request_field(name, value))
         else:
             fields.append(long[name, value])
+    content_length = _content_length(once.get(b"content-length"))
     # After the loop, so that a malformed request is called that whatever its size.
-    if size > max_list_size or cookies > LIMIT_COOKIE_FIELDS:
-        raise HeadersTooLarge(f"{size} bytes of header fields, {cookies} cookies")
-    if len(fields) - len(pseudo) - cookies > LIMIT_REQUEST_FIELDS:
-        raise HeadersTooLarge(f"{len(fields)} header fields")
-    _check_pseudo_headers(pseudo, host)
+    if size > max_list_size or len(fields) - len(pseudo) - len(cookies) > LIMIT_REQUEST_FIELDS:
+        raise HeadersTooLarge(f"{len(fields)} header fields of {size} bytes")
+    _check_sizes(cookies, pseudo.get(b":path", b""))
+    _check_pseudo_headers(pseudo, once.get(b"host"))
+    # A client's claim. The request came over TLS or it did not, and views believe Plain's scheme.
+    fields.remove((":scheme", pseudo[b":scheme"].decode("ascii")))
     if b":protocol" in pseudo:
         return _extended_connect(pseudo, fields, size)
     return RequestHead(
         method=pseudo[b":method"].decode("ascii"),
-        path=pseudo[b":path"].decode("utf-8", "surrogateescape"),
+        path=_uri(pseudo[b":path"]),
         content_length=content_length,
         fields=fields,
         size=size,
     )
+
+
+def _check_sizes(cookies: list[bytes], path: bytes) -> None:
+    """What Plain's parsers take long for has limits of its own."""
+    if len(cookies) > LIMIT_COOKIE_FIELDS:
+        raise HeadersTooLarge(f"{len(cookies)} cookies")
+    if sum(cookie.count(b";") + cookie.count(b"\\") for cookie in cookies) > LIMIT_COOKIE_PARTS:
+        raise HeadersTooLarge("cookies of too many parts")
+    if len(path) > LIMIT_PATH_SIZE:
+        raise PathTooLong(f"{len(path)} bytes of path and query")
 
 
 def _extended_connect(
@@ -126,7 +156,7 @@ def _extended_connect(
     replaced = (":method", ":protocol", "sec-websocket-key", "content-length")
     return RequestHead(
         method="GET",
-        path=pseudo[b":path"].decode("utf-8", "surrogateescape"),
+        path=_uri(pseudo[b":path"]),
         content_length=None,
         fields=[
             *(field for field in fields if field[0] not in replaced),
@@ -139,12 +169,13 @@ def _extended_connect(
     )
 
 
-def _content_length(value: bytes, other: int | None) -> int:
-    """RFC 9110 section 8.6: a number, and the same as the `other` if there is one."""
-    length = int(value) if _LENGTH_RE.fullmatch(value) else None
-    if length is None or other not in (None, length):
+def _content_length(value: bytes | None) -> int | None:
+    """RFC 9110 section 8.6: a number."""
+    if value is None:
+        return None
+    if not _LENGTH_RE.fullmatch(value):
         raise MalformedRequest(f"content-length {value!r}")
-    return length
+    return int(value)
 
 
 def _request_field(name: bytes, value: bytes) -> tuple[str, str]:
@@ -156,7 +187,14 @@ def _request_field(name: bytes, value: bytes) -> tuple[str, str]:
             raise MalformedRequest(f"invalid name {name!r}")
         if name in _CONNECTION_SPECIFIC or (name == b"te" and value.lower() != b"trailers"):
             raise MalformedRequest(f"connection-specific {name!r}")
+    if name == b":path":
+        return ":path", _uri(value)
     return name.decode("ascii"), value.decode("utf-8", "surrogateescape")
+
+
+def _uri(path: bytes) -> str:
+    """A path and query in the characters of a URI (RFC 3986 section 2), which are ASCII."""
+    return path.decode("ascii") if path.isascii() else quote(path, _URI_CHARACTERS)
 
 
 _cached_request_field = lru_cache(_CACHED_FIELDS)(_request_field)

@@ -32,6 +32,7 @@ class Http2Stream(Stream):
         self.connection = connection
         self.stream_id = stream_id
         self.buffer = SendBuffer(stream_id)
+        self._raw_path = head.path.partition("?")[0]
         # Plain's request builder reads these four.
         self.method = head.method
         self.headers = head.fields
@@ -93,6 +94,8 @@ class Http2Stream(Stream):
             connection.server,
             "https" if connection.worker.app.is_ssl else "http",
         )
+        # For the log: Plain's is decoded, so what a client encoded could be a line of its own.
+        self.log_request.path = self._raw_path
         return request
 
     def upgrade(self, response: Response) -> WebSocketTransport:

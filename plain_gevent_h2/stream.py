@@ -74,7 +74,10 @@ class Stream(ABC):
 
     @abstractmethod
     def build_request(self) -> "Request":
-        """Plain's request. Sets `log_request` and `log_response`."""
+        """Plain's request. Sets `log_request` and `log_response`.
+
+        Raises `LookupError` or `ValueError` for a field that Plain cannot take.
+        """
 
     @abstractmethod
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
@@ -149,7 +152,12 @@ class Stream(ABC):
         return f"{request.method} {request.path} ({age:.2f} s)"
 
     def _run(self) -> None:
-        request = self.build_request()
+        try:
+            request = self.build_request()
+        except (LookupError, ValueError) as exc:  # an encoding that is none, say
+            log.warning("Invalid request", extra={"error": str(exc)})
+            self.send_error(400)
+            return
         scheme = "https" if self.worker.app.is_ssl else "http"
         metrics.active_requests_changed(1, request.method or "", scheme)
         try:

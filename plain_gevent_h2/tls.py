@@ -13,6 +13,7 @@ from gevent import socket as gsocket
 from gevent.lock import BoundedSemaphore
 from plain.exceptions import ImproperlyConfigured
 
+from .client_hello import NO_APPLICATION_PROTOCOL, ClientHello
 from .turns import give_way
 
 #: Seconds that a client may keep its TLS handshake waiting. Plain's own worker gives 10 as well.
@@ -79,6 +80,10 @@ def server_context(
     return context
 
 
+class NoCommonProtocol(ssl.SSLError):
+    """The client offers protocols by ALPN, and none of ours (RFC 7301 section 3.2)."""
+
+
 class RecordFlood(ConnectionAbortedError):
     """The peer sends TLS records and no data."""
 
@@ -113,8 +118,12 @@ class TlsSocket:
     One greenlet may read and another write. Raises `OSError`, of which `ssl.SSLError` is one.
     """
 
-    def __init__(self, sock: gsocket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, sock: gsocket.socket, context: ssl.SSLContext, protocols: Sequence[str]
+    ) -> None:
         self._sock = sock
+        self._protocols = protocols
+        self._hello: ClientHello | None = ClientHello()  # until it has been looked at
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -136,6 +145,7 @@ class TlsSocket:
         while True:
             patience = self._wait_for_client(self._fill_more, patience)
             try:
+                self._check_alpn()
                 _turns.step(self._tls)
                 break
             except ssl.SSLWantReadError:
@@ -144,6 +154,19 @@ class TlsSocket:
                 self._wait_for_client(self.flush, patience)  # the alert
                 raise
         self._wait_for_client(self.flush, patience)
+
+    def _check_alpn(self) -> None:
+        """Refuse a client with no protocol of ours before OpenSSL, which would go on without one.
+
+        Raises `NoCommonProtocol`, with the alert to be sent.
+        """
+        hello = self._hello
+        if hello is None or not hello.complete:
+            return
+        self._hello = None
+        if hello.alpn is not None and not set(hello.alpn) & {p.encode() for p in self._protocols}:
+            self._unsent.append(NO_APPLICATION_PROTOCOL)
+            raise NoCommonProtocol(f"ALPN offers {hello.alpn!r}")
 
     def _fill_more(self) -> None:
         if not self._fill(RECORD_SIZE):
@@ -228,6 +251,8 @@ class TlsSocket:
             # Only of what has a rest: even an empty view keeps all that it was cut from.
             view = memoryview(received)
             piece, self._received = view[:end], view[end:]
+        if self._hello is not None:
+            self._hello.feed(piece)
         self._incoming.write(piece)
         return len(piece)
 

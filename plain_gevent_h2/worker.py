@@ -314,7 +314,7 @@ class GeventWorker(plain_worker.Worker):
         server = sock.getsockname()
         if self._tls is None:
             return Http1Connection(self, sock, client, server)
-        tls = TlsSocket(sock, self._tls)
+        tls = TlsSocket(sock, self._tls, self.config.protocols)
         handshake = _Handshake(sock)
         self.idle.add(handshake)
         try:

@@ -10,6 +10,7 @@ instead, as section 5.4.1 allows, say so.
 import hashlib
 import json
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from h2.errors import ErrorCodes
@@ -1632,8 +1633,9 @@ MALFORMED: dict[str, list[Field]] = {
     "8.1.1-length-without-body-of-post": [*POST, ("content-length", "5")],
     **{
         f"8.1.1-length-{value!r}": [*GET, ("content-length", value)]
-        for value in ("", "abc", "-1", "+0", "0x0", "0,1", "0.0", "0" * 5000)
+        for value in ("", "abc", "-1", "+0", "0x0", "0,1", "0,0", "0, 0", "0.0", "0" * 5000)
     },
+    "8.1.1-two-equal-lengths": [*GET, ("content-length", "0"), ("content-length", "0")],
     "8.1.1-two-lengths": [*GET, ("content-length", "0"), ("content-length", "1")],
 }
 
@@ -1704,6 +1706,52 @@ class TestHeaderFields:
     def test_valid(self, server: Server, name: str) -> None:
         with RawClient(server) as client:
             expect_hello(client.expect_response(client.open(VALID[name])))
+
+    def test_the_scheme_is_the_connections(self, server: Server) -> None:
+        # RFC 9110 section 7.4: `https` needs TLS, whatever the client calls it.
+        with RawClient(server) as client:
+            fields = replaced(":scheme", "http", replaced(":path", "/meta"))
+            meta = client.expect_response(client.open(fields))
+            assert json.loads(meta.body)["scheme"] == "https"
+
+    @pytest.mark.parametrize(("size", "status"), [(8190, 404), (8191, 414)])
+    @pytest.mark.parametrize("mark", ["", "?"])
+    def test_limit_of_a_path(self, server: Server, mark: str, size: int, status: int) -> None:
+        # RFC 9110 sections 4.1 and 15.5.15. Nothing else on the connection is lost.
+        with RawClient(server) as client:
+            other = client.open(request_fields("/sleep?s=0.1"))
+            path = "/x" + mark + "x" * (size - 2 - len(mark))
+            assert client.request(path).status == status
+            assert client.expect_response(other).status == 200
+            expect_serving(client)
+
+    @pytest.mark.parametrize(("more", "status"), [("a" * 50_000, 200), (";", 431), ("\\", 431)])
+    def test_limit_of_cookies(self, server: Server, more: str, status: int) -> None:
+        with RawClient(server) as client:
+            cookies = [("cookie", ";" * 2000), ("cookie", "\\" * 2000), ("cookie", more)]
+            assert client.expect_response(client.open([*GET, *cookies])).status == status
+            expect_serving(client)
+
+    @pytest.mark.parametrize("path", [b"/\xff", b"/\xc3\xa9", b"/\xc2\x9b"])
+    def test_bytes_of_a_path_that_are_no_ascii(self, server: Server, path: bytes) -> None:
+        # RFC 3986 section 2.1: as if they were percent-encoded.
+        with RawClient(server) as client:
+            meta = client.expect_response(
+                client.open([*without(":path"), (":path", b"/meta?" + path)])
+            )
+            assert json.loads(meta.body)["query"] == "/" + quote(path[1:])
+            assert (
+                client.expect_response(client.open([*without(":path"), (":path", path)])).status
+                == 404
+            )
+
+    @pytest.mark.parametrize("value", ["a; b*=''%ff", "a; b'c'*=d", b"a; charset=\xff"])
+    def test_content_type_of_no_known_encoding(self, server: Server, value: str | bytes) -> None:
+        # Plain's request raises LookupError, ValueError.
+        with RawClient(server) as client:
+            stream_id = client.open([*GET, ("content-type", value)])
+            assert client.expect_response(stream_id).status == 400
+            expect_serving(client)
 
     def test_asterisk_of_options(self, server: Server) -> None:
         # RFC 9113 section 8.3.1: valid, whatever the answer.

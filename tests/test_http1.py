@@ -316,6 +316,53 @@ class TestHttp10:
         assert client.read().status == 200
 
 
+class TestLaterMinorVersions:
+    """RFC 9110 section 2.5: answered with the highest version that the server has."""
+
+    @pytest.mark.parametrize("version", ["1.2", "1.9"])
+    def test_they_are_served_as_1_1(self, client: Client, version: str) -> None:
+        for _ in range(2):
+            client.send(request("/", version=version))
+            assert client.read().status_line == "HTTP/1.1 200 OK"
+        client.send(request("/chunks?n=3&size=2", version=version))
+        assert ("transfer-encoding", "chunked") in client.read().headers
+        client.send(request("/", "Connection: close", version=version))
+        assert client.read().status == 200
+        assert client.closed()
+
+    def test_a_host_is_needed(self, client: Client) -> None:
+        client.send(b"GET / HTTP/1.2\r\n\r\n")
+        assert client.read().status_line.startswith("HTTP/1.1 400 ")
+
+
+def test_a_head_has_the_limit_of_http_2(client: Client) -> None:
+    client.send(lines(GET, HOST, *(f"X-{i}: {'x' * 8000}" for i in range(8))))
+    assert client.read().status == 200
+    client.send(lines(GET, HOST, *(f"X-{i}: {'x' * 8000}" for i in range(9))))
+    assert client.read().status == 431
+    assert client.closed()
+
+
+def test_a_content_type_of_no_known_encoding(client: Client) -> None:
+    assert client.get("/", "Content-Type: a; b*=''%ff").status == 400
+
+
+class TestScheme:
+    """The connection's, unless a proxy that is trusted says otherwise."""
+
+    @pytest.mark.parametrize("target", ["/meta", "http://localhost/meta", "https://localhost/meta"])
+    def test_it_is_not_the_targets(self, client: Client, either: Server, target: str) -> None:
+        scheme = "https" if either.tls else "http"
+        assert json.loads(client.get(target).body)["scheme"] == scheme
+
+    def test_a_trusted_proxys_field(self, serve: Callable[..., Server]) -> None:
+        server = serve(env={"PLAIN_HTTPS_PROXY_HEADER": "X-Forwarded-Proto: https"})
+        with Http2Client(server) as http2:
+            for forwarded in ("http", "https"):
+                answer = http2.get("/meta", (("x-forwarded-proto", forwarded),))
+                assert json.loads(answer.body)["scheme"] == forwarded
+
+
 class TestChunkedRequests:
     @pytest.mark.parametrize(
         ("body", "decoded"),
@@ -597,7 +644,6 @@ GOOD_REQUESTS: dict[str, bytes] = {
     "http-1.0-keep-alive": lines("GET / HTTP/1.0", "Connection: keep-alive"),
     "http-1.0-stream": lines("GET /chunks HTTP/1.0", "Connection: keep-alive"),
     "http-1.0-204": lines("GET /statuses?kind=204 HTTP/1.0", "Connection: keep-alive"),
-    "http-1.2": lines("GET / HTTP/1.2", HOST),
     "close": lines("GET / HTTP/1.1", HOST, "Connection: Close"),
     "absolute-target": lines("GET http://localhost/bytes?n=3 HTTP/1.1", HOST),
     "absolute-target-with-port": lines("GET http://localhost:80/bytes?n=3 HTTP/1.1", HOST),

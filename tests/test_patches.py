@@ -76,6 +76,7 @@ def test_the_worker_is_patched(server: Server) -> None:
     wanted = {"ssl", "socket", "threading", "select", "subprocess", "queue", "signal"}
     assert wanted <= set(answer["patched"])
     assert all(module.startswith("gevent") for module in answer["classes"].values()), answer
+    assert set(answer["parsers"]) == {"plain_gevent_h2.parsers"}
     assert "MonkeyPatchWarning" not in server.log()
 
 

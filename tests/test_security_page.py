@@ -10,8 +10,15 @@ from plain.runtime import global_settings
 from plain_gevent_h2 import default_settings, metrics
 from plain_gevent_h2.compression import MAX_FIELD_LINES
 from plain_gevent_h2.frames import MAX_CONTINUATIONS, FrameType
-from plain_gevent_h2.headers import LIMIT_COOKIE_FIELDS, LIMIT_REQUEST_FIELDS
+from plain_gevent_h2.headers import (
+    LIMIT_COOKIE_FIELDS,
+    LIMIT_COOKIE_PARTS,
+    LIMIT_PATH_SIZE,
+    LIMIT_REQUEST_FIELDS,
+)
+from plain_gevent_h2.http1 import MAX_HEAD_LINES, MAX_HEAD_SIZE
 from plain_gevent_h2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
+from plain_gevent_h2.parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
 
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 
@@ -59,6 +66,10 @@ def test_the_limits_of_header_blocks_are_those_of_the_code() -> None:
     assert row("Very many fields")[2].split()[0] == str(MAX_FIELD_LINES)
     fields = f"{LIMIT_REQUEST_FIELDS} fields and {LIMIT_COOKIE_FIELDS} cookies, 64 KiB"
     assert row("Many fields")[2].startswith(fields)
+    assert row("A long path")[2].startswith(f"{LIMIT_PATH_SIZE:,} bytes")
+    assert row("Cookies of very many")[2].startswith(f"{LIMIT_COOKIE_PARTS:,} semicolons")
+    assert row("Parameters of")[2] == str(MAX_PARAMETERS) == str(MAX_MEDIA_TYPES)
+    assert row("Very long heads")[2] == f"{MAX_HEAD_SIZE // 1024} KiB, {MAX_HEAD_LINES:,} lines"
 
 
 def test_the_defaults_are_those_of_the_settings() -> None:

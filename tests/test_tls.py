@@ -5,14 +5,18 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import raw
 from harness import WAIT, Server, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
 from inside import Inside
 from raw import RawClient, request_fields
 from tools import need
+
+from plain_gevent_h2.client_hello import ClientHello
 
 
 def handshake(server: Server, *options: str, say: str = "") -> tuple[int, str]:
@@ -209,11 +213,88 @@ def test_a_preface_without_alpn_is_no_http2(server: Server) -> None:
         assert sock.recv(100).startswith(b"HTTP/1.1 4")
 
 
-def test_a_client_that_offers_nothing_we_have(server: Server) -> None:
-    """RFC 7301 lets a server go on without a protocol: then it is HTTP/1.1."""
-    with server.connect("spdy/3") as sock:
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    "offered", [["ftp"], ["imap", "pop3"], ["h3"], ["H2", "http/1.0"]], ids=str
+)
+def test_a_client_that_offers_nothing_we_have(
+    server: Server, offered: list[str], version: ssl.TLSVersion
+) -> None:
+    """RFC 7301 section 3.2: it could take our answer for one of its own protocol."""
+    context = server.tls_context(*offered)
+    context.minimum_version = context.maximum_version = version
+    with server.connect_tcp() as sock, pytest.raises(ssl.SSLError) as caught:
+        context.wrap_socket(sock, server_hostname="localhost")
+    assert "no application protocol" in str(caught.value).lower().replace("_", " ")
+    with server.connect(*offered, "http/1.1") as sock:
         assert isinstance(sock, ssl.SSLSocket)
-        assert sock.selected_alpn_protocol() is None
+        assert sock.selected_alpn_protocol() == "http/1.1"
+    assert "Unexpected" not in server.log()
+
+
+def test_openssl_sees_the_alert(server: Server) -> None:
+    code, output = handshake(server, "-alpn", "ftp")
+    assert code
+    assert "no application protocol" in output
+
+
+def client_hello(*alpn: str) -> bytes:
+    """The record with the ClientHello of Python's `ssl`."""
+    context = ssl.create_default_context()
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+def in_records(hello: bytes, size: int) -> bytes:
+    """The same message, in records of `size` bytes."""
+    parts = [hello[i : i + size] for i in range(5, len(hello), size)]
+    return b"".join(hello[:3] + len(part).to_bytes(2) + part for part in parts)
+
+
+@pytest.mark.parametrize("size", [1, 50, 16384])
+@pytest.mark.parametrize("alpn", [(), ("ftp",), ("h2", "http/1.1")], ids=str)
+def test_a_client_hello_however_it_arrives(size: int, alpn: tuple[str, ...]) -> None:
+    data = in_records(client_hello(*alpn), size)
+    for step in (1, 7, len(data)):
+        hello = ClientHello()
+        for i in range(0, len(data), step):
+            assert not hello.complete
+            hello.feed(data[i : i + step])
+        assert hello.complete
+        assert hello.alpn == ([name.encode() for name in alpn] or None)
+
+
+@given(st.data())
+def test_a_client_hello_of_any_bytes(draw: st.DataObject) -> None:
+    """Nothing is raised: OpenSSL refuses it."""
+    data = bytearray(client_hello("ftp", "h2"))
+    for _ in range(draw.draw(st.integers(0, 8))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    ClientHello().feed(bytes(data))
+
+
+def test_the_alert_comes_however_the_client_hello_arrives(server: Server) -> None:
+    for data in (client_hello("ftp"), in_records(client_hello("ftp"), 20)):
+        with server.connect_tcp() as sock:
+            for i in range(0, len(data), 100):
+                sock.sendall(data[i : i + 100])
+            received = b""
+            while more := sock.recv(100):
+                received += more
+            assert received == bytes([21, 3, 3, 0, 2, 2, 120])
+
+
+def test_with_h2_alone_a_client_without_alpn_is_turned_away(serve: Callable[..., Server]) -> None:
+    """It would get HTTP/1.1."""
+    server = serve("--http-protocols", "h2")
+    with server.connect() as sock:
+        assert sock.recv(100) == b""
+    with server.connect_tcp() as sock, pytest.raises(ssl.SSLError, match="no application protocol"):
+        server.tls_context("http/1.1").wrap_socket(sock, server_hostname="localhost")
 
 
 def test_plain_text_on_a_tls_port_hurts_nobody(server: Server) -> None:

@@ -24,6 +24,9 @@ class Patched(View):
         import subprocess
         import sys
 
+        from plain.server.http import request
+        from plain.utils import http
+
         saved = getattr(sys.modules.get("gevent.monkey"), "saved", {})
         return JsonResponse(
             {
@@ -35,6 +38,11 @@ class Patched(View):
                     "subprocess.Popen": subprocess.Popen.__module__,
                     "queue.SimpleQueue": queue.SimpleQueue.__module__,
                 },
+                "parsers": [
+                    request._decode_path.__module__,
+                    http._parseparam.__module__,
+                    self.request.__class__.accepted_types.func.__module__,  # type: ignore[attr-defined]
+                ],
             }
         )
 

@@ -1,0 +1,42 @@
+"""Keeps what clients send from being more than text in the log.
+
+Plain's formatters write the values of `extra` as they are: a line break in a decoded path starts a
+line that looks like one of the server's own, an escape sequence is obeyed by the operator's
+terminal, and half of a surrogate pair (a byte that is no UTF-8) makes the line fail.
+"""
+
+import re
+from collections.abc import Callable
+from logging import LogRecord
+from typing import Any
+
+# Without the control characters of ASCII, which apps use in messages of their own. Those of
+# Latin-1 are control sequences, too; the others start lines or turn the direction of the text.
+_NEVER_IN_A_LINE = re.compile(
+    "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_NEVER_IN_A_VALUE = re.compile(f"[\0-\x1f]|{_NEVER_IN_A_LINE.pattern}")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"  # as JSON has it
+
+
+def safe_values(format_value: Callable[[Any], str]) -> Callable[[Any], str]:
+    """`format_value`, with all that is no text escaped in what it returns."""
+
+    def format_safe(value: Any) -> str:
+        text = format_value(value)
+        return text if text.isprintable() else _NEVER_IN_A_VALUE.sub(_escape, text)
+
+    return format_safe
+
+
+def safe_lines(format_record: Callable[[Any, LogRecord], str]) -> Callable[[Any, LogRecord], str]:
+    """A formatter's `format`, with all that no app writes by itself escaped in what it returns."""
+
+    def format_safe(formatter: Any, record: LogRecord) -> str:
+        line = format_record(formatter, record)
+        return line if line.isprintable() else _NEVER_IN_A_LINE.sub(_escape, line)
+
+    return format_safe

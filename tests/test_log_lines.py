@@ -1,0 +1,88 @@
+"""What clients send is text in the log, whatever they send."""
+
+import json
+import logging
+import signal
+from collections.abc import Callable
+
+import pytest
+from harness import Server
+from plain.logs.formatters import JSONFormatter, KeyValueFormatter
+from raw import RawClient, request_fields
+
+from plain_gevent_h2.log_lines import safe_lines, safe_values
+
+#: What starts a line, moves a terminal's cursor, or cannot be written.
+BAD = ["\n", "\r", "\x0b", "\0", "\x1b[31m", "\x7f", "\x85", "\x9b", "\u2028", "\u202e", "\udcff"]
+
+
+def record(message: str, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("plain.server", logging.INFO, "", 0, message, (), None)
+    vars(made).update(extra)
+    return made
+
+
+class SafeKeyValue(KeyValueFormatter):
+    _format_value = staticmethod(safe_values(KeyValueFormatter._format_value))
+    format = safe_lines(KeyValueFormatter.format)
+
+
+class SafeJson(JSONFormatter):
+    format = safe_lines(JSONFormatter.format)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=ascii)
+def test_bad_characters_are_escaped_in_values(bad: str) -> None:
+    line = SafeKeyValue("%(message)s %(keyvalue)s").format(record("Request", path=f"/{bad}x"))
+    assert line.isprintable()
+    assert line == f'Request path="/\\u{ord(bad[0]):04x}{bad[1:]}x"'
+    text = SafeJson("%(json)s").format(record("Request", path=f"/{bad}x"))
+    assert text.isprintable()
+    assert json.loads(text)["path"] == f"/{bad}x"
+
+
+@pytest.mark.parametrize("text", ["é", "日本語\u3000", "\U0001f600", "a\u00a0b", "a b", 'a"b'])
+def test_text_is_left_alone(text: str) -> None:
+    for safe, plain in ((SafeKeyValue, KeyValueFormatter), (SafeJson, JSONFormatter)):
+        line = "%(message)s %(keyvalue)s" if safe is SafeKeyValue else "%(json)s"
+        for extra in ({}, {"path": text}):
+            made = record(f"several\n\tlines \x1b[1m{text}", **extra)
+            assert safe(line).format(made) == plain(line).format(made)
+
+
+@pytest.mark.parametrize("log_format", ["keyvalue", "json"])
+def test_no_client_writes_a_line_of_its_own(serve: Callable[..., Server], log_format: str) -> None:
+    server = serve(env={"PLAIN_LOG_FORMAT": log_format})
+    forged = "%0a[WARNING] forged%1b[31m%c2%9b%e2%80%a8".replace(" ", "%20")
+    with RawClient(server) as client:
+        agent = ("user-agent", b"a\xff\xc2\x9bb")
+        paths = (f"/{forged}", f"/middleware-error{forged}", f"/../{forged}")
+        for path in paths:
+            client.expect_response(client.open(request_fields(path, "GET", agent)))
+        client.request("/?last")
+    with server.connect("http/1.1") as sock:
+        for path in paths:
+            head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: \x9b\xff\r\n"
+            sock.sendall(f"{head}\r\n".encode("latin-1"))
+        sock.sendall(b"GET /?last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        while sock.recv(65536):
+            pass
+    log = server.log()
+    assert log.count("%0a[WARNING]%20forged%1b[31m") >= 6
+    assert all(line.isprintable() for line in log.split("\n"))
+    assert not any(line.startswith("[WARNING] forged") for line in log.split("\n"))
+    assert "Logging error" not in log
+    # Plain's own lines have the path decoded.
+    escaped = r"\u000a" if log_format == "keyvalue" else r"\n"
+    assert f"{escaped}[WARNING] forged" in log
+
+
+def test_a_greenlets_request_is_named_as_it_came(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with RawClient(server) as client:
+        stream_id = client.open(request_fields("/sl%65ep?s=2"))
+        client.request("/")
+        server.worker().send_signal(signal.SIGUSR2)
+        server.wait_log("requests, ")
+        assert "Greenlet of GET /sl%65ep (" in server.log()
+        assert client.expect_response(stream_id).status == 200

@@ -1,0 +1,88 @@
+"""The parsers that stand for Plain's: the same results, and in a time that has a bound."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plain.http.request import MediaType
+from plain.server.http.request import _decode_path
+from plain.utils.http import _parseparam
+
+from plain_gevent_h2 import parsers
+
+#: Pieces of UTF-8, whole and broken: the bytes that decoding turns on.
+UTF8 = st.sampled_from(
+    rb"61 25 2f 80 bf c0 c3 c3a9 e282 e282ac ed eda080 f09f98 f09f9880 f490 fe ff".split()
+).map(lambda piece: bytes.fromhex(piece.decode()))
+
+
+@given(st.lists(st.one_of(UTF8, st.binary(max_size=4)), max_size=30).map(b"".join))
+def test_paths_are_decoded_as_plain_does(path: bytes) -> None:
+    assert parsers.decode_path(path) == _decode_path(path)
+
+
+@given(st.lists(st.sampled_from([";", '"', "\\", '\\"', "=", "a", " ", "\t"]), max_size=60))
+def test_parameters_are_split_as_plain_does(pieces: list[str]) -> None:
+    value = ";" + "".join(pieces)
+    assert list(parsers.split_parameters(value)) == list(_parseparam(value))
+
+
+class Request:
+    def __init__(self, **headers: str) -> None:
+        self.headers = headers
+
+
+@given(
+    st.lists(
+        st.sampled_from(["text/html", "*/*", "a", "", " ", "a/b;q=0.5", "a/b;c=d;q=0", ";q=1"]),
+        max_size=parsers.MAX_MEDIA_TYPES,
+    )
+)
+def test_media_types_are_those_of_plain(tokens: list[str]) -> None:
+    header = ",".join(tokens)
+    types = [MediaType(token) for token in header.split(",") if token.strip()]
+    plains = sorted(types, key=lambda t: t.quality, reverse=True)
+    ours = parsers.accepted_types(Request(Accept=header))
+    assert [str(t) for t in ours] == [str(t) for t in plains]
+
+
+def test_without_accept_all_types_are() -> None:
+    assert [str(t) for t in parsers.accepted_types(Request())] == ["*/*"]
+
+
+def test_past_their_number_media_types_and_parameters_are_not_looked_at() -> None:
+    many = parsers.MAX_MEDIA_TYPES + 1
+    types = parsers.accepted_types(Request(Accept=",".join(f"a/{i}" for i in range(many))))
+    assert [t.sub_type for t in types] == [str(i) for i in range(many - 1)]
+    parts = list(parsers.split_parameters(";a" * (parsers.MAX_PARAMETERS + 10)))
+    assert len(parts) == parsers.MAX_PARAMETERS + 1
+    assert parts[-1] == ";".join("a" * 10)
+
+
+#: What makes Plain's parsers quadratic, so many times.
+INPUTS: dict[str, Callable[[int], object]] = {
+    "path": lambda n: parsers.decode_path(b"\xff" * n),
+    "quoted": lambda n: list(parsers.split_parameters(';"' + ";" * n)),
+    "backslashes": lambda n: list(parsers.split_parameters(';"' + '\\";' * n)),
+    "parameters": lambda n: list(parsers.split_parameters(";a" * n)),
+    "accept": lambda n: parsers.accepted_types(Request(Accept="a," * n)),
+}
+
+
+def seconds(function: Callable[[int], object], n: int) -> float:
+    """The least of several: what else the machine does comes on top."""
+    taken = []
+    for _ in range(5):
+        started = time.thread_time()
+        function(n)
+        taken.append(time.thread_time() - started)
+    return min(taken)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_time_grows_no_faster_than_the_input(name: str) -> None:
+    """Of 16 times as much, 256 times for one that is quadratic."""
+    few, many = seconds(INPUTS[name], 10_000), seconds(INPUTS[name], 160_000)
+    assert many < 64 * few
