@@ -48,7 +48,7 @@ from .limits import (
 from .send_timeout import SEND_TIMEOUT_UNDER_PRESSURE, send_timeout
 from .state_machine import HeadersDiscarded, error_code, h2_connection
 from .stream import ClientGone, release
-from .tls import RECV_SIZE, TlsSocket, close_our_side
+from .tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
 from .writer import HIGH_WATER, MAX_UNSENT, SendBuffer, Writer, unsent
@@ -138,6 +138,9 @@ class Http2Connection:
             2 * worker.config.max_header_list_size,
         )
         self._turn_began = self._opened_at  # monotonic
+        # Bytes taken from the socket at once: many for a body alone, since a connection that is
+        # slowed down holds them for as long (100 held 80 MB).
+        self._recv_size = RECORD_SIZE
         self.penalties = 0  # see `PenaltyBox`
         self._block_charged = 0  # bytes of an unfinished header block, in the header budget
         self._requests = 0
@@ -207,6 +210,7 @@ class Http2Connection:
         self._writer.wake()
         self._writer.wait_for_room()
         if self._is_unwelcome():
+            self._recv_size = RECORD_SIZE
             took = time.monotonic() - self._turn_began
             self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * took))
         else:
@@ -235,7 +239,7 @@ class Http2Connection:
     def _recv(self) -> bytes:
         self._receiving = True
         try:
-            return self._sock.recv(RECV_SIZE)
+            return self._sock.recv(self._recv_size)
         finally:
             self._receiving = False
 
@@ -457,6 +461,7 @@ class Http2Connection:
     def _data_received(self, event: events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
         size = event.flow_controlled_length or 0
+        self._recv_size = RECV_SIZE
         if stream is not None:
             if stream.websocket is not None and event.data:
                 size -= len(event.data)  # the rest when the view has taken them

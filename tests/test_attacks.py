@@ -263,6 +263,25 @@ def test_an_honest_client_among_those_that_are_slowed_down(server: Server) -> No
         wait_for(lambda: "too many penalties" in server.log(), "end of some")
 
 
+def test_300_connections_that_flood_at_once(server: Server, memory: int) -> None:
+    """What those that are slowed down have sent stays where it is: 80 MB of theirs were read."""
+    flood = raw.PREFACE + raw.settings() + raw.ping() * 15_000
+    with ExitStack() as stack, Client(server) as client:
+        attackers = [stack.enter_context(server.connect("h2")) for _ in range(300)]
+        worker = server.worker()
+        most = 0
+        for attacker in attackers:
+            attacker.setblocking(False)
+            with suppress(OSError):
+                attacker.send(flood)
+            most = max(most, worker.memory_info().rss)
+        for _ in range(REQUESTS):
+            latency(client)
+            most = max(most, worker.memory_info().rss)
+        assert most < memory + GROWTH
+    comes_back(server, memory)
+
+
 #: Frames of a WebSocket, masked with zeros: a message's first, and more of the same.
 WEBSOCKET_FLOODS = {
     "empty-fragments": (b"\x02\x80\0\0\0\0", b"\0\x80\0\0\0\0"),
