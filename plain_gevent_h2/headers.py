@@ -78,7 +78,7 @@ class PathTooLong(HeadersTooLarge):
 class RequestHead:
     """A request's header fields, checked.
 
-    `fields` has them all but `:scheme`, pseudo-header fields first, names in lower case.
+    `fields` has them all, pseudo-header fields first, names in lower case.
     """
 
     method: str
@@ -121,8 +121,9 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
         raise HeadersTooLarge(f"{len(fields)} header fields of {size} bytes")
     _check_sizes(cookies, pseudo.get(b":path", b""))
     _check_pseudo_headers(pseudo, once.get(b"host"))
-    # A client's claim. The request came over TLS or it did not, and views believe Plain's scheme.
-    fields.remove((":scheme", pseudo[b":scheme"].decode("ascii")))
+    if pseudo[b":scheme"] == b"http":
+        # A client's claim, which views would believe: HTTP/2 comes over TLS here.
+        fields[fields.index((":scheme", "http"))] = (":scheme", "https")
     if b":protocol" in pseudo:
         return _extended_connect(pseudo, fields)
     return RequestHead(
@@ -135,9 +136,10 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
 
 def _check_sizes(cookies: list[bytes], path: bytes) -> None:
     """What Plain's parsers take long for has limits of its own."""
-    cookie_size = sum(map(len, cookies))
-    if len(cookies) > LIMIT_COOKIE_FIELDS or cookie_size > LIMIT_COOKIE_SIZE:
-        raise HeadersTooLarge(f"{len(cookies)} cookies of {cookie_size} bytes")
+    if cookies:
+        cookie_size = sum(map(len, cookies))
+        if len(cookies) > LIMIT_COOKIE_FIELDS or cookie_size > LIMIT_COOKIE_SIZE:
+            raise HeadersTooLarge(f"{len(cookies)} cookies of {cookie_size} bytes")
     if len(path) > LIMIT_PATH_SIZE:
         raise PathTooLong(f"{len(path)} bytes of path and query")
 
