@@ -77,7 +77,7 @@ class PathTooLong(HeadersTooLarge):
 class RequestHead:
     """A request's header fields, checked.
 
-    `fields` has them all but `:scheme`, pseudo-header fields first, names in lower case.
+    `fields` has them all, pseudo-header fields first, names in lower case.
     """
 
     method: str
@@ -122,8 +122,9 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
         raise HeadersTooLarge(f"{len(fields)} header fields of {size} bytes")
     _check_sizes(cookies, pseudo.get(b":path", b""))
     _check_pseudo_headers(pseudo, once.get(b"host"))
-    # A client's claim. The request came over TLS or it did not, and views believe Plain's scheme.
-    fields.remove((":scheme", pseudo[b":scheme"].decode("ascii")))
+    if pseudo[b":scheme"] == b"http":
+        # A client's claim, which views would believe: HTTP/2 comes over TLS here.
+        fields[fields.index((":scheme", "http"))] = (":scheme", "https")
     if b":protocol" in pseudo:
         return _extended_connect(pseudo, fields, size)
     return RequestHead(
@@ -137,10 +138,10 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
 
 def _check_sizes(cookies: list[bytes], path: bytes) -> None:
     """What Plain's parsers take long for has limits of its own."""
-    if len(cookies) > LIMIT_COOKIE_FIELDS:
-        raise HeadersTooLarge(f"{len(cookies)} cookies")
-    if sum(cookie.count(b";") + cookie.count(b"\\") for cookie in cookies) > LIMIT_COOKIE_PARTS:
-        raise HeadersTooLarge("cookies of too many parts")
+    if cookies:
+        parts = sum(cookie.count(b";") + cookie.count(b"\\") for cookie in cookies)
+        if len(cookies) > LIMIT_COOKIE_FIELDS or parts > LIMIT_COOKIE_PARTS:
+            raise HeadersTooLarge(f"{len(cookies)} cookies of {parts} parts")
     if len(path) > LIMIT_PATH_SIZE:
         raise PathTooLong(f"{len(path)} bytes of path and query")
 
