@@ -81,8 +81,9 @@ class Http2Stream(Stream):
     def release_headers(self) -> None:
         """Nobody needs the request's header fields any more."""
         self.headers = []
-        self.worker.header_budget.release(self.connection, self.header_bytes)
-        self.header_bytes = 0
+        if self.header_bytes:
+            self.worker.header_budget.release(self.connection, self.header_bytes)
+            self.header_bytes = 0
 
     # -- the verbs of Stream --------------------------------------------------
 

@@ -323,8 +323,7 @@ def mend_logs() -> None:
 
     keyvalue: Any = formatters.KeyValueFormatter
     as_json: Any = formatters.JSONFormatter
-    keyvalue._format_value = staticmethod(safe_values(keyvalue._format_value))
-    keyvalue.format = safe_lines(keyvalue.format)
+    keyvalue.format = safe_values(keyvalue.format, formatters._get_context)
     as_json.format = safe_lines(as_json.format)
 
 

@@ -289,12 +289,14 @@ class Pipeline:
         return _Handled164(request, response, context, self._bridge)
 
     def _run(self, handler: Any, request: "Request", context: contextvars.Context) -> Any:
-        result = context.run(handler._run_sync_pipeline, request)
-        if not isinstance(result, base._AsyncViewPending):
-            return context.run(_accepts_or_refuses, result)
-        response = self._bridge.run(_await_view(handler, request, result), context)
-        response = context.run(handler._finish_pipeline, request, response, result.ran_before)
-        return context.run(_accepts_or_refuses, response)
+        response = context.run(handler._run_sync_pipeline, request)
+        if isinstance(response, base._AsyncViewPending):
+            pending = response
+            response = self._bridge.run(_await_view(handler, request, pending), context)
+            response = context.run(handler._finish_pipeline, request, response, pending.ran_before)
+        if _is_connect in context:
+            return context.run(_accepts_or_refuses, response)
+        return response
 
 
 class _NoWebSocket(View):
@@ -315,7 +317,7 @@ def _no_websocket() -> "Response":
 
 def _accepts_or_refuses(response: "Response") -> "Response":
     """An extended CONNECT gets a 405 in place of a page that a middleware gives to everybody."""
-    if not _is_connect.get() or not 200 <= response.status_code < 300:
+    if not 200 <= response.status_code < 300:
         return response
     response.close()
     return _no_websocket()

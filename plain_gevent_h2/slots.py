@@ -118,7 +118,7 @@ class Slots:
         """
         while self._idle:
             greenlet, references = self._pop_idle()
-            if references == self._references:
+            if references == self._references + greenlet.links_to_call:
                 self._least_idle = min(self._least_idle, len(self._idle))
                 return greenlet
             greenlet.end()
@@ -180,6 +180,7 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
         self._idle = False
         self._is_ending = False
         self._stream_links: list[Callable[[Any], object]] = []
+        self.links_to_call = 0  # of the stream before, each a reference to this greenlet
 
     def rawlink(self, callback: Callable[[Any], object]) -> None:
         """Call `callback` in the hub when the stream is over."""
@@ -228,8 +229,13 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
     def _notify_stream_links(self) -> None:
         if self._stream_links:
             links, self._stream_links = self._stream_links, []
-            for callback in links:
-                gevent.get_hub().loop.run_callback(callback, self)
+            self.links_to_call += len(links)
+            for link in links:
+                gevent.get_hub().loop.run_callback(self._call_link, link)
+
+    def _call_link(self, link: Callable[[Any], object]) -> None:
+        self.links_to_call -= 1
+        link(self)
 
     def _wait(self) -> None:
         self._idle = True

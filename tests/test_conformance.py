@@ -1725,7 +1725,7 @@ class TestHeaderFields:
             assert client.expect_response(other).status == 200
             expect_serving(client)
 
-    @pytest.mark.parametrize(("more", "status"), [("a" * 50_000, 200), (";", 431), ("\\", 431)])
+    @pytest.mark.parametrize(("more", "status"), [("a" * 10_000, 200), (";", 431), ("\\", 431)])
     def test_limit_of_cookies(self, server: Server, more: str, status: int) -> None:
         with RawClient(server) as client:
             cookies = [("cookie", ";" * 2000), ("cookie", "\\" * 2000), ("cookie", more)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from harness import Server
-from plain.logs.formatters import JSONFormatter, KeyValueFormatter
+from plain.logs.formatters import JSONFormatter, KeyValueFormatter, _get_context
 from raw import RawClient, request_fields
 
 from plain_gevent_h2.log_lines import safe_lines, safe_values
@@ -23,8 +23,7 @@ def record(message: str, **extra: object) -> logging.LogRecord:
 
 
 class SafeKeyValue(KeyValueFormatter):
-    _format_value = staticmethod(safe_values(KeyValueFormatter._format_value))
-    format = safe_lines(KeyValueFormatter.format)
+    format = safe_values(KeyValueFormatter.format, _get_context)
 
 
 class SafeJson(JSONFormatter):

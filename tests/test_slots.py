@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from plain_gevent_h2.slots import Slots
+from plain_gevent_h2.slots import AHEAD, STREAMS_IN_A_TURN, Slots
 
 
 class Stream:
@@ -65,6 +65,24 @@ def test_a_greenlet_runs_one_stream_after_another(slots: Slots) -> None:
     assert run(slots, lambda: gevent.sleep(0)).ran_in == first.ran_in
     assert run(slots, threading.current_thread).ran_in == first.ran_in
     assert run(slots).ran_in == first.ran_in
+
+
+def test_links_that_are_still_to_be_called_are_no_leftovers(slots: Slots) -> None:
+    """As those of each request that logs: `threading.current_thread()` makes one."""
+    ran_in = []
+
+    def view() -> None:
+        current: Any = gevent.getcurrent()
+        current.rawlink(lambda _greenlet: None)
+        ran_in.append(id(current))
+
+    streams = [Stream(view) for _ in range(100)]
+    slots.run(Source(*streams))
+    assert streams[-1].over.wait(10)
+    more = [Stream(view) for _ in range(100)]
+    slots.run(Source(*more))  # none of the links above was called
+    assert more[-1].over.wait(10)
+    assert len(set(ran_in)) <= AHEAD + STREAMS_IN_A_TURN
 
 
 class TestLeftovers:
