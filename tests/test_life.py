@@ -467,6 +467,15 @@ def test_what_a_request_leaves_running_hits_no_other(
     assert "Traceback" not in server.log()
 
 
+def test_greenlets_run_one_request_after_another(serve: Serve) -> None:
+    """Each logs its access, for which `threading` links to its greenlet."""
+    with Client(serve()) as client:
+        for _ in range(10):
+            streams = [client.send("/life/turn") for _ in range(100)]
+            turns = [int(answer.body) for answer in client.finish(*streams)]
+    assert min(turns) > 1
+
+
 def test_who_left_while_all_places_are_taken_is_forgotten(serve: Serve) -> None:
     """1,500 connections that sent a request and left took 35 MB until there was a place."""
     server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})

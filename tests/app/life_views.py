@@ -147,6 +147,15 @@ class RaiseInBody(View):
         return StreamingResponse(body(), content_type="text/plain")
 
 
+class Turn(View):
+    """How many requests this greenlet has run, this one included."""
+
+    def get(self) -> Response:
+        current: Any = gevent.getcurrent()
+        current.turns = getattr(current, "turns", 0) + 1
+        return text(str(current.turns))
+
+
 class Leave(View):
     """Leaves something that will raise in its greenlet."""
 
@@ -189,6 +198,7 @@ urls: tuple[Any, ...] = (
     path("life/quiet", Quiet),
     path("life/raise", Raise),
     path("life/raise-in-body", RaiseInBody),
+    path("life/turn", Turn),
     path("life/leave", Leave),
     path("life/sabotage", Sabotage),
 )
