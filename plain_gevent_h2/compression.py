@@ -160,8 +160,11 @@ class BoundedDecoder(Decoder):
     64 KiB, and again as much for their Huffman code.
     """
 
-    def __init__(self, max_header_list_size: int) -> None:
+    def __init__(self, max_header_list_size: int, max_huffman: int | None = None) -> None:
+        """`max_huffman`: bytes of Huffman code in a block, each of which takes 80 ns."""
         super().__init__(max_header_list_size)
+        self._max_huffman = max_header_list_size if max_huffman is None else max_huffman
+        self._huffman_left = 0  # of the block under way
         self.header_table.dynamic_entries = _Entries()  # type: ignore[assignment]
         self._lists = _Memo[bytes, list[HeaderTuple]]()
 
@@ -180,6 +183,7 @@ class BoundedDecoder(Decoder):
 
     def _decode(self, block: bytes) -> list[HeaderTuple]:
         fields: list[HeaderTuple] = []
+        self._huffman_left = self._max_huffman
         pos = lines = size = 0
         while pos < len(block):
             lines += 1
@@ -216,13 +220,26 @@ class BoundedDecoder(Decoder):
         if index:
             name = table.get_by_index(index)[0]
         else:
-            name, pos = _string(block, pos)
-        value, pos = _string(block, pos)
+            name, pos = self._string(block, pos)
+        value, pos = self._string(block, pos)
         if first & 0x40:
             table.add(name, value)
         elif first & 0x10:
             return NeverIndexedHeaderTuple(name, value), pos
         return HeaderTuple(name, value), pos
+
+    def _string(self, block: bytes, pos: int) -> tuple[bytes, int]:
+        """A string literal (RFC 7541 section 5.2), and what is after it."""
+        length, start = _integer(block, pos, 0x7F)
+        string = block[start : start + length]
+        if len(string) < length:
+            raise HPACKDecodingError("truncated string")
+        if block[pos] & 0x80:
+            self._huffman_left -= length
+            if self._huffman_left < 0:
+                raise OversizedHeaderListError("too much of Huffman's code")
+            string = huffman.decode(string)
+        return string, start + length
 
 
 def _integer(block: bytes, pos: int, mask: int) -> tuple[int, int]:
@@ -244,12 +261,3 @@ def _integer(block: bytes, pos: int, mask: int) -> tuple[int, int]:
     except IndexError:
         raise HPACKDecodingError("truncated integer") from None
     raise HPACKDecodingError("integer too long")
-
-
-def _string(block: bytes, pos: int) -> tuple[bytes, int]:
-    """A string literal (RFC 7541 section 5.2), and what is after it."""
-    length, start = _integer(block, pos, 0x7F)
-    string = block[start : start + length]
-    if len(string) < length:
-        raise HPACKDecodingError("truncated string")
-    return huffman.decode(string) if block[pos] & 0x80 else string, start + length

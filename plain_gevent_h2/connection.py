@@ -31,6 +31,7 @@ from .header_budget import FREE, size_to_charge
 from .headers import (
     HeadersTooLarge,
     MalformedRequest,
+    PathTooLong,
     RequestHead,
     check_trailers,
     parse_request,
@@ -38,7 +39,7 @@ from .headers import (
 from .http2_stream import Http2Stream
 from .limits import (
     DATA_ON_CLOSED_STREAM,
-    LONG_HEADERS,
+    LONG_PATH_COST,
     OVERSIZED_HEADERS_COST,
     RESET_FRAME,
     RESET_FRAMES_FOR_RESPONSE,
@@ -51,7 +52,7 @@ from .stream import ClientGone, release
 from .tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
-from .writer import HIGH_WATER, MAX_UNSENT, SendBuffer, Writer, unsent
+from .writer import HIGH_WATER, MAX_UNREAD_RESPONSES, SendBuffer, Writer, unsent
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -65,8 +66,13 @@ _READ = 1  # a loop's io watcher: readable
 #: Seconds a client has to send its connection preface.
 PREFACE_TIMEOUT = 10.0
 
-#: Bytes of a header block that are not counted while its end is still to come: a frame's.
+#: Bytes of a header block that are not counted while its end is still to come: a frame's. And
+#: seconds in which the end has to come, as for a head of HTTP/1.1.
 BLOCK_NOT_CHARGED = 16 * 1024
+BLOCK_TIMEOUT = 10.0
+
+#: Seconds that a byte of a header block takes at worst: one of Huffman's code.
+DECODING_A_BYTE = 80e-9
 
 #: What a client may still send after a complete response to a request that is not
 #: complete (RFC 9113 section 8.1): past these bytes or seconds the stream is reset with
@@ -85,7 +91,8 @@ PENALTY = 0.002
 PENALTY_FOR_TURN = 4
 
 #: Sweeps, of a second each, in which a client should have taken the whole responses that it has
-#: asked for, while those of all connections are past `MAX_UNSENT`.
+#: asked for, while those of all connections are past
+#: `MAX_UNREAD_RESPONSES`.
 SWEEPS_TO_TAKE = 4
 
 #: Seconds for which the drain of a busy connection waits until no stream is open. Clients
@@ -142,7 +149,7 @@ class Http2Connection:
         # slowed down holds them for as long (100 held 80 MB).
         self._recv_size = RECORD_SIZE
         self.penalties = 0  # see `PenaltyBox`
-        self._block_charged = 0  # bytes of an unfinished header block, in the header budget
+        self._block_since: float | None = None  # monotonic, of a header block without its end
         self._requests = 0
         self._last_stream_id = 0  # the highest stream that was not refused
 
@@ -215,6 +222,7 @@ class Http2Connection:
             self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * took))
         else:
             give_way()
+            self.penalties = 0
         self._turn_began = time.monotonic()
 
     def _is_unwelcome(self) -> bool:
@@ -232,8 +240,9 @@ class Http2Connection:
         self._close_for_abuse("too many bytes of header fields")
 
     def _close_for_abuse(self, reason: str) -> None:
-        report_abuse(self.client, reason)
-        self._close(ErrorCodes.ENHANCE_YOUR_CALM, reason.encode())
+        if self._closing_since is None and not self._aborted:
+            report_abuse(self.client, reason)
+            self._close(ErrorCodes.ENHANCE_YOUR_CALM, reason.encode())
         self.worker.penalty_box.leave(self)
 
     def _recv(self) -> bytes:
@@ -246,7 +255,7 @@ class Http2Connection:
     def _over(self) -> None:
         self._aborted = True
         self._let_go_of_streams()
-        self._charge_block(0)
+        self.worker.header_budget.forget(self)
         self.worker.slots.leave(self)
         self._writer.close()
         self._sock.close()
@@ -276,13 +285,13 @@ class Http2Connection:
                     self._fault_on_stream(item)
                 elif isinstance(item, GoAway):
                     self._client_goes_away()
-                elif item:
+                elif item and self._may_decode():
                     self._receive_frames(item)
                 if time.monotonic() > self._turn_began + TURN:
                     self._give_way()
                 if self._closing_since is not None or self._aborted:
                     return
-            self._charge_block(max(0, self._frames.unfinished_block - BLOCK_NOT_CHARGED))
+            self._count_unfinished_block()
         except ConnectionFault as fault:
             self._connection_fault(fault)
 
@@ -293,15 +302,22 @@ class Http2Connection:
         log.debug("HTTP/2 connection fault", extra={"client": self.client, "error": str(fault)})
         self._close(fault.code, fault.reason.encode())
 
-    def _charge_block(self, size: int) -> None:
-        """Have `size` bytes of an unfinished header block counted. Raises `ConnectionFault`."""
-        if size == self._block_charged:
-            return
-        budget = self.worker.header_budget
-        budget.release(self, self._block_charged)
-        self._block_charged = size if budget.charge(self, size) else 0
-        if self._block_charged < size:
-            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many unfinished headers")
+    def _may_decode(self) -> bool:
+        """Wait before a long header block is decoded, if need be; False if that was the end."""
+        size = self._frames.take_finished_block()
+        if self.worker.header_budget.must_wait(size):
+            takes = size * DECODING_A_BYTE
+            self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * takes))
+            self._turn_began = time.monotonic()
+        return self._closing_since is None and not self._aborted
+
+    def _count_unfinished_block(self) -> None:
+        size = self._frames.unfinished_block
+        if size and self._block_since is None:
+            self._block_since = time.monotonic()
+        elif not size:
+            self._block_since = None
+        self.worker.header_budget.unfinished(self, max(0, size - BLOCK_NOT_CHARGED))
 
     def _receive_frames(self, data: bytes) -> None:
         try:
@@ -368,7 +384,8 @@ class Http2Connection:
             self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         except HeadersTooLarge as exc:
-            self._budgets.spend(FrameType.RST_STREAM, OVERSIZED_HEADERS_COST)
+            cost = LONG_PATH_COST if isinstance(exc, PathTooLong) else OVERSIZED_HEADERS_COST
+            self._budgets.spend(FrameType.RST_STREAM, cost)
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
             self._open(Http2Stream(self, stream_id, RequestHead(method, "/", None, [])))
@@ -394,7 +411,6 @@ class Http2Connection:
 
     def _take_long_headers(self, stream: Http2Stream, head: RequestHead) -> bool:
         """Count what the request's header fields take; whether there is room for them."""
-        self._budgets.slow_down(LONG_HEADERS, head.size - FREE)
         size = size_to_charge(head.fields, head.size)
         if self.worker.header_budget.charge(self, size):
             stream.header_bytes = size
@@ -580,10 +596,10 @@ class Http2Connection:
         Only while other connections leave too much as well. It may leave what it takes in a few
         seconds: who reads is not held up.
         """
-        if unsent.size <= MAX_UNSENT:
+        if unsent.size <= MAX_UNREAD_RESPONSES:
             return False
         streams = self._streams.values()
-        if unsent.size - sum(stream.buffer.size for stream in streams) <= MAX_UNSENT:
+        if unsent.size - sum(stream.buffer.size for stream in streams) <= MAX_UNREAD_RESPONSES:
             return False
         if any(stream.greenlet is not None and not stream.started_at for stream in streams):
             return True  # one after another: what they will leave is not known yet
@@ -732,7 +748,7 @@ class Http2Connection:
 
     def _close(self, code: ErrorCodes, reason: bytes = b"") -> None:
         """Send the final GOAWAY if it is still to be sent, then close, our side first."""
-        if self._closing_since is not None:
+        if self._closing_since is not None or self._aborted:
             return
         self._closing_since = time.monotonic()
         self._closing_code = code
@@ -781,6 +797,8 @@ class Http2Connection:
             else:
                 log.debug("Client does not read", extra={"client": self.client})
             self.abort()
+        elif self._block_since is not None and now - self._block_since > BLOCK_TIMEOUT:
+            self._close_for_abuse("header block without an end")
         elif self._drain_since is not None:
             self._sweep_drain(now, self._drain_since)
         elif self._idle_since is not None:

@@ -151,6 +151,7 @@ class FrameReader:
         self._block_stream_id = 0
         self._continuations = 0  # of that block
         self._block_size = 0  # its bytes so far
+        self._finished_block = 0  # bytes of the longest that has ended lately
         self._highest_stream_id = 0  # that the peer has opened
 
     @property
@@ -162,6 +163,11 @@ class FrameReader:
     def unfinished_block(self) -> int:
         """Bytes of a header block whose end is still to come."""
         return self._block_size if self._block_stream_id else 0
+
+    def take_finished_block(self) -> int:
+        """Bytes of the longest header block that has ended since this was last called."""
+        size, self._finished_block = self._finished_block, 0
+        return size
 
     def feed(self, data: bytes) -> Iterator[bytes | StreamFault | GoAway]:
         """Yield what is complete: bytes for `h2`, and frames that it should not see.
@@ -178,7 +184,7 @@ class FrameReader:
                 kind, flags, stream_id, end = header
                 self._check_order(kind, flags, stream_id)
                 if kind in _HEADER_BLOCK:
-                    self._check_block(kind, end - pos - FRAME_HEADER_SIZE)
+                    self._check_block(kind, flags, end - pos - FRAME_HEADER_SIZE)
                 if kind not in _UNLIMITED:
                     self._spend(kind)
                 if kind == FrameType.HEADERS and stream_id > self._highest_stream_id:
@@ -255,12 +261,14 @@ class FrameReader:
         self._preface_seen = True
         return True
 
-    def _check_block(self, kind: int, size: int) -> None:
+    def _check_block(self, kind: int, flags: int, size: int) -> None:
         """Give up on a header block that is too long, before any of it is decoded."""
         self._block_size = size + (self._block_size if kind == FrameType.CONTINUATION else 0)
         if self._block_size > self._max_block_size:
             reason = f"header block of more than {self._max_block_size} bytes"
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, reason)
+        if flags & END_HEADERS:
+            self._finished_block = max(self._finished_block, self._block_size)
 
     def _check_order(self, kind: int, flags: int, stream_id: int) -> None:
         """What may come next, whatever is in it (RFC 9113 sections 3.4 and 6.10)."""

@@ -13,14 +13,26 @@ from plain.logs import get_framework_logger
 
 log = get_framework_logger("plain.server")
 
-#: Bytes of one request that are not counted, and never refused. Its stream takes as many.
-FREE = 4096
+#: Bytes of one request that are not counted, and never refused: those of an honest one, mostly. Its
+#: stream takes more.
+FREE = 8 * 1024
 
 #: Bytes that a worker may hold. A request past them is answered with a 503.
 LIMIT = 16 * 1024 * 1024
 
+#: The part of them that is for connections which hold little (in bytes): a few that hold much do
+#: not keep out all others.
+RESERVED_SHARE = 0.25
+LITTLE = 256 * 1024
+
 #: The part of them from which on the connection that holds most is closed, to make room.
 LARGEST = 0.5
+
+#: Bytes of a header block, as sent, from which on the time to decode it is counted (1 ms), and
+#: bytes of such that a worker decodes at once and a second before those who send them have to wait.
+LONG_BLOCK = 16 * 1024
+LONG_BLOCKS_BURST = 2 * 1024 * 1024
+LONG_BLOCKS_PER_SECOND = 512 * 1024
 
 #: Seconds between two log lines that say so.
 LOG_INTERVAL = 60.0
@@ -32,7 +44,7 @@ class Holder(Protocol):
     """A connection, as far as its requests' headers are counted."""
 
     def close_for_headers(self) -> None:
-        """Close for what its requests' headers take, and release it."""
+        """Close for what its requests' headers take, and release what can be."""
 
 
 class HeaderBudget:
@@ -40,32 +52,83 @@ class HeaderBudget:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._held: dict[Holder, int] = {}  # without those that were closed for it
         self.used = 0  # bytes
+        # Of requests, without those whose connection is over or was closed for it: their views
+        # keep theirs until they return.
+        self._held: dict[Holder, int] = {}
+        # Of heads and header blocks whose end is still to come; who began first is first.
+        self._unfinished: dict[Holder, int] = {}
         self._logged_at = -LOG_INTERVAL  # monotonic
+        self._long_left: float = LONG_BLOCKS_BURST
+        self._filled_at = 0.0  # monotonic
 
-    def charge(self, holder: Holder | None, size: int) -> bool:
-        """Count `size` bytes for `holder` (None has one request at most), if there is room.
+    def charge(self, holder: Holder, size: int) -> bool:
+        """Count `size` bytes for a request of `holder`, if there is room for them.
 
-        If there is none, a connection that holds most of it is closed first.
+        Room is made first: by those whose heads do not end, then by who holds most of it.
         """
-        if self.used + size > self._limit:
+        if not size:
+            return True
+        held = self._held.get(holder, 0) + size
+        room = self._limit * (1 if held <= LITTLE else 1 - RESERVED_SHARE) - size
+        self._drop_unfinished(room)
+        if self.used > room:
             self._close_largest()
-        if self.used + size > self._limit:
+        if self.used > room:
             self._log_refusal()
             return False
         self.used += size
-        if holder is not None:
-            self._held[holder] = self._held.get(holder, 0) + size
+        self._held[holder] = held
         return True
 
-    def release(self, holder: Holder | None, size: int) -> None:
+    def release(self, holder: Holder, size: int) -> None:
         """Take back what was charged."""
         self.used -= size
         if size and holder in self._held:
             self._held[holder] -= size
             if not self._held[holder]:
                 del self._held[holder]
+
+    def unfinished(self, holder: Holder, size: int) -> None:
+        """Count `size` bytes of a head whose end is still to come; 0 when it has come.
+
+        The first that were begun are closed for it, `holder` too.
+        """
+        before = self._unfinished.pop(holder, 0) if not size else self._unfinished.get(holder, 0)
+        self.used += size - before
+        if size:
+            self._unfinished[holder] = size
+            self._drop_unfinished(self._limit)
+
+    def forget(self, holder: Holder) -> None:
+        """The connection is over. What its views still hold is released as they return."""
+        self.unfinished(holder, 0)
+        self._held.pop(holder, None)
+
+    def must_wait(self, size: int) -> bool:
+        """Whether who has sent a header block of `size` bytes should wait before it is decoded.
+
+        It counts for the worker, since who attacks may open a connection for each few blocks.
+        """
+        if size <= LONG_BLOCK:
+            return False
+        now = time.monotonic()
+        left = self._long_left + (now - self._filled_at) * LONG_BLOCKS_PER_SECOND
+        self._filled_at = now
+        self._long_left = max(0.0, min(left, LONG_BLOCKS_BURST) - size)
+        return not self._long_left
+
+    def _drop_unfinished(self, most: float) -> None:
+        while self.used > most and self._unfinished:
+            first = next(iter(self._unfinished))
+            self.unfinished(first, 0)
+            first.close_for_headers()
+
+    def _close_largest(self) -> None:
+        largest = max(self._held, key=lambda holder: self._held[holder], default=None)
+        if largest is not None and self._held[largest] > LARGEST * self._limit:
+            del self._held[largest]
+            largest.close_for_headers()
 
     def _log_refusal(self) -> None:
         now = time.monotonic()
@@ -74,12 +137,6 @@ class HeaderBudget:
             log.warning(
                 "Too many bytes of header fields, refusing requests", extra={"held": self.used}
             )
-
-    def _close_largest(self) -> None:
-        largest = max(self._held, key=lambda holder: self._held[holder], default=None)
-        if largest is not None and self._held[largest] > LARGEST * self._limit:
-            del self._held[largest]  # views that run keep theirs until they return
-            largest.close_for_headers()
 
 
 def size_to_charge(fields: Fields, list_size: int) -> int:

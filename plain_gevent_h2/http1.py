@@ -164,21 +164,21 @@ class _Output:
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)
-        unsent.size += len(rest)
+        unsent.http1 += len(rest)
         try:
             while rest:
                 self._progress_at = time.monotonic()
                 self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
                 batch = rest[:BATCH_SIZE]
                 self._sock.sendall(batch)
-                unsent.size -= len(batch)
+                unsent.http1 -= len(batch)
                 rest = rest[BATCH_SIZE:]
         except TimeoutError:
             reset(self._sock)
             raise
         finally:
             self._progress_at = None
-            unsent.size -= len(rest)
+            unsent.http1 -= len(rest)
 
     def stalled(self, now: float) -> float:
         """Seconds for which the send under way has made no progress. Called once a second."""
@@ -363,6 +363,8 @@ class Http1Connection:
 
     def _has_event(self, events: int) -> bool:
         """Whether `poll` has one of `events`, or an error or the end of both sides."""
+        if self._sock.fileno() < 0:  # closed by another greenlet
+            return True
         poll = _poll()
         poll.register(self._sock.fileno(), events)
         return bool(poll.poll(0))
@@ -394,20 +396,25 @@ class Http1Connection:
         finally:
             self._sock.close()
             self._release_head()
+            self.worker.header_budget.forget(self)
             if self._abort_later is not None:
                 self._abort_later.kill(block=False)
         return True
 
     def _charge_head(self, size: int) -> None:
         """Have `size` bytes of the request's head counted. Raises `_NoRoomForHead`."""
-        self._release_head()
-        if not self.worker.header_budget.charge(None, size):
+        if not self.worker.header_budget.charge(self, size):
             raise _NoRoomForHead
         self._head_charged = size
 
     def _release_head(self) -> None:
-        self.worker.header_budget.release(None, self._head_charged)
-        self._head_charged = 0
+        if self._head_charged:
+            self.worker.header_budget.release(self, self._head_charged)
+            self._head_charged = 0
+
+    def close_for_headers(self) -> None:
+        """Make room for other requests' heads."""
+        self.evict()
 
     def _wait_for_request(self) -> bool:
         self._release_head()
@@ -540,7 +547,7 @@ class Http1Connection:
     def _read_head(self) -> bytes | None:
         """A request's line and headers; None if they do not come.
 
-        Raises `LimitRequestHeaders` or `_NoRoomForHead`.
+        Raises `LimitRequestHeaders`.
         """
         buffer, scanned = self._buffer, 0
         self.request_is_head = False
@@ -551,6 +558,7 @@ class Http1Connection:
             if end >= 0 or len(buffer) > MAX_HEAD_SIZE:
                 self.request_is_head = buffer.startswith(b"HEAD ")
             if end >= 0:
+                self.worker.header_budget.unfinished(self, 0)
                 head = bytes(buffer[: end + 4])
                 del buffer[: end + 4]
                 if len(head) > MAX_HEAD_SIZE or head.count(b"\r\n") > MAX_HEAD_LINES:
@@ -558,7 +566,7 @@ class Http1Connection:
                 return head
             if len(buffer) > MAX_HEAD_SIZE:
                 raise LimitRequestHeaders("Request headers exceeded max size")
-            self._charge_head(max(0, len(buffer) - FREE))
+            self.worker.header_budget.unfinished(self, max(0, len(buffer) - FREE))
             scanned = max(0, len(buffer) - 3)
             now = time.monotonic()
             if now >= deadline or (self._drain_since and h1._drain_expired(self.worker)):

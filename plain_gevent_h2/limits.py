@@ -60,12 +60,6 @@ RESET_FRAMES_FOR_RESPONSE = 4
 #: Frames of types that we do not know and ignore (RFC 9113 section 4.1): PRIORITY_UPDATE.
 UNKNOWN_FRAME_LIMIT = Limit(2000, 500)
 
-#: In place of a frame type: bytes of header lists, but for the first 4 KiB of each. Past them a
-#: connection is slowed down, not closed: a browser with 60 KB of cookies may ask for 100 images.
-#: (Decoding and checking 60 KB takes 3 ms.)
-LONG_HEADERS = 0x102
-FRAME_LIMITS[LONG_HEADERS] = Limit(20 * 1024 * 1024, 512 * 1024)
-
 #: What a DATA frame sent adds to the client's budgets of WINDOW_UPDATE (some clients send two
 #: for each) and PING. A frame cut short by the stream's window adds nothing: a client that
 #: opens it byte by byte makes us send a frame for each byte.
@@ -79,6 +73,9 @@ STRAINED = 0.9
 #: What a header list past the limit takes of the budget of resets: decoding one costs as
 #: much as several requests.
 OVERSIZED_HEADERS_COST = 50
+
+#: The same for a path past its limit, which has little else to decode: a page may have several.
+LONG_PATH_COST = 5
 
 
 class Budgets:
@@ -104,12 +101,6 @@ class Budgets:
         if left < 0:
             left = self._refill(kind, left, limit)
         self._left[kind] = left
-
-    def slow_down(self, kind: int, amount: int) -> None:
-        """Count `amount` of `kind`, past whose limit nothing more happens than below it."""
-        self._filled_at.setdefault(kind, time.monotonic())
-        left = self._left.get(kind, FRAME_LIMITS[kind].burst)
-        self._left[kind] = max(0.0, left - amount)
 
     def _refill(self, kind: int, left: float, limit: Limit) -> float:
         now = time.monotonic()

@@ -85,6 +85,8 @@ class BoundedWebSocket(WebSocket):
         self._messages = self._unread = _Messages(transport)
         self._closing: asyncio.Task[None] | None = None
         transport.dropped = self._drop
+        if transport.is_refused:  # before there was anybody to drop it
+            self._drop()
 
     def _drop(self) -> None:
         """The transport may hold no more for this socket: forget what it has, and close it."""

@@ -26,7 +26,6 @@ from plain.views import View
 
 from .asyncio_bridge import AsyncioThread
 from .deadline import limited
-from .messages import BoundedWebSocket
 from .websocket import WebSocketTransport
 
 try:
@@ -45,9 +44,6 @@ log = get_framework_logger("plain.server")
 FILE_BLOCK_SIZE = 256 * 1024
 
 _END: Any = object()
-
-# Plain's runner has no other place to name it.
-vars(plain_websocket)["WebSocket"] = BoundedWebSocket
 
 #: Whether the request is an extended CONNECT, which Plain's views see as an HTTP/1.1 upgrade.
 _is_connect = contextvars.ContextVar("plain_gevent_h2_is_connect", default=False)

@@ -24,6 +24,6 @@ def send_timeout(worker: "GeventWorker", *, holds_place: bool = True) -> float:
     timeout = worker.config.send_timeout
     if holds_place and worker.slots.full:
         return min(timeout, SEND_TIMEOUT_WHEN_FULL)
-    if unsent.size > PRESSURE:
+    if unsent.size + unsent.http1 > PRESSURE:
         return min(timeout, SEND_TIMEOUT_UNDER_PRESSURE)
     return timeout

@@ -293,7 +293,7 @@ def h2_connection(config: Config) -> StateMachine:
         h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
     h2.max_inbound_frame_size = config.max_frame_size
     # A list past our limit but within this one is decoded, and answered with a 431.
-    h2.decoder = BoundedDecoder(2 * config.max_header_list_size)
+    h2.decoder = BoundedDecoder(2 * config.max_header_list_size, config.max_header_list_size)
     h2.receive_data(PREFACE)  # FrameReader checks and keeps the client's
     return h2
 

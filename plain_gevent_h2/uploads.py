@@ -85,10 +85,16 @@ class UploadBudget(BodyBudget):
         """Evict others until `size` more bytes of `upload` fit; False if it is to go itself."""
         if self.limit is None or size > self.limit:
             return False
-        patience = max(PATIENCE, upload.slowness(size))
-        while self.used + size > self.limit:
+        return self._evict(self.limit - size, max(PATIENCE, upload.slowness(size)), upload)
+
+    def make_room_for_websockets(self) -> bool:
+        """Evict uploads until what is counted beside them fits; False if it does not."""
+        return self.limit is None or self._evict(self.limit, PATIENCE, None)
+
+    def _evict(self, most: int, patience: float, asks: Upload | None) -> bool:
+        while self.used > most:
             worst = self._worst()
-            if worst is None or worst is upload or worst.slowness() <= patience:
+            if worst is None or worst is asks or worst.slowness() <= patience:
                 return False
             worst.evict()
         return True
@@ -100,6 +106,10 @@ class UploadBudget(BodyBudget):
             slow = [(slowness, u) for u in self._under_way if (slowness := u.slowness()) > PATIENCE]
             slow.sort(key=lambda pair: pair[0])
             self._ranking = [upload for _, upload in slow]
-        while self._ranking and self._ranking[-1] not in self._under_way:
+        # Some have ended since, or are fast again.
+        while self._ranking and not self._is_slow(self._ranking[-1]):
             self._ranking.pop()
         return self._ranking[-1] if self._ranking else None
+
+    def _is_slow(self, upload: Upload) -> bool:
+        return upload in self._under_way and upload.slowness() > PATIENCE

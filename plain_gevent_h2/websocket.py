@@ -9,12 +9,14 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
-from plain.server.http.sink import BodyBudget
 
 from .asyncio_bridge import AsyncioThread, Call, Mailbox, Pieces
+
+if TYPE_CHECKING:
+    from .uploads import UploadBudget
 
 #: Reads in a turn of one WebSocket: those of some 40 small frames, which keep the GIL for half a
 #: millisecond. Plain's reader never waits while there is more, and the hub would get the GIL back
@@ -75,7 +77,7 @@ class Unread:
     It counts in the worker's budget for bodies, and has a limit of its own.
     """
 
-    def __init__(self, budget: BodyBudget) -> None:
+    def __init__(self, budget: "UploadBudget") -> None:
         self._budget = budget
         self._held: dict[WebSocketTransport, int] = {}  # bytes; without those that hold none
         self._since: dict[WebSocketTransport, float] = {}  # when its view last took some
@@ -99,8 +101,7 @@ class Unread:
 
         Called in greenlets, as to refuse one is to log it.
         """
-        limit = self._budget.limit
-        if limit is not None and self._budget.used > limit:
+        if not self._budget.make_room_for_websockets() and self._held[socket] > MAX_EARLY:
             socket.refuse()
         elif self._size > MAX_UNREAD:
             self._make_room()
@@ -153,6 +154,7 @@ class WebSocketTransport:
         self._kept = 0  # bytes consumed that the view has not taken, as far as is known
         self._less = Event()  # set when some were
         self._is_lost = self._is_draining = False
+        self.is_refused = False
         self._is_void = False  # nothing is held any more: it was refused, or its view has ended
         # The view's.
         self._hub: Mailbox | None = None  # None until serve()
@@ -218,7 +220,7 @@ class WebSocketTransport:
         """Hold nothing for this socket any more, and have it closed."""
         if self._is_void:
             return
-        self._is_void = True
+        self._is_void = self.is_refused = True
         self._taken(self.waiting, 0)
         if self._loop is not None:
             self._loop.post(self._drop)

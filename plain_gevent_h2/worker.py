@@ -103,7 +103,7 @@ class GeventWorker(plain_worker.Worker):
 
         self.config = Config.load(settings, self.app.http_protocols)  # type: ignore[attr-defined]
         # Threads play no part here, so every connection may be kept alive.
-        self.max_keepalived = self.max_connections + 1
+        self.max_keepalived = sys.maxsize
         self.graceful_timeout: float = settings.SERVER_GRACEFUL_TIMEOUT
         self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)

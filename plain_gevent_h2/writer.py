@@ -28,9 +28,11 @@ HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
 
 #: Bytes of all bodies of a worker that may wait to be sent. Past them a view waits until the
-#: last that it gave is framed (10,000 streams whose clients do not read would take 640 MiB), and a
-#: connection that takes little of what it has asked for starts no more.
-MAX_UNSENT = 24 * 1024 * 1024
+#: last that it gave is framed: 10,000 streams whose clients do not read would take 640 MiB.
+MAX_UNSENT = 64 * 1024 * 1024
+
+#: The same past which a connection that takes little of what it has asked for starts no more.
+MAX_UNREAD_RESPONSES = 24 * 1024 * 1024
 
 #: Bytes that the writer frames before it calls the socket. One call for the responses that
 #: finished in one turn of the loop: +30 % to +60 % requests (DESIGN, measured). Then it gives way
@@ -57,13 +59,14 @@ MAX_CONTROL_BACKLOG = 64 * 1024
 class _Unsent:
     """A number that changes for each piece. (Of a class, it would undo CPython's caches for it.)"""
 
-    __slots__ = ("size",)
+    __slots__ = ("http1", "size")
 
     def __init__(self) -> None:
         self.size = 0
+        self.http1 = 0
 
 
-#: Bytes in the buffers of all streams.
+#: Bytes in the buffers of all streams, and those of HTTP/1.1 responses.
 unsent = _Unsent()
 
 

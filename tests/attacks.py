@@ -111,9 +111,19 @@ def requests(fields: list[raw.Field]) -> Iterator[bytes]:
 
 def long_block() -> Iterator[bytes]:
     """A block of 540 KB in one Huffman string: all of it was decoded before its size was seen."""
-    string = b"\x1c" * 540_000  # no code is shorter
-    block = _request() + b"\0\x01x" + bytes(encode_integer(len(string), 7)) + string
-    block = block.replace(b"\x01x\x7f", b"\x01x\xff")  # it is Huffman's
+    string = b"\x1c" * 540_000
+    block = _request() + b"\0\x01x\xff" + bytes(encode_integer(len(string), 7))[1:] + string
+    for stream_id in _streams():
+        yield raw.headers(stream_id, block[:16384], end_headers=False)
+        for start in range(16384, len(block), 16384):
+            last = start + 16384 >= len(block)
+            yield raw.continuation(stream_id, block[start : start + 16384], end_headers=last)
+
+
+def huffman_within_the_limit() -> Iterator[bytes]:
+    """Blocks of 60 KB that have to be decoded: each is a 431."""
+    string = b"\x1c" * 60_000
+    block = _request() + b"\0\x01x\xff" + bytes(encode_integer(len(string), 7))[1:] + string
     for stream_id in _streams():
         yield raw.headers(stream_id, block[:16384], end_headers=False)
         for start in range(16384, len(block), 16384):
@@ -194,6 +204,7 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
     "cookie-in-thousands": partial(big_headers, [("cookie", f"{i}=1") for i in range(5000)]),
     "http2-bomb": http2_bomb,
     "huffman": long_block,
+    "huffman-within-the-limit": huffman_within_the_limit,
     "ping": partial(forever, raw.ping()),
     "ping-ack": partial(forever, raw.ping(ack=True)),
     "settings": partial(forever, raw.settings({4: 65535})),
@@ -229,6 +240,7 @@ MANY_AT_ONCE = (
     "data-on-a-closed-stream",
     "ping",
     "huffman",
+    "huffman-within-the-limit",
 )
 
 

@@ -162,7 +162,7 @@ class TestHeaderBytes:
     def test_references_to_one_long_field(self, server: Server, memory: int, value: str) -> None:
         """20 connections of 100 requests, each of 50 bytes that name a field of 4 KB 15 times."""
         with ExitStack() as stack, Client(server) as client:
-            encoder, path = Encoder(), raw.request_fields("/sleep?s=3")
+            encoder, path = Encoder(), raw.request_fields("/sleep?s=9")
             first = encoder.encode([*path, ("x", value)])
             block = encoder.encode(path) + encoder.encode([("x", value)]) * 15
             frames = [raw.headers(1, first), *(raw.headers(i, block) for i in range(3, 200, 2))]
@@ -198,37 +198,75 @@ class TestHeaderBytes:
             images = [client.send("/", headers=cookies) for _ in range(100)]
             assert {answer.status for answer in client.finish(*images)} == {200}
 
+    def test_others_with_cookies_beside_those_that_hold_much(self, server: Server) -> None:
+        """Four connections, each with less than half of what a worker may hold."""
+        cookies = tuple(("cookie", f"c{i}={'a' * 3900}") for i in range(4))
+        encoder = Encoder()
+        path, field = raw.request_fields("/sleep?s=5"), ("x", "v" * 3800)
+        first = encoder.encode([*path, field])
+        block = encoder.encode(path) + encoder.encode([field]) * 15
+        with ExitStack() as stack, Client(server) as client:
+            for _ in range(4):
+                attacker = stack.enter_context(raw.RawClient(server))
+                attacker.send(raw.headers(1, first))
+                attacker.send(*(raw.headers(i, block) for i in range(3, 200, 2)))
+            server.wait_log("Too many bytes of header fields, refusing requests")
+            assert {client.get("/", cookies).status for _ in range(20)} == {200}
+
     @pytest.mark.parametrize("end", [b"\r\n", b""], ids=["whole", "half"])
     def test_long_heads_over_http1(self, server: Server, memory: int, end: bytes) -> None:
         """400 of 56 KB each."""
         fields = b"".join(b"x%d: %s\r\n" % (i, b"v" * 8000) for i in range(7))
         head = b"GET /sleep?s=9 HTTP/1.1\r\nHost: localhost\r\n" + fields + end
         with ExitStack() as stack, Client(server) as client:
-            for _ in range(400):
-                sock = stack.enter_context(server.connect("http/1.1"))
+            attackers = [stack.enter_context(server.connect("http/1.1")) for _ in range(400)]
+            for attacker in attackers:
                 with suppress(OSError):  # the rest of it, once it is refused
-                    sock.sendall(head)
+                    attacker.sendall(head)
                 latency(client)
             assert server.worker().memory_info().rss < memory + GROWTH
-            assert sock.recv(100).startswith(b"HTTP/1.1 503 ")
+            if end:
+                assert attackers[-1].recv(100).startswith(b"HTTP/1.1 503 ")
+            else:
+                assert attackers[0].recv(100) == b""  # who has waited longest for its end
         comes_back(server, memory)
 
     def test_header_blocks_without_an_end(self, server: Server, memory: int) -> None:
-        """100 of 100 KB, each on a connection of its own."""
+        """300 of 100 KB, each on a connection of its own."""
         block = b"\0\x01x\x7f\x80\x80\x7f" + b"v" * 100_000
         pieces = [block[start : start + 16384] for start in range(0, len(block), 16384)]
         frames = [raw.headers(1, pieces[0], end_headers=False)]
         frames += [raw.continuation(1, piece, end_headers=False) for piece in pieces[1:]]
+        cookies = tuple(("cookie", f"c{i}={'a' * 3900}") for i in range(15))
         with ExitStack() as stack, Client(server) as client:
             attackers = [stack.enter_context(raw.RawClient(server)) for _ in range(300)]
             for attacker in attackers:
-                with suppress(OSError):
-                    attacker.send(*frames)
+                attacker.send(*frames)
                 latency(client)
             assert server.worker().memory_info().rss < memory + GROWTH
-            goaway = attackers[-1].expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
-            assert goaway.additional_data == b"too many unfinished headers"
+            assert client.get("/", cookies).status == 200
+            goaway = attackers[0].expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+            assert goaway.additional_data == b"too many bytes of header fields"
         comes_back(server, memory)
+
+    def test_connections_that_end_inside_a_header_block_leave_nothing(
+        self, server: Server, memory: int
+    ) -> None:
+        block = raw.headers(1, b"\0\x01x\x7f\x80\x80\x7f" + b"v" * 16000, end_headers=False)
+        more = raw.continuation(1, b"v" * 16000, end_headers=False)
+        for _ in range(1000):
+            with raw.RawClient(server) as attacker:
+                attacker.send_bytes(block + more)
+        process = server.worker()
+        wait_for(lambda: process.memory_info().rss < memory + GROWTH // 2, "memory of before", 60)
+
+    def test_long_paths_cost_no_other_request(self, server: Server) -> None:
+        """A page with 25 images whose signed addresses are too long."""
+        with Client(server) as client:
+            other = client.send("/sleep?s=1")
+            images = [client.send(f"/{i}?{'a' * 8300}") for i in range(25)]
+            assert {answer.status for answer in client.finish(*images)} == {414}
+            assert client.finish(other)[0].status == 200
 
 
 def test_an_honest_client_among_those_that_are_slowed_down(server: Server) -> None:

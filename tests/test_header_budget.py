@@ -1,6 +1,15 @@
 """The bytes of request headers that a worker holds, without a server."""
 
-from plain_gevent_h2.header_budget import FREE, HeaderBudget, size_to_charge
+import weakref
+
+from plain_gevent_h2.header_budget import (
+    FREE,
+    LITTLE,
+    LONG_BLOCK,
+    LONG_BLOCKS_BURST,
+    HeaderBudget,
+    size_to_charge,
+)
 
 MEGABYTE = 1_000_000
 
@@ -10,11 +19,13 @@ class Connection:
 
     def __init__(self, budget: HeaderBudget) -> None:
         self._budget = budget
+        self.taken = 0
         self.waiting: list[int] = []  # what is released when it is closed
         self.is_closed = False
 
     def charge(self, size: int, *, waits: bool = False) -> bool:
         charged = self._budget.charge(self, size)
+        self.taken += size if charged else 0
         if charged and waits:
             self.waiting.append(size)
         return charged
@@ -28,40 +39,87 @@ class Connection:
 
 class TestHeaderBudget:
     def test_what_is_released_can_be_charged_again(self) -> None:
-        budget = HeaderBudget(10 * MEGABYTE)
+        budget = HeaderBudget(10 * LITTLE)
         connections = [Connection(budget) for _ in range(10)]
-        assert all(connection.charge(MEGABYTE) for connection in connections)
+        assert all(connection.charge(LITTLE) for connection in connections)
         assert not Connection(budget).charge(1)
-        budget.release(connections[3], MEGABYTE)
-        assert Connection(budget).charge(MEGABYTE)
+        budget.release(connections[3], LITTLE)
+        assert Connection(budget).charge(LITTLE)
         assert not any(connection.is_closed for connection in connections)
 
     def test_who_holds_most_of_it_is_closed_for_others(self) -> None:
         budget = HeaderBudget(10 * MEGABYTE)
         large, small = Connection(budget), Connection(budget)
-        assert small.charge(2 * MEGABYTE)
-        assert all(large.charge(MEGABYTE, waits=True) for _ in range(8))
         assert small.charge(MEGABYTE)
+        assert all(large.charge(MEGABYTE, waits=True) for _ in range(6))
+        assert small.charge(3 * MEGABYTE + MEGABYTE // 2)
         assert large.is_closed
         assert not small.is_closed
-        assert budget.used == 3 * MEGABYTE
+        assert budget.used == 4 * MEGABYTE + MEGABYTE // 2
 
     def test_who_is_closed_may_still_hold_what_runs(self) -> None:
         budget = HeaderBudget(10 * MEGABYTE)
         large = Connection(budget)
-        assert large.charge(10 * MEGABYTE)
-        assert not Connection(budget).charge(1)
-        assert not Connection(budget).charge(1)  # nor is it closed again
-        budget.release(large, 10 * MEGABYTE)
+        assert large.charge(7 * MEGABYTE)
+        assert not Connection(budget).charge(4 * MEGABYTE)
+        assert large.is_closed
+        assert not Connection(budget).charge(4 * MEGABYTE)  # nor is it closed again
+        budget.release(large, 7 * MEGABYTE)
         assert budget.used == 0
-        assert Connection(budget).charge(10 * MEGABYTE)
+        assert Connection(budget).charge(7 * MEGABYTE)
 
-    def test_one_that_is_not_a_holder(self) -> None:
-        budget = HeaderBudget(10)
-        assert budget.charge(None, 10)
-        assert not budget.charge(None, 1)
-        budget.release(None, 10)
+    def test_a_part_is_for_those_that_hold_little(self) -> None:
+        budget = HeaderBudget(10 * MEGABYTE)
+        large = [Connection(budget) for _ in range(3)]
+        for connection in large:
+            while connection.charge(LITTLE) and connection.taken < 2.4 * MEGABYTE:
+                pass
+        assert 7 * MEGABYTE < budget.used <= 7.5 * MEGABYTE
+        small = [Connection(budget) for _ in range(9)]
+        assert all(connection.charge(LITTLE) for connection in small)
+        assert not any(connection.is_closed for connection in (*large, *small))
+
+    def test_who_is_over_is_closed_for_nobody(self) -> None:
+        budget = HeaderBudget(10 * MEGABYTE)
+        over = Connection(budget)
+        assert over.charge(7 * MEGABYTE)
+        budget.forget(over)
+        assert not Connection(budget).charge(4 * MEGABYTE)
+        assert not over.is_closed
+        budget.release(over, 7 * MEGABYTE)
         assert budget.used == 0
+
+    def test_heads_without_an_end_make_room(self) -> None:
+        budget = HeaderBudget(10 * MEGABYTE)
+        slow = [Connection(budget) for _ in range(20)]
+        for size in (100_000, MEGABYTE):
+            for connection in slow:
+                budget.unfinished(connection, size)
+        assert [connection.is_closed for connection in slow] == [True] * 10 + [False] * 10
+        assert Connection(budget).charge(LITTLE)
+        assert slow[10].is_closed
+        budget.unfinished(slow[11], 0)
+        budget.forget(slow[12])
+        assert budget.used == 7 * MEGABYTE + LITTLE
+
+    def test_nothing_is_kept_of_those_that_hold_nothing(self) -> None:
+        budget = HeaderBudget()
+        connection = Connection(budget)
+        here = weakref.ref(connection)
+        assert connection.charge(0)
+        assert connection.charge(10)
+        budget.release(connection, 10)
+        budget.unfinished(connection, 10)
+        budget.unfinished(connection, 0)
+        del connection
+        assert here() is None
+
+    def test_long_blocks_are_paced(self) -> None:
+        budget = HeaderBudget()
+        assert not any(budget.must_wait(LONG_BLOCK) for _ in range(10_000))
+        number = LONG_BLOCKS_BURST // (4 * LONG_BLOCK)
+        assert not any(budget.must_wait(4 * LONG_BLOCK) for _ in range(number - 1))
+        assert any(budget.must_wait(4 * LONG_BLOCK) for _ in range(100))
 
 
 class TestSizeToCharge:
@@ -69,7 +127,7 @@ class TestSizeToCharge:
         assert size_to_charge([("a", "b" * 1000)], FREE) == 0
 
     def test_a_field_by_itself(self) -> None:
-        assert size_to_charge([("a", "b" * 10_000)], 10_033) == 10_000 - FREE
+        assert size_to_charge([("a", "b" * 20_000)], 20_033) == 20_000 - FREE
 
     def test_references_to_one_value_are_one_value_and_what_is_joined_of_them(self) -> None:
         value = "b" * 4000

@@ -13,11 +13,11 @@ from attacks import UNREAD, Outcome, leave_unread, websocket_frame
 from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
-from plain.server.http.sink import BodyBudget
 from raw import RawClient, data
 from test_attacks import ATTEMPTS, FACTOR, GROWTH, REQUESTS, latency, slowdown
 from ws import Http2Socket, connect_fields
 
+from plain_gevent_h2.uploads import UploadBudget
 from plain_gevent_h2.websocket import MAX_EARLY, MAX_UNREAD, Unread, WebSocketTransport
 
 Serve = Callable[..., Server]
@@ -44,9 +44,27 @@ class Holder:
         self.transport.feed(bytes(size))
 
 
+class StalledUpload:
+    """One of which nothing more comes."""
+
+    def __init__(self, budget: UploadBudget, size: int) -> None:
+        self.evicted = False
+        self._budget, self._size = budget, size
+        budget.charge(size)
+        budget.begin(self)
+
+    def slowness(self, more: int = 0) -> float:
+        return float("inf")
+
+    def evict(self) -> None:
+        self.evicted = True
+        self._budget.end(self)
+        self._budget.release(self._size)
+
+
 class TestUnread:
     def test_those_that_hold_most_for_longest_are_refused(self) -> None:
-        budget = BodyBudget(None)
+        budget = UploadBudget(None)
         unread = Unread(budget)
         large = Holder(unread)
         large.feed(2 * MAX_UNREAD)  # as its view may allow: one is always held
@@ -61,20 +79,37 @@ class TestUnread:
         assert budget.used == 2 * MAX_UNREAD + 5 * MAX_UNREAD // 8 + 1
 
     def test_it_counts_in_the_budget_for_bodies(self) -> None:
-        budget = BodyBudget(1000)
+        budget = UploadBudget(200_000)
         unread = Unread(budget)
         first, second = Holder(unread), Holder(unread)
-        first.feed(600)
-        second.feed(600)
+        first.feed(120_000)
+        second.feed(60_000)
+        second.feed(60_000)
         assert (first.refused, second.refused) == (0, 1)
-        assert budget.used == 600
+        assert budget.used == 120_000
         second.feed(100)  # under way as it was refused
-        assert second.consumed == 700
+        assert second.consumed == 120_100
         first.transport.lost()
         assert budget.used == 0
 
+    def test_uploads_that_fill_the_budget_give_way_to_it(self) -> None:
+        budget = UploadBudget(200_000)
+        stalled = StalledUpload(budget, 200_000)
+        socket = Holder(Unread(budget))
+        socket.feed(2000)
+        assert stalled.evicted
+        assert not socket.refused
+        assert budget.used == 2000
+
+    def test_a_few_bytes_are_not_refused_for_whole_bodies(self) -> None:
+        budget = UploadBudget(200_000)
+        budget.charge(200_000)
+        socket = Holder(Unread(budget))
+        socket.feed(2000)
+        assert not socket.refused
+
     def test_what_comes_in_small_pieces_is_joined(self) -> None:
-        transport = WebSocketTransport(Unread(BodyBudget(None)), lambda _: None, lambda: None)
+        transport = WebSocketTransport(Unread(UploadBudget(None)), lambda _: None, lambda: None)
         piece = b"xx"
         tracemalloc.start()
         try:
