@@ -8,7 +8,7 @@ from . import metrics
 
 #: Seconds for which a connection may be idle whatever others ask for: those who connect as fast
 #: as they can should not take it from who is about to send.
-LEAST_IDLE = 2.0
+LEAST_IDLE = 4.0
 
 #: Evicted connections that may still close in their own time, for each of the connections that a
 #: worker may have. They come on top of these.
