@@ -335,12 +335,15 @@ class TestQueue:
         server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"}, plaintext=True)
         worker, gate = server.worker(), tmp_path / "gate"
         with ExitStack() as stack:
-            running, waiting = (stack.enter_context(server.connect()) for _ in range(2))
+            running = stack.enter_context(server.connect())
             get(running, f"/life/gate?gate={gate}")
             wait_for(gate.with_suffix(".reached").exists, "start of the view")
+            # Counted by descriptors: a socket that was reset is no connection for psutil.
+            files = worker.num_fds() + 1
+            waiting = stack.enter_context(server.connect())
             get(waiting, "/")
             waiting.shutdown(socket.SHUT_WR)
-            files = worker.num_fds()  # a socket that was reset is no connection for psutil
+            wait_for(lambda: worker.num_fds() == files, "the worker's connection")
             for _ in range(5):
                 leaving = server.connect()
                 get(leaving, "/")
