@@ -19,6 +19,7 @@ from . import metrics
 from .frames import (
     GOAWAY_SIZE,
     MAX_STREAM_ID,
+    SMALL_DATA,
     ConnectionFault,
     FrameReader,
     FrameType,
@@ -94,6 +95,11 @@ PENALTY_FOR_TURN = 4
 #: asked for, while those of all connections are past
 #: `MAX_UNREAD_RESPONSES`.
 SWEEPS_TO_TAKE = 4
+
+#: Streams that may be open in a worker, 3 KiB each, before a connection may have only a few. (Or
+#: twice as many as may run, if that is more.)
+MANY_STREAMS = 20_000
+FEW_STREAMS = 10
 
 #: Seconds for which the drain of a busy connection waits until no stream is open. Clients
 #: built on `h2`, such as httpx, fail every stream in flight when they see a GOAWAY.
@@ -351,6 +357,9 @@ class Http2Connection:
 
     def _count_frame(self, kind: int) -> None:
         """Of RST_STREAM, those that end a stream are counted in `_stream_reset()` as well."""
+        if kind == SMALL_DATA:
+            self._budgets.slow_down(kind)
+            return
         self._budgets.spend(RESET_FRAME if kind == FrameType.RST_STREAM else kind)
 
     def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
@@ -368,9 +377,7 @@ class Http2Connection:
 
     def _request_received(self, event: events.RequestReceived) -> None:
         stream_id = event.stream_id
-        if self._final_stream_id is not None or (
-            len(self._streams) >= self.worker.config.max_concurrent_streams
-        ):
+        if self._final_stream_id is not None or len(self._streams) >= self._most_streams():
             # Not processed in any way, so the client may send it again elsewhere (RFC 9113
             # section 8.7).
             metrics.stream_refused()
@@ -421,6 +428,13 @@ class Http2Connection:
             stream.send_error(503)
         return False
 
+    def _most_streams(self) -> int:
+        """How many streams may be open here: few, while the worker has very many."""
+        config = self.worker.config
+        if self.worker.open_streams < max(MANY_STREAMS, 2 * config.max_running_streams):
+            return config.max_concurrent_streams
+        return min(FEW_STREAMS, config.max_concurrent_streams)
+
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream that never was."""
         with suppress(ProtocolError):  # the client may have reset it in the same breath
@@ -447,6 +461,7 @@ class Http2Connection:
 
     def _open(self, stream: Http2Stream) -> None:
         self._streams[stream.stream_id] = stream
+        self.worker.open_streams += 1
         if self._idle_since is not None:
             self._idle_since = None
             self.worker.idle.remove(self)
@@ -685,7 +700,8 @@ class Http2Connection:
 
     def _forget(self, stream: Http2Stream) -> None:
         """The stream is closed, whole or reset."""
-        self._streams.pop(stream.stream_id, None)
+        if self._streams.pop(stream.stream_id, None) is not None:
+            self.worker.open_streams -= 1
         if stream.response_ended:
             self._budgets.earn(FrameType.RST_STREAM, 1)
             self._budgets.earn(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
@@ -715,6 +731,7 @@ class Http2Connection:
     def _let_go_of_streams(self) -> None:
         for stream in self._streams.values():
             self._let_go(stream)
+        self.worker.open_streams -= len(self._streams)
         self._streams.clear()
 
     # -- the end of the connection ----------------------------------------------

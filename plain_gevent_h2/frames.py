@@ -63,6 +63,11 @@ MAX_CONTINUATIONS = 32
 MAX_BLOCK_SIZE = 128 * 1024
 
 
+#: Bytes below which DATA is small, and what such is counted as, in place of a frame type.
+SMALL_SIZE = 128
+SMALL_DATA = 0x102
+
+
 class CheckData(Protocol):
     def __call__(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None: ...
 
@@ -231,8 +236,8 @@ class FrameReader:
             size -= 1 + self._buffer[pos + FRAME_HEADER_SIZE]
             if size < 0:
                 return None  # too much padding: h2 says so
-        if size <= 0 and not flags & END_STREAM:
-            self._spend(FrameType.DATA)
+        if size < SMALL_SIZE and not flags & END_STREAM:
+            self._spend(FrameType.DATA if size <= 0 else SMALL_DATA)
         code = self._check_data(stream_id, size, ends=bool(flags & END_STREAM))
         return None if code is None else StreamFault(stream_id, code, unseen=length)
 

@@ -5,7 +5,6 @@ of one name, so each such request takes 60 to 140 KB for as long as its view run
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -15,10 +14,14 @@ log = get_framework_logger("plain.server")
 
 #: Bytes of one request that are not counted, and never refused: those of an honest one, mostly. Its
 #: stream takes more.
-FREE = 8 * 1024
+FREE = 4096
 
 #: Bytes that a worker may hold. A request past them is answered with a 503.
 LIMIT = 16 * 1024 * 1024
+
+#: Bytes of heads and header blocks whose end is still to come, beside these. Past them the first
+#: that were begun are closed.
+UNFINISHED_LIMIT = 4 * 1024 * 1024
 
 #: The part of them that is for connections which hold little (in bytes): a few that hold much do
 #: not keep out all others.
@@ -58,6 +61,7 @@ class HeaderBudget:
         self._held: dict[Holder, int] = {}
         # Of heads and header blocks whose end is still to come; who began first is first.
         self._unfinished: dict[Holder, int] = {}
+        self._unfinished_size = 0
         self._logged_at = -LOG_INTERVAL  # monotonic
         self._long_left: float = LONG_BLOCKS_BURST
         self._filled_at = 0.0  # monotonic
@@ -65,13 +69,12 @@ class HeaderBudget:
     def charge(self, holder: Holder, size: int) -> bool:
         """Count `size` bytes for a request of `holder`, if there is room for them.
 
-        Room is made first: by those whose heads do not end, then by who holds most of it.
+        If there is none, a connection that holds most of it is closed first.
         """
         if not size:
             return True
         held = self._held.get(holder, 0) + size
         room = self._limit * (1 if held <= LITTLE else 1 - RESERVED_SHARE) - size
-        self._drop_unfinished(room)
         if self.used > room:
             self._close_largest()
         if self.used > room:
@@ -94,11 +97,15 @@ class HeaderBudget:
 
         The first that were begun are closed for it, `holder` too.
         """
-        before = self._unfinished.pop(holder, 0) if not size else self._unfinished.get(holder, 0)
-        self.used += size - before
-        if size:
-            self._unfinished[holder] = size
-            self._drop_unfinished(self._limit)
+        self._unfinished_size += size - self._unfinished.get(holder, 0)
+        if not size:
+            self._unfinished.pop(holder, None)
+            return
+        self._unfinished[holder] = size
+        while self._unfinished_size > UNFINISHED_LIMIT:
+            first = next(iter(self._unfinished))
+            self.unfinished(first, 0)
+            first.close_for_headers()
 
     def forget(self, holder: Holder) -> None:
         """The connection is over. What its views still hold is released as they return."""
@@ -118,12 +125,6 @@ class HeaderBudget:
         self._long_left = max(0.0, min(left, LONG_BLOCKS_BURST) - size)
         return not self._long_left
 
-    def _drop_unfinished(self, most: float) -> None:
-        while self.used > most and self._unfinished:
-            first = next(iter(self._unfinished))
-            self.unfinished(first, 0)
-            first.close_for_headers()
-
     def _close_largest(self) -> None:
         largest = max(self._held, key=lambda holder: self._held[holder], default=None)
         if largest is not None and self._held[largest] > LARGEST * self._limit:
@@ -140,14 +141,14 @@ class HeaderBudget:
 
 
 def size_to_charge(fields: Fields, list_size: int) -> int:
-    """Bytes to count for a request whose header list has `list_size` (RFC 9113 section 6.5.2)."""
+    """Bytes to count for a request whose header list has `list_size` (RFC 9113 section 6.5.2).
+
+    Each value counts, though one may stand there many times: Plain's request has them joined.
+    """
     if list_size <= FREE:
         return 0
     values = [value for _, value in fields]
-    times = Counter(name for name, _ in fields)
-    single = {id(value): len(value) for value in values}  # one may stand there many times
-    joined = sum(len(value) for name, value in fields if times[name] > 1)
-    return max(0, (sum(single.values()) + joined) * _widest(values) - FREE)
+    return max(0, sum(map(len, values)) * _widest(values) - FREE)
 
 
 def _widest(values: Iterable[str]) -> int:

@@ -6,6 +6,7 @@ in one pass, take their place.
 """
 
 import re
+import sys
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -84,7 +85,7 @@ class RequestHead:
     path: str
     content_length: int | None
     fields: list[tuple[str, str]]
-    size: int = 0  # bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them
+    size: int = 0  # bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them, or more in memory
     protocol: str | None = None  # of an extended CONNECT (RFC 8441)
 
 
@@ -120,6 +121,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     # After the loop, so that a malformed request is called that whatever its size.
     if size > max_list_size or len(fields) - len(pseudo) - len(cookies) > LIMIT_REQUEST_FIELDS:
         raise HeadersTooLarge(f"{len(fields)} header fields of {size} bytes")
+    size += long.widened
     _check_sizes(cookies, pseudo.get(b":path", b""))
     _check_pseudo_headers(pseudo, once.get(b"host"))
     if pseudo[b":scheme"] == b"http":
@@ -204,8 +206,14 @@ _cached_request_field = lru_cache(_CACHED_FIELDS)(_request_field)
 class _LongFields(dict[tuple[bytes, bytes], tuple[str, str]]):
     """Those of one request: a reference to HPACK's table may stand there many times."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.widened = 0  # bytes that they take more than as sent: up to four for each
+
     def __missing__(self, field: tuple[bytes, bytes]) -> tuple[str, str]:
         self[field] = checked = _request_field(*field)
+        if not checked[1].isascii():
+            self.widened += sys.getsizeof(checked[1]) - len(field[1])
         return checked
 
 
@@ -231,7 +239,7 @@ def _check_pseudo_headers(pseudo: dict[bytes, bytes], host: bytes | None) -> Non
 
 def check_trailers(raw: list[tuple[bytes, bytes]]) -> None:
     """RFC 9113 section 8.1: trailers have no pseudo-header fields. Raises `MalformedRequest`."""
-    for name, value in raw:
+    for name, value in dict.fromkeys(raw):  # one of the table may stand there many times
         if name[:1] == b":":
             raise MalformedRequest(f"{name!r} among the trailers")
         _request_field(name, value)

@@ -75,7 +75,7 @@ MAX_HEAD_SIZE = 64 * 1024
 _HIGHEST_VERSION = (1, 1)
 
 #: Chunks of a body that are taken in before other greenlets have their turn.
-CHUNKS_IN_A_TURN = 100
+CHUNKS_IN_A_TURN = 20
 
 # RFC 9112 section 2.2: some clients send a line break after a body.
 _EMPTY_LINES_RE = re.compile(rb"(?:\r\n)*")

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .connection import Http2Connection
 
 
+#: Fields that Plain's access log looks for.
+_LOGGED = ("USER-AGENT", "REFERER")
+
+
 class Http2Stream(Stream):
     """A stream of an HTTP/2 connection."""
 
@@ -97,6 +101,10 @@ class Http2Stream(Stream):
         )
         # For the log: Plain's is decoded, so what a client encoded could be a line of its own.
         self.log_request.path = self._raw_path
+        if self.header_bytes:
+            # Plain's request has them joined. Of these, the access log wants two.
+            self.headers = []
+            self.log_request.headers = [f for f in self.log_request.headers if f[0] in _LOGGED]
         return request
 
     def upgrade(self, response: Response) -> WebSocketTransport:

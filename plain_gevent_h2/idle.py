@@ -1,5 +1,6 @@
 """The connections that nobody would miss: when places are short, the longest idle makes room."""
 
+import itertools
 import time
 from collections import OrderedDict
 from typing import Protocol
@@ -8,7 +9,10 @@ from . import metrics
 
 #: Seconds for which a connection may be idle whatever others ask for: those who connect as fast
 #: as they can should not take it from who is about to send.
-LEAST_IDLE = 1.0
+LEAST_IDLE = 2.0
+
+#: The same in a TLS handshake: who opens 1,000 a second and sends nothing would have all places.
+LEAST_HANDSHAKE = 0.2
 
 #: Evicted connections that may still close in their own time, for each of the connections that a
 #: worker may have. They come on top of these.
@@ -35,6 +39,7 @@ class IdleConnections:
     def __init__(self, limit: int) -> None:
         self._most_closing = max(1, int(limit * CLOSING_SHARE))
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when (monotonic)
+        self._handshakes: OrderedDict[Connection, float] = OrderedDict()  # the same
         self._closing: OrderedDict[Connection, None] = OrderedDict()  # evicted
         self._faulty: OrderedDict[Connection, None] = OrderedDict()  # told to go for a fault
 
@@ -48,6 +53,10 @@ class IdleConnections:
         self._idle[connection] = time.monotonic()
         self._idle.move_to_end(connection)
 
+    def add_handshake(self, connection: Connection) -> None:
+        """The TLS handshake of `connection` is under way."""
+        self._handshakes[connection] = time.monotonic()
+
     def remove(self, connection: Connection) -> None:
         """`connection` is busy, or is closing."""
         self._idle.pop(connection, None)
@@ -58,7 +67,7 @@ class IdleConnections:
 
     def closed(self, connection: Connection) -> None:
         """`connection` has ended."""
-        for group in (self._idle, self._closing, self._faulty):
+        for group in (self._idle, self._handshakes, self._closing, self._faulty):
             group.pop(connection, None)
 
     def make_room(self) -> bool:
@@ -72,11 +81,24 @@ class IdleConnections:
             return True
         return self._evict()
 
+    def _take_longest(self) -> Connection | None:
+        now = time.monotonic()
+        longest = [
+            (since, connection, group)
+            for group, least in ((self._idle, LEAST_IDLE), (self._handshakes, LEAST_HANDSHAKE))
+            for connection, since in itertools.islice(group.items(), 1)
+            if now - since >= least
+        ]
+        if not longest:
+            return None
+        _, connection, group = min(longest, key=lambda found: found[0])
+        del group[connection]
+        return connection
+
     def _evict(self) -> bool:
-        connection, since = next(iter(self._idle.items()), (None, 0.0))
-        if connection is None or time.monotonic() - since < LEAST_IDLE:
+        connection = self._take_longest()
+        if connection is None:
             return False
-        del self._idle[connection]
         self._closing[connection] = None
         metrics.connection_evicted()
         connection.evict()

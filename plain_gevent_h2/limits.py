@@ -10,7 +10,7 @@ from h2.errors import ErrorCodes
 from plain.logs import get_framework_logger
 
 from . import metrics
-from .frames import ConnectionFault, FrameType
+from .frames import SMALL_DATA, ConnectionFault, FrameType
 
 log = get_framework_logger("plain.server")
 
@@ -60,6 +60,10 @@ RESET_FRAMES_FOR_RESPONSE = 4
 #: Frames of types that we do not know and ignore (RFC 9113 section 4.1): PRIORITY_UPDATE.
 UNKNOWN_FRAME_LIMIT = Limit(2000, 500)
 
+#: In place of a frame type: DATA of few bytes. A connection that sends many is slowed down, not
+#: closed: those of 20 connections at once made others wait 15 times as long.
+FRAME_LIMITS[SMALL_DATA] = Limit(20_000, 2000)
+
 #: What a DATA frame sent adds to the client's budgets of WINDOW_UPDATE (some clients send two
 #: for each) and PING. A frame cut short by the stream's window adds nothing: a client that
 #: opens it byte by byte makes us send a frame for each byte.
@@ -101,6 +105,12 @@ class Budgets:
         if left < 0:
             left = self._refill(kind, left, limit)
         self._left[kind] = left
+
+    def slow_down(self, kind: int) -> None:
+        """Count a frame of `kind`, past whose limit nothing more happens than below it."""
+        self._filled_at.setdefault(kind, time.monotonic())
+        left = self._left.get(kind, FRAME_LIMITS[kind].burst)
+        self._left[kind] = max(0.0, left - 1)
 
     def _refill(self, kind: int, left: float, limit: Limit) -> float:
         now = time.monotonic()

@@ -23,25 +23,21 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"  # as JSON has it
 
 
+#: Characters of a value that has such, from which on it is cut: to escape each takes 0.7 us.
+MAX_UNSAFE = 1000
+
 type _Format = Callable[[Any, LogRecord], str]
+type _GetContext = Callable[[LogRecord], dict[str, Any]]
 
 
-def safe_lines(format_record: _Format) -> _Format:
-    """A formatter's `format`, with all that no app writes by itself escaped in what it returns."""
-
-    def format_safe(formatter: Any, record: LogRecord) -> str:
-        line = format_record(formatter, record)
-        return line if line.isprintable() else _NEVER_IN_A_LINE.sub(_escape, line)
-
-    return format_safe
-
-
-def safe_values(
-    format_record: _Format, get_context: Callable[[LogRecord], dict[str, Any]]
+def safe_lines(
+    format_record: _Format, get_context: _GetContext, *, values_as_they_are: bool
 ) -> _Format:
-    """The same for a formatter that writes values (of `get_context`) as they are.
+    """A formatter's `format`, with all that no app writes by itself escaped in what it returns.
 
-    A line that is printable has none that is not: to look at each would take 3 us of a request.
+    `values_as_they_are`: whether it writes those of `get_context` without escaping them itself.
+
+    A line that is printable has nothing to escape: to look at each value would take 3 us.
     """
 
     def format_safe(formatter: Any, record: LogRecord) -> str:
@@ -50,7 +46,13 @@ def safe_values(
             return line
         record = copy(record)
         for name, value in get_context(record).items():
-            vars(record)[name] = _NEVER_IN_A_VALUE.sub(_escape, str(value))
+            if (text := str(value)).isprintable():
+                continue
+            if len(text) > MAX_UNSAFE:
+                text = f"{text[:MAX_UNSAFE]}... ({len(text)} characters)"
+            if values_as_they_are:
+                text = _NEVER_IN_A_VALUE.sub(_escape, text)
+            vars(record)[name] = text
         return _NEVER_IN_A_LINE.sub(_escape, format_record(formatter, record))
 
     return format_safe

@@ -319,12 +319,13 @@ def mend_logs() -> None:
     """
     from plain.logs import formatters
 
-    from .log_lines import safe_lines, safe_values
+    from .log_lines import safe_lines
 
     keyvalue: Any = formatters.KeyValueFormatter
     as_json: Any = formatters.JSONFormatter
-    keyvalue.format = safe_values(keyvalue.format, formatters._get_context)
-    as_json.format = safe_lines(as_json.format)
+    get_context = formatters._get_context
+    keyvalue.format = safe_lines(keyvalue.format, get_context, values_as_they_are=True)
+    as_json.format = safe_lines(as_json.format, get_context, values_as_they_are=False)
 
 
 def mend_websockets() -> None:

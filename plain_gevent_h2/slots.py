@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from sys import getrefcount
 from typing import Any, Protocol
+from weakref import getweakrefcount
 
 import gevent
 from gevent import Greenlet
@@ -118,7 +119,8 @@ class Slots:
         """
         while self._idle:
             greenlet, references = self._pop_idle()
-            if references == self._references + greenlet.links_to_call:
+            links = greenlet.links_to_call
+            if references == self._references + links and getweakrefcount(greenlet) <= links:
                 self._least_idle = min(self._least_idle, len(self._idle))
                 return greenlet
             greenlet.end()

@@ -114,6 +114,7 @@ class GeventWorker(plain_worker.Worker):
         self.slots = Slots(self.config.max_running_streams, self._count_request)
         self.penalty_box = PenaltyBox()
         self.header_budget = HeaderBudget()
+        self.open_streams = 0  # of HTTP/2 connections, which count them
         self.unread = Unread(self.body_budget)
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
@@ -316,7 +317,7 @@ class GeventWorker(plain_worker.Worker):
             return Http1Connection(self, sock, client, server)
         tls = TlsSocket(sock, self._tls, self.config.protocols)
         handshake = _Handshake(sock)
-        self.idle.add(handshake)
+        self.idle.add_handshake(handshake)
         try:
             tls.handshake()
         finally:

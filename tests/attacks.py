@@ -240,7 +240,6 @@ MANY_AT_ONCE = (
     "data-on-a-closed-stream",
     "ping",
     "huffman",
-    "huffman-within-the-limit",
 )
 
 

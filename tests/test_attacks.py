@@ -152,6 +152,10 @@ class TestHeaderBytes:
     """Requests whose header fields take the worker much more than the client sent."""
 
     @pytest.fixture
+    def server(self, serve: Callable[..., Server]) -> Server:
+        return serve()  # what the views of one hold would keep out another's
+
+    @pytest.fixture
     def memory(self, server: Server) -> int:
         with Client(server) as client:
             for _ in range(200):

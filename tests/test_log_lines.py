@@ -10,7 +10,7 @@ from harness import Server
 from plain.logs.formatters import JSONFormatter, KeyValueFormatter, _get_context
 from raw import RawClient, request_fields
 
-from plain_gevent_h2.log_lines import safe_lines, safe_values
+from plain_gevent_h2.log_lines import MAX_UNSAFE, safe_lines
 
 #: What starts a line, moves a terminal's cursor, or cannot be written.
 BAD = ["\n", "\r", "\x0b", "\0", "\x1b[31m", "\x7f", "\x85", "\x9b", "\u2028", "\u202e", "\udcff"]
@@ -23,11 +23,11 @@ def record(message: str, **extra: object) -> logging.LogRecord:
 
 
 class SafeKeyValue(KeyValueFormatter):
-    format = safe_values(KeyValueFormatter.format, _get_context)
+    format = safe_lines(KeyValueFormatter.format, _get_context, values_as_they_are=True)
 
 
 class SafeJson(JSONFormatter):
-    format = safe_lines(JSONFormatter.format)
+    format = safe_lines(JSONFormatter.format, _get_context, values_as_they_are=False)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=ascii)
@@ -38,6 +38,15 @@ def test_bad_characters_are_escaped_in_values(bad: str) -> None:
     text = SafeJson("%(json)s").format(record("Request", path=f"/{bad}x"))
     assert text.isprintable()
     assert json.loads(text)["path"] == f"/{bad}x"
+
+
+@pytest.mark.parametrize(
+    "formatter", [SafeKeyValue("%(message)s %(keyvalue)s"), SafeJson("%(json)s")]
+)
+def test_a_long_value_that_is_no_text_is_cut(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("Request", user_agent="\udcff" * 60_000))
+    assert line.count("\\udcff") == MAX_UNSAFE
+    assert "... (60000 characters)" in line
 
 
 @pytest.mark.parametrize("text", ["é", "日本語\u3000", "\U0001f600", "a\u00a0b", "a b", 'a"b'])

@@ -1,7 +1,9 @@
 """The places for streams and the greenlets that run them, without a server."""
 
 import threading
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -92,7 +94,9 @@ class TestLeftovers:
     def left(self) -> list[Any]:
         return []
 
-    @pytest.fixture(params=["timeout", "timer", "reference", "throw", "bound method"])
+    @pytest.fixture(
+        params=["timeout", "timer", "reference", "weak reference", "throw", "bound method"]
+    )
     def leave(self, request: pytest.FixtureRequest, left: list[Any]) -> Callable[[], None]:
         def leave() -> None:
             current = gevent.getcurrent()
@@ -102,6 +106,8 @@ class TestLeftovers:
                 gevent.spawn_later(0.02, current.throw, ValueError)
             elif request.param == "reference":
                 left.append(current)
+            elif request.param == "weak reference":
+                left.append(weakref.proxy(current))
             elif request.param == "throw":
                 left.append(current.throw)
             else:
@@ -124,10 +130,11 @@ class TestLeftovers:
         slots.run(Source(*others))
         gevent.sleep(0.005)
         for kept in left:
-            if callable(kept):
-                kept()
-            else:
-                kept.kill(block=False)
+            with suppress(ReferenceError):  # it has ended
+                if hasattr(kept, "kill"):
+                    kept.kill(block=False)
+                else:
+                    kept()
         for other in others:
             assert other.over.wait(10)
             assert other.raised is None
