@@ -468,6 +468,7 @@ class Http1Connection:
             self._charge_head(size_to_charge(parsed.headers, len(head)))
         except LimitRequestBody as exc:
             return self._refuse(parsed, exc)
+        del head  # it is not needed for as long as the view runs
         return self._serve_parsed(parsed, response)
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:

@@ -7,9 +7,10 @@ from attacks import ATTACKS
 from harness import TESTS
 from plain.runtime import global_settings
 
-from plain_gevent_h2 import default_settings, metrics
+from plain_gevent_h2 import default_settings, header_budget, metrics, websocket, writer
 from plain_gevent_h2.compression import MAX_FIELD_LINES
-from plain_gevent_h2.frames import MAX_CONTINUATIONS, FrameType
+from plain_gevent_h2.connection import MANY_STREAMS
+from plain_gevent_h2.frames import MAX_CONTINUATIONS, SMALL_DATA, FrameType
 from plain_gevent_h2.headers import (
     LIMIT_COOKIE_FIELDS,
     LIMIT_COOKIE_PARTS,
@@ -17,8 +18,10 @@ from plain_gevent_h2.headers import (
     LIMIT_REQUEST_FIELDS,
 )
 from plain_gevent_h2.http1 import MAX_HEAD_LINES, MAX_HEAD_SIZE
+from plain_gevent_h2.idle import LEAST_IDLE
 from plain_gevent_h2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
 from plain_gevent_h2.parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
+from plain_gevent_h2.uploads import PATIENCE
 
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 
@@ -33,6 +36,7 @@ ROWS = {
     "WINDOW_UPDATE flood": FRAME_LIMITS[FrameType.WINDOW_UPDATE],
     "The window opened byte by byte": FRAME_LIMITS[FrameType.WINDOW_UPDATE],
     "Empty DATA": FRAME_LIMITS[FrameType.DATA],
+    "DATA of few bytes": FRAME_LIMITS[SMALL_DATA],
     "Unknown frames": UNKNOWN_FRAME_LIMIT,
 }
 
@@ -70,6 +74,26 @@ def test_the_limits_of_header_blocks_are_those_of_the_code() -> None:
     assert row("Cookies of very many")[2].startswith(f"{LIMIT_COOKIE_PARTS:,} semicolons")
     assert row("Parameters of")[2] == str(MAX_PARAMETERS) == str(MAX_MEDIA_TYPES)
     assert row("Very long heads")[2] == f"{MAX_HEAD_SIZE // 1024} KiB, {MAX_HEAD_LINES:,} lines"
+
+
+def test_the_sizes_are_those_of_the_code() -> None:
+    mib = 1024 * 1024
+    for start, text in {
+        "Short requests that name": f"{header_budget.LIMIT // mib} MiB, a quarter of it",
+        "Heads and header blocks": f"{header_budget.UNFINISHED_LIMIT // mib} MiB",
+        "Long header blocks": f"{header_budget.LONG_BLOCKS_BURST // mib} MiB of blocks",
+    }.items():
+        assert row(start)[2].startswith(text), start
+    for start, text in {
+        "All of these in a worker": f"{writer.MAX_UNSENT // mib} MiB",
+        "Responses made whole": f"{writer.MAX_UNREAD_RESPONSES // mib} MiB",
+        "Streams open in a worker": f"{MANY_STREAMS:,}",
+        "Idle connections that": f"{LEAST_IDLE:g} s idle",
+        "What comes on an extended": f"{websocket.MAX_EARLY // 1024} KiB",
+        "All bytes of a worker's WebS": f"{websocket.MAX_UNREAD // mib} MiB",
+        "Uploads that hold": f"{PATIENCE:g} s",
+    }.items():
+        assert row(start)[1].startswith(text), start
 
 
 def test_the_defaults_are_those_of_the_settings() -> None:
