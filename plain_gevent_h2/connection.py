@@ -28,7 +28,7 @@ from .frames import (
     goaway,
     window_update,
 )
-from .header_budget import FREE, size_to_charge
+from .header_budget import FREE, LONG_BLOCK, size_to_charge
 from .headers import (
     HeadersTooLarge,
     MalformedRequest,
@@ -85,15 +85,16 @@ DISCARD_TIMEOUT = 2.0
 TURN = 0.0005
 
 #: Seconds that it then waits for its next turn if it has used up much of its budgets, or still
-#: sends when it was told to go; and at least so many times what its turn took. All such
-#: connections of a worker wait one after another: however many attack at once, they have a fifth
-#: of it. (20 that flood made a request beside them wait 20 times as long; measured.)
+#: sends when it was told to go; or so many times what its turn took beyond that of a long one, as
+#: for a long header block, if that is more. All such connections of a worker wait one after
+#: another: however many attack at once, they have a fifth of it. (20 that flood made a request
+#: beside them wait 20 times as long; measured.)
 PENALTY = 0.002
 PENALTY_FOR_TURN = 4
+LONG_TURN = 0.002
 
 #: Sweeps, of a second each, in which a client should have taken the whole responses that it has
-#: asked for, while those of all connections are past
-#: `MAX_UNREAD_RESPONSES`.
+#: asked for, while those of all connections are past `MAX_UNREAD_RESPONSES`.
 SWEEPS_TO_TAKE = 4
 
 #: Streams that may be open in a worker, 3 KiB each, before a connection may have only a few. (Or
@@ -206,6 +207,7 @@ class Http2Connection:
                 if self._closing_since is None:
                     self._receive(data)
                 # Else it is thrown away: see LINGER_TIMEOUT.
+                del data  # before a wait
                 self._give_way()
         except _Park:
             self._reader = None
@@ -220,12 +222,16 @@ class Http2Connection:
 
     def _give_way(self) -> None:
         """Let other greenlets run, and wait for a peer that does not read our answers."""
+        too_long = time.monotonic() - self._turn_began - LONG_TURN
         self._writer.wake()
         self._writer.wait_for_room()
         if self._is_unwelcome():
-            self._recv_size = RECORD_SIZE
-            took = time.monotonic() - self._turn_began
-            self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * took))
+            # What comes after a GOAWAY is thrown away: the sooner it is read, the sooner it ends.
+            self._recv_size = RECV_SIZE if self.is_faulty else RECORD_SIZE
+            began = time.monotonic()
+            self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * too_long))
+            # Else one of many would get back as much as it uses, and never be closed.
+            self._budgets.forgo(time.monotonic() - began)
         else:
             give_way()
             self.penalties = 0
@@ -391,7 +397,8 @@ class Http2Connection:
             self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         except HeadersTooLarge as exc:
-            cost = LONG_PATH_COST if isinstance(exc, PathTooLong) else OVERSIZED_HEADERS_COST
+            is_long_path = isinstance(exc, PathTooLong) and exc.size < LONG_BLOCK
+            cost = LONG_PATH_COST if is_long_path else OVERSIZED_HEADERS_COST
             self._budgets.spend(FrameType.RST_STREAM, cost)
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]

@@ -69,9 +69,13 @@ class HeadersTooLarge(Exception):
 
 
 class PathTooLong(HeadersTooLarge):
-    """A path and query longer than the server takes."""
+    """A path and query, of `size` bytes, longer than the server takes."""
 
     status = 414
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes of path and query")
+        self.size = size
 
 
 @dataclass(slots=True)
@@ -145,7 +149,7 @@ def _check_sizes(cookies: list[bytes], path: bytes) -> None:
         if len(cookies) > LIMIT_COOKIE_FIELDS or parts > LIMIT_COOKIE_PARTS:
             raise HeadersTooLarge(f"{len(cookies)} cookies of {parts} parts")
     if len(path) > LIMIT_PATH_SIZE:
-        raise PathTooLong(f"{len(path)} bytes of path and query")
+        raise PathTooLong(len(path))
 
 
 def _extended_connect(

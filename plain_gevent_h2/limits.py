@@ -78,7 +78,7 @@ STRAINED = 0.9
 #: much as several requests.
 OVERSIZED_HEADERS_COST = 50
 
-#: The same for a path past its limit, which has little else to decode: a page may have several.
+#: The same for a path past its limit, but below 16 KiB: a page may have several of such.
 LONG_PATH_COST = 5
 
 
@@ -105,6 +105,11 @@ class Budgets:
         if left < 0:
             left = self._refill(kind, left, limit)
         self._left[kind] = left
+
+    def forgo(self, seconds: float) -> None:
+        """Fill nothing up for the last `seconds`, in which the client was kept waiting."""
+        for kind in self._filled_at:
+            self._filled_at[kind] += seconds
 
     def slow_down(self, kind: int) -> None:
         """Count a frame of `kind`, past whose limit nothing more happens than below it."""
