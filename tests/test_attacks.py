@@ -307,30 +307,6 @@ def test_an_honest_client_among_those_that_are_slowed_down(server: Server) -> No
         wait_for(lambda: "too many penalties" in server.log(), "end of some")
 
 
-def test_small_data_leaves_others_their_turn(serve: Callable[..., Server]) -> None:
-    """20 uploads in frames of a byte."""
-    server = serve()
-    block = Encoder().encode(raw.request_fields("/echo", "POST"))
-    frames = raw.data(1, b"x", end=False) * 20_000
-    slowdowns: list[float] = []
-    while not slowdowns or slowdowns[-1] > FACTOR:
-        assert len(slowdowns) < ATTEMPTS, slowdowns
-        with ExitStack() as stack, Client(server) as client:
-            uploads = [stack.enter_context(raw.RawClient(server)) for _ in range(20)]
-            for upload in uploads:
-                upload.send(raw.headers(1, block, end_stream=False))
-            before = [latency(client) for _ in range(REQUESTS)]
-            senders = [Thread(target=send_until_closed, args=(u.sock, frames)) for u in uploads]
-            for sender in senders:
-                sender.start()
-            beside = [latency(client) for _ in range(3 * REQUESTS)][REQUESTS:]
-            for upload in uploads:
-                upload.sock.shutdown(socket.SHUT_RDWR)
-            for sender in senders:
-                sender.join()
-            slowdowns.append(slowdown(beside, before))
-
-
 def test_few_streams_for_each_where_very_many_are_open(serve: Callable[..., Server]) -> None:
     server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "10"})
     block = Encoder().encode(raw.request_fields("/echo", "POST"))
