@@ -53,7 +53,7 @@ from .stream import ClientGone, release
 from .tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
-from .writer import HIGH_WATER, MAX_UNREAD_RESPONSES, SendBuffer, Writer, unsent
+from .writer import LOW_WATER, MAX_UNREAD_RESPONSES, SendBuffer, Writer, unsent
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -626,7 +626,7 @@ class Http2Connection:
         if any(stream.greenlet is not None and not stream.started_at for stream in streams):
             return True  # one after another: what they will leave is not known yet
         left = sum(stream.buffer.size for stream in streams if stream.buffer.ending)
-        return left > HIGH_WATER + SWEEPS_TO_TAKE * self._writer.taken_lately
+        return left > LOW_WATER + SWEEPS_TO_TAKE * self._writer.taken_lately
 
     def next_stream(self) -> Http2Stream | None:
         """Take the stream to start next, if there is one."""

@@ -139,7 +139,7 @@ class Http2Stream(Stream):
         if self.buffer.closed:
             raise ClientGone
         self.log_response.sent += len(data)
-        self.buffer.put(data)
+        self.buffer.put_whole(data)
         self.connection.end(self)
 
     def send_error(self, status: int) -> None:

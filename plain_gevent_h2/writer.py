@@ -32,7 +32,7 @@ LOW_WATER = 16 * 1024
 MAX_UNSENT = 64 * 1024 * 1024
 
 #: The same past which a connection that takes little of what it has asked for starts no more.
-MAX_UNREAD_RESPONSES = 24 * 1024 * 1024
+MAX_UNREAD_RESPONSES = 8 * 1024 * 1024
 
 #: Bytes that the writer frames before it calls the socket. One call for the responses that
 #: finished in one turn of the loop: +30 % to +60 % requests (DESIGN, measured). Then it gives way
@@ -81,6 +81,7 @@ class SendBuffer:
         "_offset",
         "_progress",
         "_room",
+        "_waits_since",
         "closed",
         "ending",
         "progress_at",
@@ -101,6 +102,7 @@ class SendBuffer:
         self._chunks: deque[bytes] | None = None
         self._offset = 0  # bytes of the first chunk already taken
         self._room: Event | None = None  # made by the first wait
+        self._waits_since = 0.0  # monotonic, of a body that was put whole; 0 if it does not wait
 
     def put(self, data: bytes) -> None:
         if not self.size:
@@ -110,6 +112,13 @@ class SendBuffer:
         self._chunks.append(data)
         self.size += len(data)
         unsent.size += len(data)
+
+    def put_whole(self, data: bytes) -> None:
+        """Put a whole body. Nobody waits for it, but how long it waits is counted all the same."""
+        self.put(data)
+        self.ending = True
+        if self.size > HIGH_WATER:
+            self._waits_since = time.monotonic()
 
     def take(self, limit: int) -> bytes | memoryview:
         """The next bytes, `limit` of them at most."""
@@ -156,8 +165,13 @@ class SendBuffer:
     def wake(self) -> None:
         """Let the stream's greenlet go on if there is room, or nothing to wait for."""
         low = LOW_WATER if unsent.size <= MAX_UNSENT else 0
-        if self._room is not None and (self.closed or self.size <= low):
+        if self.size > low and not self.closed:
+            return
+        if self._room is not None:
             self._room.set()
+        if self._waits_since:
+            metrics.flow_control_blocked(time.monotonic() - self._waits_since)
+            self._waits_since = 0.0
 
     def close(self) -> None:
         self.closed = True

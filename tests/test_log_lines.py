@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from harness import Server
+from harness import Server, wait_for
 from plain.logs.formatters import JSONFormatter, KeyValueFormatter, _get_context
 from raw import RawClient, request_fields
 
@@ -75,8 +75,9 @@ def test_no_client_writes_a_line_of_its_own(serve: Callable[..., Server], log_fo
         sock.sendall(b"GET /?last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         while sock.recv(65536):
             pass
+    raw_path = "%0a[WARNING]%20forged%1b[31m"
+    wait_for(lambda: server.log().count(raw_path) >= 6, "lines of the access log")
     log = server.log()
-    assert log.count("%0a[WARNING]%20forged%1b[31m") >= 6
     assert all(line.isprintable() for line in log.split("\n"))
     assert not any(line.startswith("[WARNING] forged") for line in log.split("\n"))
     assert "Logging error" not in log

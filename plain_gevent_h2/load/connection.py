@@ -494,7 +494,7 @@ def connect(host: str, port: int, context: ssl.SSLContext, timeout: float) -> ss
         raise RequestError(f"cannot connect: {reason_of(exc)}") from exc
     if sock.selected_alpn_protocol() != "h2":
         sock.close()
-        raise RequestError("cannot connect: the server does not speak HTTP/2")
+        raise RequestError(f"cannot connect: {_NO_HTTP2}")
     sock.settimeout(None)
     return sock
 
@@ -514,7 +514,12 @@ def without_padding(flags: int, payload: bytes) -> bytes:
     return payload[1 : len(payload) - payload[0]] if flags & PADDED else payload
 
 
+_NO_HTTP2 = "the server does not speak HTTP/2"
+
+
 def reason_of(exc: OSError) -> str:
+    if "no application protocol" in str(exc):  # the alert has no name in every OpenSSL
+        return _NO_HTTP2
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"the certificate is not valid: {exc.verify_message}"
     return exc.strerror or str(exc) or type(exc).__name__
