@@ -136,6 +136,7 @@ class Http2Connection:
         self.client = client
         self.server = server
         self._sock = sock
+        self._few_streams = min(FEW_STREAMS, worker.config.max_concurrent_streams)
         self._opened_at = time.monotonic()
 
         # The reader, and what stands for it while it is parked.
@@ -317,7 +318,7 @@ class Http2Connection:
     def _may_decode(self) -> bool:
         """Wait before a long header block is decoded, if need be; False if that was the end."""
         size = self._frames.take_finished_block()
-        if self.worker.header_budget.must_wait(size):
+        if size > LONG_BLOCK and self.worker.header_budget.must_wait(size):
             takes = size * DECODING_A_BYTE
             self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * takes))
             self._turn_began = time.monotonic()
@@ -325,6 +326,8 @@ class Http2Connection:
 
     def _count_unfinished_block(self) -> None:
         size = self._frames.unfinished_block
+        if not size and self._block_since is None:
+            return  # as after nearly every read
         if size and self._block_since is None:
             self._block_since = time.monotonic()
         elif not size:
@@ -383,7 +386,10 @@ class Http2Connection:
 
     def _request_received(self, event: events.RequestReceived) -> None:
         stream_id = event.stream_id
-        if self._final_stream_id is not None or len(self._streams) >= self._most_streams():
+        open_here = len(self._streams)
+        if self._final_stream_id is not None or (
+            open_here >= self._few_streams and open_here >= self._most_streams()
+        ):
             # Not processed in any way, so the client may send it again elsewhere (RFC 9113
             # section 8.7).
             metrics.stream_refused()
@@ -436,11 +442,14 @@ class Http2Connection:
         return False
 
     def _most_streams(self) -> int:
-        """How many streams may be open here: few, while the worker has very many."""
+        """How many streams may be open here: few, while the worker has very many.
+
+        Not asked below those few.
+        """
         config = self.worker.config
         if self.worker.open_streams < max(MANY_STREAMS, 2 * config.max_running_streams):
             return config.max_concurrent_streams
-        return min(FEW_STREAMS, config.max_concurrent_streams)
+        return self._few_streams
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream that never was."""

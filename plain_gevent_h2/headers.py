@@ -210,9 +210,7 @@ _cached_request_field = lru_cache(_CACHED_FIELDS)(_request_field)
 class _LongFields(dict[tuple[bytes, bytes], tuple[str, str]]):
     """Those of one request: a reference to HPACK's table may stand there many times."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.widened = 0  # bytes that they take more than as sent: up to four for each
+    widened = 0  # bytes that they take more than as sent: up to four for each
 
     def __missing__(self, field: tuple[bytes, bytes]) -> tuple[str, str]:
         self[field] = checked = _request_field(*field)
