@@ -23,6 +23,9 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"  # as JSON has it
 
 
+#: What has Plain put a value in quotes.
+_QUOTED = re.compile("[ /':=.]")
+
 #: Characters of a value that has such, from which on it is cut: to escape each takes 0.7 us.
 MAX_UNSAFE = 1000
 
@@ -30,29 +33,45 @@ type _Format = Callable[[Any, LogRecord], str]
 type _GetContext = Callable[[LogRecord], dict[str, Any]]
 
 
-def safe_lines(
-    format_record: _Format, get_context: _GetContext, *, values_as_they_are: bool
-) -> _Format:
+def format_value(value: object) -> str:
+    """A value as Plain's key-value formatter writes it, with all that is no text escaped.
+
+    Plain looks for six characters one after another: this takes a third of the time, where to look
+    for what is no text as well would have added to it.
+    """
+    text = value if isinstance(value, str) else str(value)
+    if text.isalnum():
+        return text
+    if not text.isprintable():
+        text = _NEVER_IN_A_VALUE.sub(_escape, _cut(text))
+    if '"' in text:
+        return '"' + text.replace('"', '\\"') + '"'
+    return f'"{text}"' if not text or _QUOTED.search(text) else text
+
+
+def safe_lines(format_record: _Format, get_values: _GetContext | None = None) -> _Format:
     """A formatter's `format`, with all that no app writes by itself escaped in what it returns.
 
-    `values_as_they_are`: whether it writes those of `get_context` without escaping them itself.
-
-    A line that is printable has nothing to escape: to look at each value would take 3 us.
+    For what `format_value()` does not see: messages, tracebacks, and values in JSON, which escapes
+    only the control characters of ASCII. `get_values` tells those: they are still to be cut.
     """
 
     def format_safe(formatter: Any, record: LogRecord) -> str:
         line = format_record(formatter, record)
-        if line.isprintable():
-            return line
-        record = copy(record)
-        for name, value in get_context(record).items():
-            if (text := str(value)).isprintable():
-                continue
-            if len(text) > MAX_UNSAFE:
-                text = f"{text[:MAX_UNSAFE]}... ({len(text)} characters)"
-            if values_as_they_are:
-                text = _NEVER_IN_A_VALUE.sub(_escape, text)
-            vars(record)[name] = text
-        return _NEVER_IN_A_LINE.sub(_escape, format_record(formatter, record))
+        if (line.isascii() and "\x7f" not in line) or line.isprintable():
+            return line  # the first of the two takes no time
+        if get_values is not None:
+            record = copy(record)
+            for name, value in get_values(record).items():
+                if not (text := str(value)).isprintable():
+                    vars(record)[name] = _cut(text)
+            line = format_record(formatter, record)
+        return _NEVER_IN_A_LINE.sub(_escape, line)
 
     return format_safe
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_UNSAFE:
+        return text
+    return f"{text[:MAX_UNSAFE]}... ({len(text)} characters)"

@@ -319,13 +319,13 @@ def mend_logs() -> None:
     """
     from plain.logs import formatters
 
-    from .log_lines import safe_lines
+    from .log_lines import format_value, safe_lines
 
     keyvalue: Any = formatters.KeyValueFormatter
     as_json: Any = formatters.JSONFormatter
-    get_context = formatters._get_context
-    keyvalue.format = safe_lines(keyvalue.format, get_context, values_as_they_are=True)
-    as_json.format = safe_lines(as_json.format, get_context, values_as_they_are=False)
+    keyvalue._format_value = staticmethod(format_value)
+    keyvalue.format = safe_lines(keyvalue.format)
+    as_json.format = safe_lines(as_json.format, formatters._get_context)
 
 
 def mend_websockets() -> None:

@@ -7,13 +7,19 @@ from collections.abc import Callable
 
 import pytest
 from harness import Server, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
 from plain.logs.formatters import JSONFormatter, KeyValueFormatter, _get_context
 from raw import RawClient, request_fields
 
-from plain_gevent_h2.log_lines import MAX_UNSAFE, safe_lines
+from plain_gevent_h2.log_lines import MAX_UNSAFE, format_value, safe_lines
 
 #: What starts a line, moves a terminal's cursor, or cannot be written.
 BAD = ["\n", "\r", "\x0b", "\0", "\x1b[31m", "\x7f", "\x85", "\x9b", "\u2028", "\u202e", "\udcff"]
+
+
+#: Text of all kinds, and what is quoted in it.
+_TEXT = st.characters(categories=["L", "M", "N", "P", "S", "Zs"]) | st.sampled_from("\"' :")
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -23,11 +29,12 @@ def record(message: str, **extra: object) -> logging.LogRecord:
 
 
 class SafeKeyValue(KeyValueFormatter):
-    format = safe_lines(KeyValueFormatter.format, _get_context, values_as_they_are=True)
+    _format_value = staticmethod(format_value)
+    format = safe_lines(KeyValueFormatter.format)
 
 
 class SafeJson(JSONFormatter):
-    format = safe_lines(JSONFormatter.format, _get_context, values_as_they_are=False)
+    format = safe_lines(JSONFormatter.format, _get_context)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=ascii)
@@ -56,6 +63,17 @@ def test_text_is_left_alone(text: str) -> None:
         for extra in ({}, {"path": text}):
             made = record(f"several\n\tlines \x1b[1m{text}", **extra)
             assert safe(line).format(made) == plain(line).format(made)
+
+
+@given(st.text(_TEXT))
+def test_a_values_text_is_quoted_as_plain_does(text: str) -> None:
+    if text.isprintable():
+        assert format_value(text) == KeyValueFormatter._format_value(text)
+
+
+@pytest.mark.parametrize("value", [200, 0.5, None, ("127.0.0.1", 1), {"a": 'b"'}, b"x"])
+def test_other_values_are_as_plain_writes_them(value: object) -> None:
+    assert format_value(value) == KeyValueFormatter._format_value(value)
 
 
 @pytest.mark.parametrize("log_format", ["keyvalue", "json"])
