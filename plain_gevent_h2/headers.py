@@ -33,23 +33,28 @@ LIMIT_COOKIE_PARTS = 4000
 #: Bytes of a path with its query. RFC 9110 section 4.1 asks for 8,000; 64 KiB take Plain 25 ms.
 LIMIT_PATH_SIZE = LIMIT_REQUEST_FIELD_SIZE
 
-#: Fields with a name and a value of up to this many bytes are kept checked and converted,
-#: 1,024 of them each way: clients and apps repeat theirs (measured: +6 % small responses).
-_CACHED_VALUE = 128
+#: Fields of up to this many bytes are kept checked and converted, 1,024 of them each way:
+#: clients and apps repeat theirs (measured: +6 % small responses).
+_CACHED_FIELD = 160
 _CACHED_FIELDS = 1024
 
 _NAME_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 # RFC 9113 section 8.2.1, and RFC 9110 section 5.5 for the other control characters.
 _BAD_VALUE_RE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]$")
 # RFC 9110 section 8.6. Of more digits than these int() makes no number.
-_LENGTH_RE = re.compile(rb"[0-9]{1,4000}")
-_METHOD_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9113 section 8.3.1: an absolute path, without the fragment that clients never send.
-_PATH_RE = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
+_LENGTH_RE = re.compile(r"[0-9]{1,4000}")
 _URI_CHARACTERS = bytes(range(0x21, 0x7F))
-_AUTHORITY_RE = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
+_AUTHORITY_RE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
 
-_PSEUDO_HEADERS = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
+#: Pseudo-header fields and what each may be (RFC 9113 section 8.3.1). A path is absolute, or that
+#: of OPTIONS, and without the fragment that clients never send.
+_PSEUDO_HEADERS = {
+    b":method": re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"),
+    b":scheme": re.compile(rb"https?"),
+    b":path": re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*|\*"),
+    b":authority": re.compile(_AUTHORITY_RE.pattern.encode()),
+    b":protocol": re.compile(rb".*"),
+}
 #: Fields of which there is one: Plain would join two lengths to no number. (RFC 9110 section 8.6
 #: lets equal ones be refused, too.)
 _ONCE = frozenset((b"host", b"content-length"))
@@ -78,6 +83,9 @@ class PathTooLong(HeadersTooLarge):
         self.size = size
 
 
+type _TextField = tuple[str, str]
+
+
 @dataclass(slots=True)
 class RequestHead:
     """A request's header fields, checked.
@@ -88,7 +96,7 @@ class RequestHead:
     method: str
     path: str
     content_length: int | None
-    fields: list[tuple[str, str]]
+    fields: list[_TextField]
     size: int = 0  # bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them, or more in memory
     protocol: str | None = None  # of an extended CONNECT (RFC 8441)
 
@@ -99,103 +107,119 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     `max_list_size` is in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them. Raises
     `MalformedRequest` or `HeadersTooLarge`.
     """
-    pseudo: dict[bytes, bytes] = {}
-    fields: list[tuple[str, str]] = []
-    once: dict[bytes, bytes] = {}
-    cookies: list[bytes] = []
-    size = 0
-    long = _LongFields()
+    pseudo: dict[bytes, _TextField] = {}
+    once: dict[bytes, _TextField] = {}
+    fields: list[_TextField] = []
+    # A reference to HPACK's table may stand there many times: one value for all.
+    long: dict[tuple[bytes, bytes], _TextField] = {}
+    size = FIELD_OVERHEAD * len(raw)
     for name, value in raw:
-        size += len(name) + len(value) + FIELD_OVERHEAD
-        if name[:1] == b":":
-            if len(fields) > len(pseudo) or name in pseudo or name not in _PSEUDO_HEADERS:
-                raise MalformedRequest(f"misplaced, repeated or unknown {name!r}")
-            pseudo[name] = value
-        elif name == b"cookie":
-            cookies.append(value)
-        elif name in _ONCE:
+        length = len(name) + len(value)
+        size += length
+        if length <= _CACHED_FIELD:
+            field = _cached_request_field(name, value)
+        else:
+            key = (name, value)
+            field = long.get(key) or long.setdefault(key, _request_field(name, value))
+        if name in _PSEUDO_HEADERS:
+            if fields or name in pseudo:
+                raise MalformedRequest(f"{name!r} repeated, or after other fields")
+            pseudo[name] = field
+            continue
+        fields.append(field)
+        if name in _ONCE:
             if name in once:
                 raise MalformedRequest(f"more than one {name!r}")
-            once[name] = value
-        if len(value) <= _CACHED_VALUE and len(name) <= _CACHED_VALUE:
-            fields.append(_cached_request_field(name, value))
-        else:
-            fields.append(long[name, value])
+            once[name] = field
     content_length = _content_length(once.get(b"content-length"))
     # After the loop, so that a malformed request is called that whatever its size.
-    if size > max_list_size or len(fields) - len(pseudo) - len(cookies) > LIMIT_REQUEST_FIELDS:
-        raise HeadersTooLarge(f"{len(fields)} header fields of {size} bytes")
-    size += long.widened
-    _check_sizes(cookies, pseudo.get(b":path", b""))
+    if size > _WITHIN_LIMITS or size > max_list_size:
+        _check_sizes(raw, size, max_list_size)
     _check_pseudo_headers(pseudo, once.get(b"host"))
-    if pseudo[b":scheme"] == b"http":
-        # A client's claim, which views would believe: HTTP/2 comes over TLS here.
-        fields[fields.index((":scheme", "http"))] = (":scheme", "https")
+    # `:scheme` is a client's claim, which views would believe: HTTP/2 comes over TLS here.
+    pseudo[b":scheme"] = (":scheme", "https")
+    if long:
+        size += _widened(long)
     if b":protocol" in pseudo:
         return _extended_connect(pseudo, fields, size)
-    return RequestHead(
-        method=pseudo[b":method"].decode("ascii"),
-        path=_uri(pseudo[b":path"]),
-        content_length=content_length,
-        fields=fields,
-        size=size,
-    )
+    method, path = pseudo[b":method"][1], pseudo[b":path"][1]
+    return RequestHead(method, path, content_length, [*pseudo.values(), *fields], size)
 
 
-def _check_sizes(cookies: list[bytes], path: bytes) -> None:
-    """What Plain's parsers take long for has limits of its own."""
-    if cookies:
-        parts = sum(cookie.count(b";") + cookie.count(b"\\") for cookie in cookies)
-        if len(cookies) > LIMIT_COOKIE_FIELDS or parts > LIMIT_COOKIE_PARTS:
-            raise HeadersTooLarge(f"{len(cookies)} cookies of {parts} parts")
+#: Bytes of a header list that is within all limits but perhaps the one for its bytes.
+_WITHIN_LIMITS = min(LIMIT_COOKIE_PARTS, LIMIT_REQUEST_FIELDS * FIELD_OVERHEAD)
+
+
+def _check_sizes(raw: list[tuple[bytes, bytes]], size: int, max_list_size: int) -> None:
+    """The limits for all fields, and those for what Plain's parsers take long for."""
+    cookies = [value for name, value in raw if name == b"cookie"]
+    others = sum(name[:1] != b":" for name, _ in raw) - len(cookies)
+    if size > max_list_size or others > LIMIT_REQUEST_FIELDS:
+        raise HeadersTooLarge(f"{len(raw)} header fields of {size} bytes")
+    parts = sum(cookie.count(b";") + cookie.count(b"\\") for cookie in cookies)
+    if len(cookies) > LIMIT_COOKIE_FIELDS or parts > LIMIT_COOKIE_PARTS:
+        raise HeadersTooLarge(f"{len(cookies)} cookies of {parts} parts")
+    path = dict(raw).get(b":path", b"")
     if len(path) > LIMIT_PATH_SIZE:
         raise PathTooLong(len(path))
 
 
+def _widened(fields: dict[tuple[bytes, bytes], _TextField]) -> int:
+    """Bytes that they take more in memory than as sent: up to four for each."""
+    return sum(
+        sys.getsizeof(text) - len(value)
+        for (_, value), (_, text) in fields.items()
+        if not text.isascii()
+    )
+
+
 def _extended_connect(
-    pseudo: dict[bytes, bytes], fields: list[tuple[str, str]], size: int
+    pseudo: dict[bytes, _TextField], fields: list[_TextField], size: int
 ) -> RequestHead:
     """RFC 8441 section 5, as the HTTP/1.1 handshake that Plain's views know.
 
     The key proves to an HTTP/1.1 client that its server meant the upgrade; here `:protocol`
     does, and any key will do.
     """
-    replaced = (":method", ":protocol", "sec-websocket-key", "content-length")
+    replaced = ("sec-websocket-key", "content-length")
     return RequestHead(
         method="GET",
-        path=_uri(pseudo[b":path"]),
+        path=pseudo[b":path"][1],
         content_length=None,
         fields=[
+            *(pseudo[name] for name in (b":scheme", b":authority", b":path") if name in pseudo),
             *(field for field in fields if field[0] not in replaced),
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),
             ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
         ],
         size=size,
-        protocol=pseudo[b":protocol"].decode("latin-1"),
+        protocol=pseudo[b":protocol"][1],
     )
 
 
-def _content_length(value: bytes | None) -> int | None:
+def _content_length(field: _TextField | None) -> int | None:
     """RFC 9110 section 8.6: a number."""
-    if value is None:
+    if field is None:
         return None
-    if not _LENGTH_RE.fullmatch(value):
-        raise MalformedRequest(f"content-length {value!r}")
-    return int(value)
+    if not _LENGTH_RE.fullmatch(field[1]):
+        raise MalformedRequest(f"content-length {field[1]!r}")
+    return int(field[1])
 
 
-def _request_field(name: bytes, value: bytes) -> tuple[str, str]:
+def _request_field(name: bytes, value: bytes) -> _TextField:
     """One field, checked by itself (RFC 9113 section 8.2) and decoded as Plain does."""
     if value and _BAD_VALUE_RE.search(value):
         raise MalformedRequest(f"invalid value of {name!r}")
-    if name[:1] != b":":
-        if not _NAME_RE.fullmatch(name):
-            raise MalformedRequest(f"invalid name {name!r}")
-        if name in _CONNECTION_SPECIFIC or (name == b"te" and value.lower() != b"trailers"):
-            raise MalformedRequest(f"connection-specific {name!r}")
-    if name == b":path":
-        return ":path", _uri(value)
+    if name[:1] == b":":
+        if name not in _PSEUDO_HEADERS or not _PSEUDO_HEADERS[name].fullmatch(value):
+            raise MalformedRequest(f"unknown or invalid {name!r}")
+        if name == b":path":
+            return ":path", _uri(value)
+    elif not _NAME_RE.fullmatch(name):
+        raise MalformedRequest(f"invalid name {name!r}")
+    elif name in _CONNECTION_SPECIFIC or (name == b"te" and value.lower() != b"trailers"):
+        raise MalformedRequest(f"connection-specific {name!r}")
     return name.decode("ascii"), value.decode("utf-8", "surrogateescape")
 
 
@@ -207,36 +231,24 @@ def _uri(path: bytes) -> str:
 _cached_request_field = lru_cache(_CACHED_FIELDS)(_request_field)
 
 
-class _LongFields(dict[tuple[bytes, bytes], tuple[str, str]]):
-    """Those of one request: a reference to HPACK's table may stand there many times."""
-
-    widened = 0  # bytes that they take more than as sent: up to four for each
-
-    def __missing__(self, field: tuple[bytes, bytes]) -> tuple[str, str]:
-        self[field] = checked = _request_field(*field)
-        if not checked[1].isascii():
-            self.widened += sys.getsizeof(checked[1]) - len(field[1])
-        return checked
-
-
-def _check_pseudo_headers(pseudo: dict[bytes, bytes], host: bytes | None) -> None:
-    """RFC 9113 section 8.3.1."""
-    method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
-    if not _METHOD_RE.fullmatch(method):
-        raise MalformedRequest("missing or invalid :method")
-    if (method == b"CONNECT") != (b":protocol" in pseudo):
+def _check_pseudo_headers(pseudo: dict[bytes, _TextField], host: _TextField | None) -> None:
+    """What RFC 9113 section 8.3.1 asks of them together."""
+    if not (b":method" in pseudo and b":path" in pseudo and b":scheme" in pseudo):
+        raise MalformedRequest("no :method, :path or :scheme")
+    method = pseudo[b":method"][1]
+    if (method == "CONNECT") != (b":protocol" in pseudo):
         raise MalformedRequest("CONNECT without :protocol, or :protocol without CONNECT")
-    if pseudo.get(b":scheme", b"") not in (b"https", b"http"):
-        raise MalformedRequest("missing or unknown :scheme")
-    if not _PATH_RE.fullmatch(path) and not (path == b"*" and method == b"OPTIONS"):
-        raise MalformedRequest("missing or invalid :path")
+    if pseudo[b":path"][1] == "*" and method != "OPTIONS":
+        raise MalformedRequest("'*' is for OPTIONS")
     authority = pseudo.get(b":authority")
-    if authority is None:
-        authority = host
-    elif host is not None and host.lower() != authority.lower():
+    if host is None:
+        if authority is None:
+            raise MalformedRequest("neither :authority nor host")
+        return
+    if not _AUTHORITY_RE.fullmatch(host[1]):
+        raise MalformedRequest("invalid host")
+    if authority is not None and host[1].lower() != authority[1].lower():
         raise MalformedRequest(":authority and host differ")
-    if authority is None or not _AUTHORITY_RE.fullmatch(authority):
-        raise MalformedRequest("missing or invalid :authority")
 
 
 def check_trailers(raw: list[tuple[bytes, bytes]]) -> None:
@@ -298,7 +310,7 @@ def response_headers(response: Any) -> list[Field]:
             continue
         if lower == "content-length" and content_length_forbidden(status):
             continue
-        fields.append((_cached_field if len(value) <= _CACHED_VALUE else _field)(lower, value))
+        fields.append((_cached_field if len(value) <= _CACHED_FIELD else _field)(lower, value))
     # Out of the compression table: they are secret, and no two are alike (RFC 7541 section
     # 7.1.3).
     fields += [
