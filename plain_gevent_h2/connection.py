@@ -128,6 +128,42 @@ class Http2Connection:
     thread and none of the methods but `run()` blocks, so there are no locks.
     """
 
+    # As in `Stream`: there are more than 30.
+    __slots__ = (
+        "_aborted",
+        "_block_since",
+        "_budgets",
+        "_client_is_going",
+        "_closing_code",
+        "_closing_since",
+        "_drain_since",
+        "_few_streams",
+        "_final_stream_id",
+        "_frames",
+        "_goaway_sent_at",
+        "_h2",
+        "_idle_since",
+        "_last_progress",
+        "_last_stream_id",
+        "_opened_at",
+        "_parked",
+        "_reader",
+        "_receiving",
+        "_recv_size",
+        "_requests",
+        "_running",
+        "_sock",
+        "_streams",
+        "_turn_began",
+        "_unsent",
+        "_waiting",
+        "_writer",
+        "client",
+        "penalties",
+        "server",
+        "worker",
+    )
+
     protocol_version = "2"
 
     def __init__(self, worker: "GeventWorker", sock: TlsSocket, client: Any, server: Any) -> None:

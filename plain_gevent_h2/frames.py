@@ -268,12 +268,14 @@ class FrameReader:
 
     def _check_block(self, kind: int, flags: int, size: int) -> None:
         """Give up on a header block that is too long, before any of it is decoded."""
-        self._block_size = size + (self._block_size if kind == FrameType.CONTINUATION else 0)
-        if self._block_size > self._max_block_size:
+        if kind == FrameType.CONTINUATION:
+            size += self._block_size
+        self._block_size = size
+        if size > self._max_block_size:
             reason = f"header block of more than {self._max_block_size} bytes"
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, reason)
-        if flags & END_HEADERS:
-            self._finished_block = max(self._finished_block, self._block_size)
+        if size > self._finished_block and flags & END_HEADERS:
+            self._finished_block = size
 
     def _check_order(self, kind: int, flags: int, stream_id: int) -> None:
         """What may come next, whatever is in it (RFC 9113 sections 3.4 and 6.10)."""

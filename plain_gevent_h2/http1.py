@@ -163,7 +163,7 @@ class _Output:
         self._send(b"".join(head))
 
     def _send(self, data: bytes) -> None:
-        rest = memoryview(data)
+        rest = data if len(data) <= BATCH_SIZE else memoryview(data)
         unsent.http1 += len(rest)
         try:
             while rest:
@@ -200,6 +200,16 @@ class _IncompleteBody(Exception):
 
 class Http1Stream(Stream):
     """One request of an HTTP/1.1 connection."""
+
+    __slots__ = (
+        "_connection",
+        "_ingest_seconds",
+        "_parsed",
+        "_response",
+        "_sink",
+        "done",
+        "keep_alive",
+    )
 
     def __init__(
         self,
@@ -465,7 +475,8 @@ class Http1Connection:
             return self._refuse(None, exc)
         try:
             self._check_length(parsed)
-            self._charge_head(size_to_charge(parsed.headers, len(head)))
+            if len(head) > FREE:
+                self._charge_head(size_to_charge(parsed.headers, len(head)))
         except LimitRequestBody as exc:
             return self._refuse(parsed, exc)
         del head  # it is not needed for as long as the view runs
@@ -559,7 +570,8 @@ class Http1Connection:
             if end >= 0 or len(buffer) > MAX_HEAD_SIZE:
                 self.request_is_head = buffer.startswith(b"HEAD ")
             if end >= 0:
-                self.worker.header_budget.unfinished(self, 0)
+                if scanned:  # it came in pieces
+                    self.worker.header_budget.unfinished(self, 0)
                 head = bytes(buffer[: end + 4])
                 del buffer[: end + 4]
                 if len(head) > MAX_HEAD_SIZE or head.count(b"\r\n") > MAX_HEAD_LINES:

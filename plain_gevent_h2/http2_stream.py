@@ -30,6 +30,28 @@ _LOGGED = ("USER-AGENT", "REFERER")
 class Http2Stream(Stream):
     """A stream of an HTTP/2 connection."""
 
+    __slots__ = (
+        "_rate",
+        "_rate_checked_at",
+        "_rate_received",
+        "_raw_path",
+        "buffer",
+        "client_ended",
+        "connection",
+        "content_length",
+        "discarded",
+        "ended_at",
+        "header_bytes",
+        "headers",
+        "method",
+        "opened",
+        "received_at",
+        "response_ended",
+        "sink",
+        "started",
+        "stream_id",
+    )
+
     def __init__(self, connection: "Http2Connection", stream_id: int, head: RequestHead) -> None:
         worker = connection.worker
         super().__init__(worker)

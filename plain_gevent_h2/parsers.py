@@ -29,9 +29,13 @@ def decode_path(path: bytes) -> str:
 
 def split_parameters(value: str) -> Iterator[str]:
     """The parts of `value`, which starts with a semicolon: one after each that is not quoted."""
+    pieces = value.split(";", MAX_PARAMETERS + 1)[1:]
+    if '"' not in value:
+        yield from map(str.strip, pieces)
+        return
     part: list[str] = []
     quoted = 0
-    for piece in value.split(";", MAX_PARAMETERS + 1)[1:]:
+    for piece in pieces:
         part.append(piece)
         quoted += piece.count('"') - piece.count('\\"')
         if quoted % 2 == 0:

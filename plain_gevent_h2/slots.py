@@ -175,6 +175,17 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
     ends with its stream; so it does if somebody still knows it (`Slots._take_idle()`).
     """
 
+    # CPython has no quick way to the other attributes of a `Greenlet`'s, of which each stream takes
+    # forty.
+    __slots__ = (
+        "_idle",
+        "_is_ending",
+        "_slots",
+        "_stream",
+        "_stream_links",
+        "links_to_call",
+    )
+
     def __init__(self, slots: Slots) -> None:
         super().__init__()
         self._slots = slots

@@ -159,8 +159,8 @@ class SpooledBody(BodySink):
 
     def whole(self) -> None:
         """All of it has come. Raises `BodyBudgetExceeded` if it was evicted."""
-        self._check_not_evicted()
         if self._spool is not None:
+            self._check_not_evicted()
             self._uploads.end(self)
 
     def close(self) -> None:

@@ -164,6 +164,8 @@ class SendBuffer:
 
     def wake(self) -> None:
         """Let the stream's greenlet go on if there is room, or nothing to wait for."""
+        if self._room is None and not self._waits_since:
+            return  # nobody waits, as for nearly every body
         low = LOW_WATER if unsent.size <= MAX_UNSENT else 0
         if self.size > low and not self.closed:
             return
