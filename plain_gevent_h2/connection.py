@@ -53,7 +53,7 @@ from .stream import ClientGone, release
 from .tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
-from .writer import LOW_WATER, MAX_UNREAD_RESPONSES, SendBuffer, Writer, unsent
+from .writer import LOW_WATER, MAX_UNREAD_RESPONSES, MIN_PROGRESS, SendBuffer, Writer, unsent
 
 if TYPE_CHECKING:
     from .worker import GeventWorker
@@ -96,6 +96,9 @@ LONG_TURN = 0.002
 #: Sweeps, of a second each, in which a client should have taken the whole responses that it has
 #: asked for, while those of all connections are past `MAX_UNREAD_RESPONSES`.
 SWEEPS_TO_TAKE = 4
+
+#: Seconds without progress from which on a response is not taken, though some of it was.
+STALLED = 1.0
 
 #: Streams that may be open in a worker, 3 KiB each, before a connection may have only a few. (Or
 #: twice as many as may run, if that is more.)
@@ -287,6 +290,23 @@ class Http2Connection:
     def close_for_headers(self) -> None:
         """Make room for other requests' headers: no other holds as many bytes."""
         self._close_for_abuse("too many bytes of header fields")
+
+    def close_for_responses(self) -> None:
+        """Make room for other responses: no other client leaves as much of its own."""
+        self._close_for_abuse("responses that are not taken")
+
+    def untaken(self, now: float) -> int:
+        """Bytes of whole responses, none of which the client has taken lately.
+
+        Its windows or its socket are in the way: for a second, unless it has let nothing through.
+        """
+        since = now if self._writer.taken_lately < MIN_PROGRESS else now - STALLED
+        buffers = (stream.buffer for stream in self._streams.values())
+        return sum(
+            buffer.size
+            for buffer in buffers
+            if buffer.ending and buffer.progress_at <= since and self._holds_back(buffer, now)
+        )
 
     def _close_for_abuse(self, reason: str) -> None:
         if self._closing_since is None and not self._aborted:
@@ -681,9 +701,12 @@ class Http2Connection:
         return self._waiting.pop(0)
 
     def stream_began(self) -> None:
-        """The greenlet of a stream is at its start."""
+        """The greenlet of a stream is at its start: the next one's turn is when it waits or ends.
+
+        Not before: what it leaves may be too much.
+        """
         if self._waiting:
-            self.worker.slots.run(self)
+            gevent.get_hub().loop.run_callback(self.worker.slots.run, self)
 
     def stream_finished(self, stream: Http2Stream) -> None:
         """The greenlet of `stream` is at its end."""

@@ -163,6 +163,7 @@ class Http2Stream(Stream):
         self.log_response.sent += len(data)
         self.buffer.put_whole(data)
         self.connection.end(self)
+        self.worker.unread_responses.make_room()
 
     def send_error(self, status: int) -> None:
         body = f"<h1>{status}</h1>".encode()

@@ -39,6 +39,7 @@ from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
 from .tls import RecordFlood, TlsSocket, server_context
 from .turns import PenaltyBox
+from .unread_responses import UnreadResponses
 from .uploads import UploadBudget
 from .watch import BlockedHub, log_stacks
 from .websocket import Unread
@@ -118,6 +119,7 @@ class GeventWorker(plain_worker.Worker):
         self.unread = Unread(self.body_budget)
         self.leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
+        self.unread_responses = UnreadResponses(self._http2_connections)
         self._listening: list[StreamServer] = []
         self._trimmer = Trimmer()
         self._wake = Event()  # wakes the main greenlet before its next interval
@@ -341,9 +343,11 @@ class GeventWorker(plain_worker.Worker):
             self.nr_conns -= 1
             metrics.connections_changed(-1, connection.protocol_version)
 
+    def _http2_connections(self) -> list[Http2Connection]:
+        return [c for c in self._connections if isinstance(c, Http2Connection)]
+
     def _active_streams(self) -> int:
-        connections = [c for c in self._connections if isinstance(c, Http2Connection)]
-        return sum(connection.active_streams for connection in connections)
+        return sum(connection.active_streams for connection in self._http2_connections())
 
     def _log_failure(self, exc: Exception, client: Any) -> None:
         """Log what ended one connection, as loud as it deserves."""
@@ -380,6 +384,7 @@ class GeventWorker(plain_worker.Worker):
         now = time.monotonic()
         self._trimmer.sweep(now)
         self.body_budget.sweep(now)
+        self.unread_responses.make_room()
         for connection in list(self._connections):
             try:
                 connection.sweep(now)

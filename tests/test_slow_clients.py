@@ -186,6 +186,28 @@ class TestWindows:
             assert worker.memory_info().rss < memory + 64 * 1024 * 1024
             wait_for(lambda: server.log().count('path="/bytes"') > 100, "log of responses made")
 
+    @pytest.mark.parametrize("connections", [1, 100])
+    def test_large_responses_that_nobody_takes(self, serve: Serve, connections: int) -> None:
+        server = serve()
+        worker = server.worker()
+        block = Encoder().encode(request_fields("/bytes?n=1000000"))
+        with ExitStack() as stack, Client(server) as other, RawClient(server) as slow:
+            for _ in range(200):
+                assert other.get("/").body == b"hello"
+            memory = worker.memory_info().rss
+            slowly = slow.open(request_fields("/bytes?n=100000"))
+            first = slow.expect(DataFrame, slowly).data
+            for _ in range(connections):
+                client = stack.enter_context(RawClient(server, {WINDOW: 1}))
+                client.send(*(headers(stream, block) for stream in range(1, 201, 2)))
+                assert other.get("/").body == b"hello"
+            server.wait_log("responses that are not taken")
+            # Who leaves less than the others is not closed for them.
+            slow.send(window_update(0, 100_000), window_update(slowly, 100_000))
+            assert len(first + slow.finish(slowly).body) == 100_000
+            assert len(other.get("/bytes?n=1000000").body) == 1_000_000
+            assert worker.memory_info().rss < memory + 64 * 1024 * 1024
+
     def test_a_whole_response_waits_for_its_window(self, serve: Serve) -> None:
         """Its view has returned, and what is linked to its greenlet has run."""
         server = serve()
