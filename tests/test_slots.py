@@ -11,6 +11,7 @@ import pytest
 from gevent.event import Event
 
 from plain_gevent_h2.slots import AHEAD, Slots
+from plain_gevent_h2.turns import give_way
 
 
 class Stream:
@@ -53,18 +54,24 @@ def slots() -> Slots:
     return Slots(100, lambda: None)
 
 
+def wait_while(condition: Callable[[], bool]) -> None:
+    with gevent.Timeout(10):
+        while condition():
+            give_way()
+
+
 def run(slots: Slots, view: Callable[[], object] = lambda: None) -> Stream:
     """Run a stream from its start to its end."""
     stream = Stream(view)
     slots.run(Source(stream))
     assert stream.over.wait(10)
-    gevent.sleep(0.001)  # its greenlet becomes idle
+    give_way()  # its greenlet becomes idle
     return stream
 
 
 def test_a_greenlet_runs_one_stream_after_another(slots: Slots) -> None:
     first = run(slots)
-    assert run(slots, lambda: gevent.sleep(0)).ran_in == first.ran_in
+    assert run(slots, give_way).ran_in == first.ran_in
     assert run(slots, threading.current_thread).ran_in == first.ran_in
     assert run(slots).ran_in == first.ran_in
 
@@ -91,50 +98,60 @@ class TestLeftovers:
     """What a request leaves running reaches no other."""
 
     @pytest.fixture
-    def left(self) -> list[Any]:
+    def left(self) -> list[Callable[[], object]]:
+        """What was left; to call it has it strike, or waits until it has."""
         return []
 
     @pytest.fixture(
         params=["timeout", "timer", "reference", "weak reference", "throw", "bound method"]
     )
-    def leave(self, request: pytest.FixtureRequest, left: list[Any]) -> Callable[[], None]:
+    def leave(
+        self, request: pytest.FixtureRequest, left: list[Callable[[], object]]
+    ) -> Callable[[], None]:
         def leave() -> None:
-            current = gevent.getcurrent()
+            current: Any = gevent.getcurrent()
             if request.param == "timeout":
-                gevent.Timeout(0.02).start()
+                timeout = gevent.Timeout.start_new(0.02)
+                left.append(lambda: wait_while(lambda: timeout.pending))
             elif request.param == "timer":
-                gevent.spawn_later(0.02, current.throw, ValueError)
+                left.append(gevent.spawn_later(0.02, current.throw, ValueError).join)
             elif request.param == "reference":
-                left.append(current)
+                left.append(lambda: current.kill(block=False))
             elif request.param == "weak reference":
-                left.append(weakref.proxy(current))
+                known = weakref.proxy(current)
+                left.append(lambda: known.kill(block=False))
             elif request.param == "throw":
                 left.append(current.throw)
             else:
-                left.append(gevent.getcurrent().kill)
+                left.append(current.kill)
 
         return leave
 
     @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
     def test_they_have_their_greenlet_to_themselves(
-        self, slots: Slots, leave: Callable[[], None], left: list[Any], *, waits: bool
+        self,
+        slots: Slots,
+        leave: Callable[[], None],
+        left: list[Callable[[], object]],
+        *,
+        waits: bool,
     ) -> None:
         def view() -> None:
             if waits:
-                gevent.sleep(0.001)
+                give_way()
             leave()
 
         with_leftovers = run(slots, view)
         assert with_leftovers.raised is None
-        others = [Stream(lambda: gevent.sleep(0.05)) for _ in range(3)]
+        have_struck = Event()
+        others = [Stream(lambda: have_struck.wait(10)) for _ in range(3)]
         slots.run(Source(*others))
-        gevent.sleep(0.005)
-        for kept in left:
-            with suppress(ReferenceError):  # it has ended
-                if hasattr(kept, "kill"):
-                    kept.kill(block=False)
-                else:
-                    kept()
+        wait_while(lambda: not all(other.ran_in for other in others))
+        for strike in left:
+            with suppress(ReferenceError):  # the greenlet has ended
+                strike()
+        give_way()
+        have_struck.set()
         for other in others:
             assert other.over.wait(10)
             assert other.raised is None
@@ -142,7 +159,7 @@ class TestLeftovers:
 
     def test_after_a_kill_without_a_wait(self, slots: Slots) -> None:
         run(slots, lambda: gevent.getcurrent().kill(block=False))  # type: ignore[attr-defined]
-        assert run(slots, lambda: gevent.sleep(0.01)).raised is None
+        assert run(slots, give_way).raised is None
 
 
 def test_who_is_over_leaves_the_queue() -> None:
