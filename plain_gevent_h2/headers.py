@@ -132,10 +132,10 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
                 raise MalformedRequest(f"more than one {name!r}")
             once[name] = field
     content_length = _content_length(once.get(b"content-length"))
-    # After the loop, so that a malformed request is called that whatever its size.
+    _check_pseudo_headers(pseudo, once.get(b"host"))
+    # Last, so that a malformed request is called that whatever its size.
     if size > _WITHIN_LIMITS or size > max_list_size:
         _check_sizes(raw, size, max_list_size)
-    _check_pseudo_headers(pseudo, once.get(b"host"))
     # `:scheme` is a client's claim, which views would believe: HTTP/2 comes over TLS here.
     pseudo[b":scheme"] = (":scheme", "https")
     if long:
@@ -167,7 +167,7 @@ def _check_sizes(raw: list[tuple[bytes, bytes]], size: int, max_list_size: int) 
 def _widened(fields: dict[tuple[bytes, bytes], _TextField]) -> int:
     """Bytes that they take more in memory than as sent: up to four for each."""
     return sum(
-        sys.getsizeof(text) - len(value)
+        max(0, sys.getsizeof(text) - len(value))
         for (_, value), (_, text) in fields.items()
         if not text.isascii()
     )
