@@ -97,7 +97,7 @@ LONG_TURN = 0.002
 #: asked for, while those of all connections are past `MAX_UNREAD_RESPONSES`.
 SWEEPS_TO_TAKE = 4
 
-#: Seconds without progress from which on a response is not taken, though some of it was.
+#: Seconds for which a socket that takes nothing is not yet the client's doing.
 STALLED = 1.0
 
 #: Streams that may be open in a worker, 3 KiB each, before a connection may have only a few. (Or
@@ -292,21 +292,8 @@ class Http2Connection:
         self._close_for_abuse("too many bytes of header fields")
 
     def close_for_responses(self) -> None:
-        """Make room for other responses: no other client leaves as much of its own."""
+        """Make room for other responses: this client takes none of its own."""
         self._close_for_abuse("responses that are not taken")
-
-    def untaken(self, now: float) -> int:
-        """Bytes of whole responses, none of which the client has taken lately.
-
-        Its windows or its socket are in the way: for a second, unless it has let nothing through.
-        """
-        since = now if self._writer.taken_lately < MIN_PROGRESS else now - STALLED
-        buffers = (stream.buffer for stream in self._streams.values())
-        return sum(
-            buffer.size
-            for buffer in buffers
-            if buffer.ending and buffer.progress_at <= since and self._holds_back(buffer, now)
-        )
 
     def _close_for_abuse(self, reason: str) -> None:
         if self._closing_since is None and not self._aborted:
@@ -706,13 +693,16 @@ class Http2Connection:
         Not before: what it leaves may be too much.
         """
         if self._waiting:
-            gevent.get_hub().loop.run_callback(self.worker.slots.run, self)
+            gevent.get_hub().loop.run_callback(self._start_waiting)
+
+    def _start_waiting(self) -> None:
+        if self._waiting:
+            self.worker.slots.run(self)
 
     def stream_finished(self, stream: Http2Stream) -> None:
         """The greenlet of `stream` is at its end."""
         self._running -= 1
-        if self._waiting:
-            self.worker.slots.run(self)
+        self._start_waiting()
 
     def send_headers(self, stream: Http2Stream, headers: Any, *, end_stream: bool) -> None:
         """Send a response's header fields. Raises `ClientGone`."""
@@ -781,8 +771,7 @@ class Http2Connection:
             self._budgets.earn(FrameType.RST_STREAM, 1)
             self._budgets.earn(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
         self._let_go(stream)
-        if self._waiting:  # perhaps for this one's bytes to be gone
-            self.worker.slots.run(self)
+        self._start_waiting()  # perhaps one waits for this one's bytes to be gone
         if not self._streams:
             self._idle_since = time.monotonic()
             self.worker.idle.add(self)
@@ -897,9 +886,8 @@ class Http2Connection:
             self._sweep_idle(now, self._idle_since)
         for stream in list(self._streams.values()):
             self._sweep_stream(stream, now)
-        self._writer.sweep()
-        if self._waiting:  # the worker may have fewer bytes unsent by now
-            self.worker.slots.run(self)
+        self._writer.sweep(now)
+        self._start_waiting()  # the worker may have fewer bytes unsent by now
 
     def _sweep_closing(self, now: float) -> None:
         """Close the socket once the client had its time to read what was sent, and to close."""
@@ -947,16 +935,30 @@ class Http2Connection:
             return send_timeout(self.worker, holds_place=not stream.is_over)
         return self.worker.config.send_timeout
 
-    def _holds_back(self, buffer: SendBuffer, now: float) -> bool:
+    def untaken(self) -> list[int]:
+        """The bytes left of each whole response, if the client has taken nothing for a while.
+
+        By its connection: of 100 streams on a slow link each waits for its turn longer than that.
+        """
+        if self._aborted or self._writer.taken_lately >= MIN_PROGRESS:
+            return []
+        now = time.monotonic()
+        buffers = [stream.buffer for stream in self._streams.values() if stream.buffer.ending]
+        return [b.size for b in buffers if b.size and self._holds_back(b, now, STALLED)]
+
+    def _holds_back(
+        self, buffer: SendBuffer, now: float, patience: float = SEND_TIMEOUT_UNDER_PRESSURE
+    ) -> bool:
         """Whether the body waits for the client's windows or its socket, not just for its turn.
 
-        One of 100 on a slow link waits for its turn longer than the short limits.
+        One of 100 on a slow link waits for its turn longer than the short limits. `patience`:
+        seconds for which its socket may take nothing.
         """
         writing_since = self._writer.writing_since
         return (
             not buffer.queued  # by a window: see Writer
             or self._h2.outbound_flow_control_window <= 0
-            or (writing_since is not None and now - writing_since > SEND_TIMEOUT_UNDER_PRESSURE)
+            or (writing_since is not None and now - writing_since > patience)
         )
 
 

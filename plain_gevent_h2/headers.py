@@ -33,8 +33,9 @@ LIMIT_COOKIE_PARTS = 4000
 #: Bytes of a path with its query. RFC 9110 section 4.1 asks for 8,000; 64 KiB take Plain 25 ms.
 LIMIT_PATH_SIZE = LIMIT_REQUEST_FIELD_SIZE
 
-#: Fields of up to this many bytes are kept checked and converted, 1,024 of them each way:
-#: clients and apps repeat theirs (measured: +6 % small responses).
+#: A request's fields of up to this many bytes, and a response's with values of so many, are kept
+#: checked and converted, 1,024 each way: clients and apps repeat theirs (measured: +6 % small
+#: responses).
 _CACHED_FIELD = 160
 _CACHED_FIELDS = 1024
 
@@ -46,8 +47,8 @@ _LENGTH_RE = re.compile(r"[0-9]{1,4000}")
 _URI_CHARACTERS = bytes(range(0x21, 0x7F))
 _AUTHORITY_RE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
 
-#: Pseudo-header fields and what each may be (RFC 9113 section 8.3.1). A path is absolute, or that
-#: of OPTIONS, and without the fragment that clients never send.
+#: Pseudo-header fields and what each may be (RFC 9113 section 8.3.1, RFC 8441 section 4). A path is
+#: absolute, or that of OPTIONS, and without the fragment that clients never send.
 _PSEUDO_HEADERS = {
     b":method": re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"),
     b":scheme": re.compile(rb"https?"),

@@ -175,8 +175,8 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
     ends with its stream; so it does if somebody still knows it (`Slots._take_idle()`).
     """
 
-    # CPython has no quick way to the other attributes of a `Greenlet`'s, of which each stream takes
-    # forty.
+    # A `Greenlet` is of a class in C: CPython's caches for attributes do not work for those in its
+    # `__dict__`. Each stream looks some forty of them up.
     __slots__ = (
         "_idle",
         "_is_ending",

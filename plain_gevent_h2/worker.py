@@ -384,7 +384,7 @@ class GeventWorker(plain_worker.Worker):
         now = time.monotonic()
         self._trimmer.sweep(now)
         self.body_budget.sweep(now)
-        self.unread_responses.make_room()
+        self.unread_responses.sweep()
         for connection in list(self._connections):
             try:
                 connection.sweep(now)

@@ -51,6 +51,9 @@ FULL_RECORD = 8 * 1024
 #: its stream is reset. A client could keep it for ever by a window of one byte at a time.
 MIN_PROGRESS = 1024
 
+#: Seconds that count as lately, once or twice over. Less than a second, at which the sweeps come.
+TAKEN_INTERVAL = 0.9
+
 #: Bytes of control frames and headers that may wait for a peer that does not read. Past
 #: it, nothing more is read from the peer either.
 MAX_CONTROL_BACKLOG = 64 * 1024
@@ -217,6 +220,7 @@ class Writer:
         self._closed = False
         self._room: Event | None = None
         self._taken = self._taken_before = 0  # bytes of bodies framed: see `taken_lately`
+        self._swept_at = 0.0  # monotonic
         #: When the write that is under way began (monotonic), or None.
         self.writing_since: float | None = None
 
@@ -227,12 +231,14 @@ class Writer:
 
     @property
     def taken_lately(self) -> int:
-        """Bytes of bodies that the windows have let through in the last one to two sweeps."""
+        """Bytes of bodies that the windows have let through in the last one to two seconds."""
         return self._taken + self._taken_before
 
-    def sweep(self) -> None:
-        """Called once a second."""
-        self._taken, self._taken_before = 0, self._taken
+    def sweep(self, now: float) -> None:
+        """Called once a second, or more often."""
+        if now - self._swept_at >= TAKEN_INTERVAL:
+            self._swept_at = now
+            self._taken, self._taken_before = 0, self._taken
 
     @property
     def backlogged(self) -> bool:

@@ -4,24 +4,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from plain_gevent_h2.unread_responses import MAX_UNTAKEN, UnreadResponses
+from plain_gevent_h2.unread_responses import LOOK_AGAIN, MAX_UNTAKEN, UnreadResponses
 from plain_gevent_h2.writer import unsent
 
 
 class Connection:
-    """One that has put `size` bytes, of which its client takes some or none."""
+    """One with whole responses of so many bytes, of which its client takes some or none."""
 
-    def __init__(self, size: int, *, takes: bool = False) -> None:
-        self.size, self.takes = size, takes
-        self.is_closed = False
-        unsent.size += size
+    def __init__(self, *sizes: int, takes: bool = False) -> None:
+        self.sizes, self.takes = list(sizes), takes
+        self.looked = 0
+        unsent.size += sum(sizes)
 
-    def untaken(self, _now: float) -> int:
-        return 0 if self.takes or self.is_closed else self.size
+    def untaken(self) -> list[int]:
+        self.looked += 1
+        return [] if self.takes else self.sizes
 
     def close_for_responses(self) -> None:
-        self.is_closed = True
-        unsent.size -= self.size
+        unsent.size -= sum(self.sizes)
+        self.sizes = []
 
 
 @pytest.fixture(autouse=True)
@@ -32,39 +33,45 @@ def _nothing_unsent() -> Iterator[None]:
 
 
 def closed(*connections: Connection) -> list[bool]:
+    """Which of them are closed."""
     UnreadResponses(lambda: connections).make_room()
-    return [connection.is_closed for connection in connections]
+    return [not connection.sizes for connection in connections]
 
 
 SHARE = MAX_UNTAKEN // 4
 
 
 def test_nobody_is_closed_while_there_is_room() -> None:
-    assert closed(*(Connection(SHARE) for _ in range(4))) == [False] * 4
+    assert closed(*(Connection(SHARE) for _ in range(5))) == [False] * 5
+    assert unsent.size > MAX_UNTAKEN  # the largest is beside it
 
 
 def test_who_leaves_most_is_closed_until_there_is_room() -> None:
-    sizes = [SHARE, 2 * SHARE, SHARE // 2, 3 * SHARE]
-    assert closed(*map(Connection, sizes)) == [False, False, False, True]
-    unsent.size = 0
-    assert closed(*(Connection(4 * size) for size in sizes)) == [True, True, False, True]
+    few, most, many = Connection(SHARE), Connection(*[SHARE] * 3), Connection(SHARE, SHARE)
+    assert closed(few, most, many) == [False, True, False]
+    least, two, three = Connection(SHARE), Connection(*[SHARE] * 2), Connection(*[SHARE] * 7)
+    assert closed(least, two, three) == [False, False, True]
 
 
-def test_who_takes_some_is_not_closed_for_others() -> None:
-    taker, small = Connection(10 * SHARE, takes=True), Connection(1)
-    assert closed(taker, small) == [False, True]
+def test_one_large_response_is_not_lost_for_itself() -> None:
+    export = Connection(10 * SHARE)
+    assert closed(export, Connection(SHARE)) == [False, False]
+    assert closed(export, *(Connection(SHARE) for _ in range(5)))[0]
 
 
-def test_after_nobody_was_found_it_does_not_look_at_once() -> None:
-    looked = 0
+def test_nobody_is_closed_for_what_clients_take() -> None:
+    taker, other = Connection(10 * SHARE, takes=True), Connection(SHARE)
+    assert closed(taker, other, Connection(SHARE)) == [False] * 3
 
-    def connections() -> list[Connection]:
-        nonlocal looked
-        looked += 1
-        return [Connection(0, takes=True)]
 
-    unsent.size = MAX_UNTAKEN + 1
-    responses = UnreadResponses(connections)
-    for _ in range(10_000):
+def test_after_nobody_was_found_it_looks_again_for_more_or_at_the_next_sweep() -> None:
+    taker = Connection(10 * SHARE, takes=True)
+    responses = UnreadResponses(lambda: [taker])
+    for _ in range(100):
         responses.make_room()
-    assert 1 <= looked < 1000
+    assert taker.looked == 1
+    unsent.size += LOOK_AGAIN + 1
+    responses.make_room()
+    assert taker.looked == 2
+    responses.sweep()
+    assert taker.looked == 3
