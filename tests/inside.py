@@ -5,13 +5,13 @@ import re
 import shutil
 import socket
 import tempfile
-import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from h2client import Client
-from harness import WAIT, Server
+from harness import WAIT, Server, wait_for
 
 #: Seconds after which what a client left behind counts as left for good. A view that blocks
 #: without its client is stopped after one to two; a linger lasts for two.
@@ -69,21 +69,27 @@ class Inside:
 
     def _settled(self) -> dict[str, Any]:
         """The count once nothing is served any more, and nothing else ends."""
-        deadline = time.monotonic() + LEFT_FOR_GOOD
         counted = self.count()
-        while True:
+
+        def settled() -> dict[str, Any] | None:
+            nonlocal counted
             before, counted = counted, self.count()
             busy = [counted[name] for name in ("connections", "running", "leaving", "standing")]
-            if not any(busy) and counted["alive"] == before["alive"]:
-                return counted
-            assert time.monotonic() < deadline, counted
-            time.sleep(0.1)
+            return None if any(busy) or counted["alive"] != before["alive"] else counted
+
+        return wait_for(settled, "end of all that is served", LEFT_FOR_GOOD) or counted
 
     def left(self) -> dict[str, str]:
         """What there is more of than at first, in words; waits for it to go."""
-        deadline = time.monotonic() + LEFT_FOR_GOOD
-        while (more := self._more(self.count())) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        more: dict[str, str] = {}
+
+        def nothing_left() -> bool:
+            nonlocal more
+            more = self._more(self.count())
+            return not more
+
+        with suppress(AssertionError):  # the caller says what was left
+            wait_for(nothing_left, "end of what was left", LEFT_FOR_GOOD)
         return more
 
     def _more(self, now: dict[str, Any]) -> dict[str, str]:

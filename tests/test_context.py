@@ -8,7 +8,7 @@ def test_context_is_per_stream(server: Server) -> None:
     """contextvars and threading.local, in 100 streams that interleave, twice over."""
     with Client(server) as client:
         for _ in range(2):
-            names = {client.send(f"/own?name=n{i}"): f"n{i}" for i in range(100)}
+            names = {client.send(f"/own?n=100&name=n{i}"): f"n{i}" for i in range(100)}
             client.finish(*names)
             for stream_id, name in names.items():
                 assert client.answers[stream_id].body.decode() == f"{name},{name};" * 3

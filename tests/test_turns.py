@@ -2,7 +2,7 @@
 
 import gevent
 
-from plain_gevent_h2.turns import MOST_PENALIZED, PenaltyBox
+from plain_gevent_h2.turns import MOST_PENALIZED, PenaltyBox, give_way
 
 
 class Connection:
@@ -29,7 +29,7 @@ def put(count: int, *, closed_after: int = 0) -> tuple[list[Connection], list[in
     box, served = PenaltyBox(), list[int]()
     connections = [Connection(box, i, served, count - i) for i in range(count)]
     greenlets = [gevent.spawn(connection.wait) for connection in connections]
-    gevent.sleep(0)
+    give_way()  # all are in the box
     for connection in connections[:closed_after]:
         connection.close_for_penalties()
     gevent.joinall(greenlets, timeout=30, raise_error=True)

@@ -2,7 +2,6 @@
 
 import contextvars
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,34 +46,42 @@ class Patched(View):
         )
 
 
+_meetings: dict[int, threading.Barrier] = {}
+
+
+def meet(n: int) -> None:
+    """Wait until `n` requests are here."""
+    _meetings.setdefault(n, threading.Barrier(n)).wait(30)
+
+
 class Own(View):
-    """Sets values that belong to this request, waits with others, and reads them back."""
+    """Sets values that belong to this request, waits for `n` such, and reads them back."""
 
     def get(self) -> Response:
-        name = self.request.query_params["name"]
+        name, n = self.request.query_params["name"], int(self.request.query_params["n"])
         before = [name_var.get(), getattr(local, "name", "")]
         name_var.set(name)
         local.name = name
 
         def body() -> Iterator[str]:
             for _ in range(3):
-                time.sleep(0.01)
+                meet(n)
                 yield f"{name_var.get()},{local.name};"
 
-        time.sleep(0.05)
+        meet(n)
         if before != ["", ""] or [name_var.get(), local.name] != [name, name]:
             return Response("leaked", status_code=500)
         return StreamingResponse(body())
 
 
 class Spanned(View):
-    """Makes a span of its own, named by the request, while others run."""
+    """Makes a span of its own, named by the request, while 49 others do."""
 
     def get(self) -> Response:
         from opentelemetry import trace
 
         with trace.get_tracer("app").start_as_current_span(self.request.query_params["name"]):
-            time.sleep(0.05)
+            meet(50)
         return Response("spanned")
 
 
