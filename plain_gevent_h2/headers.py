@@ -33,6 +33,9 @@ LIMIT_COOKIE_PARTS = 4000
 #: Bytes of a path with its query. RFC 9110 section 4.1 asks for 8,000; 64 KiB take Plain 25 ms.
 LIMIT_PATH_SIZE = LIMIT_REQUEST_FIELD_SIZE
 
+#: Bytes of a header list that is within all limits but perhaps the one for its bytes.
+_WITHIN_LIMITS = min(LIMIT_COOKIE_PARTS, LIMIT_REQUEST_FIELDS * FIELD_OVERHEAD)
+
 #: A request's fields of up to this many bytes, and a response's with values of so many, are kept
 #: checked and converted, 1,024 each way: clients and apps repeat theirs (measured: +6 % small
 #: responses).
@@ -145,10 +148,6 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
         return _extended_connect(pseudo, fields, size)
     method, path = pseudo[b":method"][1], pseudo[b":path"][1]
     return RequestHead(method, path, content_length, [*pseudo.values(), *fields], size)
-
-
-#: Bytes of a header list that is within all limits but perhaps the one for its bytes.
-_WITHIN_LIMITS = min(LIMIT_COOKIE_PARTS, LIMIT_REQUEST_FIELDS * FIELD_OVERHEAD)
 
 
 def _check_sizes(raw: list[tuple[bytes, bytes]], size: int, max_list_size: int) -> None:

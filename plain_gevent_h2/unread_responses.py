@@ -52,6 +52,7 @@ class UnreadResponses:
         untaken = sum(total for total, _, _ in holders)
         if untaken <= most:
             self._look_above = unsent.size + LOOK_AGAIN
+            return
         holders.sort(key=lambda holder: holder[0])
         while untaken > most:
             total, _, connection = holders.pop()
