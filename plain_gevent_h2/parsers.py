@@ -1,12 +1,20 @@
-"""What stands for those of Plain's parsers whose time a request's head can run up.
+"""What stands for those of Plain's parsers that a request can make slow, or fail.
 
 They run on the hub, most of them before any view. Plain's own are quadratic: 45 KB of `%ff` in a
 path took 110 ms, 64 KB of `;` after a quote in Content-Type 2.9 s (measured). These are linear and
 do the same, up to the bounds below. `patches.mend_parsers` puts them in place.
+
+Others fail, which is a 500: at a weight in Accept that is no number, and at an encoding of Python's
+that is none for text. (A client names the encoding of its own.)
 """
 
+import codecs
+import encodings
+import pkgutil
 from collections.abc import Iterator
+from encodings.aliases import aliases
 from typing import Any
+from urllib.parse import unquote
 
 #: Parameters that one field's value may have. What comes after is part of the last.
 MAX_PARAMETERS = 100
@@ -53,3 +61,46 @@ def accepted_types(request: Any) -> list[Any]:
     tokens = request.headers.get("Accept", "*/*").split(",", MAX_MEDIA_TYPES)[:MAX_MEDIA_TYPES]
     types = [MediaType(token) for token in tokens if token.strip()]
     return sorted(types, key=lambda media_type: media_type.quality, reverse=True)
+
+
+def quality(media_type: Any) -> float:
+    """The weight of a media type (RFC 9110 section 12.4.2), 0 for one that is no number (`q=x`)."""
+    try:
+        weight = float(media_type.params.get("q", 1))
+    except ValueError:
+        return 0.0
+    return weight if 0 <= weight <= 1 else 0.0
+
+
+#: Encodings of Python's that are no charsets: they make bytes of bytes, fail on any text, or make
+#: halves of surrogate pairs, which no response can have.
+_NO_CHARSETS = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"}
+_NO_CHARSETS |= {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape", "utf_7"}
+_NO_CHARSETS.add("zlib_codec")
+_MODULES = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+#: The names of all others, as Python's modules are called.
+_CHARSETS = (_MODULES - _NO_CHARSETS) | {
+    alias for alias, module in aliases.items() if module not in _NO_CHARSETS
+}
+
+
+def find_charset(name: str) -> codecs.CodecInfo:
+    """The encoding of text that a client calls `name`. Raises `LookupError` if there is none.
+
+    Python would import a module by that name, and keep each name for good.
+    """
+    if not name.isascii() or encodings.normalize_encoding(name).lower() not in _CHARSETS:
+        raise LookupError(f"unknown encoding: {name}")
+    return codecs.lookup(name)
+
+
+def unquote_parameter(value: str, encoding: str) -> str:
+    """A parameter's value as RFC 8187 has it. Raises `ValueError` for an unknown encoding.
+
+    Plain takes a ValueError in the head of a multipart body's part for a field to disregard.
+    """
+    try:
+        find_charset(encoding)
+    except LookupError as exc:
+        raise ValueError(str(exc)) from None
+    return unquote(value, encoding=encoding)

@@ -293,9 +293,11 @@ def mend_parsers() -> None:
 
     What broke: some are quadratic, and run on the hub before any view. A Content-Type of 64 KB
     stopped every other greenlet for 2.9 s, a path of 45 KB for 0.1 s. Shown by
-    `tests/test_parsers.py::test_time_grows_no_faster_than_the_input`.
+    `tests/test_parsers.py::test_time_grows_no_faster_than_the_input`. Others failed: `charset=hex`
+    and `Accept: a;q=x` were a 500 each. Shown by `tests/test_header_bytes.py`.
     """
     from functools import cached_property
+    from types import SimpleNamespace
 
     from plain.http import request
     from plain.server.http import request as server_request
@@ -305,9 +307,13 @@ def mend_parsers() -> None:
 
     vars(server_request)["_decode_path"] = parsers.decode_path
     vars(http)["_parseparam"] = parsers.split_parameters
+    vars(http)["unquote"] = parsers.unquote_parameter
+    vars(request)["codecs"] = SimpleNamespace(lookup=parsers.find_charset)
     request_class: Any = request.Request
     request_class.accepted_types = cached_property(parsers.accepted_types)
     request_class.accepted_types.__set_name__(request_class, "accepted_types")
+    media_type: Any = request.MediaType
+    media_type.quality = property(parsers.quality)
 
 
 def mend_logs() -> None:

@@ -1,7 +1,11 @@
 """The parsers that stand for Plain's: the same results, and in a time that has a bound."""
 
+import encodings
+import pkgutil
+import random
 import time
 from collections.abc import Callable
+from encodings.aliases import aliases
 
 import pytest
 from hypothesis import given
@@ -48,6 +52,17 @@ def test_media_types_are_those_of_plain(tokens: list[str]) -> None:
     assert [str(t) for t in ours] == [str(t) for t in plains]
 
 
+@pytest.mark.parametrize("weight", ["1", "0", "0.5", "1.000", ".5"])
+def test_a_weight_is_that_of_plain(weight: str) -> None:
+    media_type = MediaType(f"a/b;q={weight}")
+    assert parsers.quality(media_type) == media_type.quality
+
+
+@pytest.mark.parametrize("weight", ["", "x", "\xe9", "nan", "inf", "-1", "2", "1_0", "\u0663"])
+def test_a_weight_that_is_none(weight: str) -> None:
+    assert parsers.quality(MediaType(f"a/b;q={weight}")) == 0
+
+
 def test_without_accept_all_types_are() -> None:
     assert [str(t) for t in parsers.accepted_types(Request())] == ["*/*"]
 
@@ -86,3 +101,36 @@ def test_time_grows_no_faster_than_the_input(name: str) -> None:
     """Of 16 times as much, 256 times for one that is quadratic."""
     few, many = seconds(INPUTS[name], 10_000), seconds(INPUTS[name], 160_000)
     assert many < 64 * few
+
+
+def test_text_of_any_charset_can_be_sent_back() -> None:
+    """Of every encoding that Python has: refused, or its text is one for a response."""
+    modules = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    samples = [b"+2AA-", b"\\ud800", b"\\N{x", b"-z9", bytes(range(256))]
+    samples += [random.Random(size).randbytes(size) for size in range(1, 200)]
+    found = 0
+    for name in sorted(modules | aliases.keys()):
+        try:
+            parsers.find_charset(name)
+        except LookupError:
+            continue
+        found += 1
+        for sample in samples:
+            sample.decode(name, "replace").encode()
+    assert found > 300
+
+
+@pytest.mark.parametrize("name", ["utf-8", "UTF8", "iso-8859-1", "Latin1", "koi8-u", "Shift_JIS"])
+def test_charsets(name: str) -> None:
+    assert b"abc".decode(parsers.find_charset(name).name) == "abc"
+    assert parsers.unquote_parameter("%61", name) == "a"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "hex", "Rot-13", "utf-7", "unicode-escape", "idna", "x", "utf-8\xe9", "aliases"]
+)
+def test_no_charsets(name: str) -> None:
+    with pytest.raises(LookupError):
+        parsers.find_charset(name)
+    with pytest.raises(ValueError, match="unknown encoding"):
+        parsers.unquote_parameter("%61", name)
