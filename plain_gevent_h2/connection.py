@@ -10,7 +10,7 @@ from h2 import events
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
-from plain.http import Response
+from plain.http import NotAllowedResponse, Response
 from plain.logs import get_framework_logger
 from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
 from plain.server.util import HEALTHCHECK_BODY
@@ -33,6 +33,7 @@ from .headers import (
     HeadersTooLarge,
     MalformedRequest,
     PathTooLong,
+    RefusedRequest,
     RequestHead,
     check_trailers,
     parse_request,
@@ -445,10 +446,11 @@ class Http2Connection:
             log.debug("Malformed request", extra={"client": self.client, "error": str(exc)})
             self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
-        except HeadersTooLarge as exc:
-            is_long_path = isinstance(exc, PathTooLong) and exc.size < LONG_BLOCK
-            cost = LONG_PATH_COST if is_long_path else OVERSIZED_HEADERS_COST
-            self._budgets.spend(FrameType.RST_STREAM, cost)
+        except RefusedRequest as exc:
+            if isinstance(exc, HeadersTooLarge):
+                is_long_path = isinstance(exc, PathTooLong) and exc.size < LONG_BLOCK
+                cost = LONG_PATH_COST if is_long_path else OVERSIZED_HEADERS_COST
+                self._budgets.spend(FrameType.RST_STREAM, cost)
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
             self._open(Http2Stream(self, stream_id, RequestHead(method, "/", None, [])))
@@ -529,9 +531,12 @@ class Http2Connection:
             self.drain()
 
     def _answer_early(self, stream: Http2Stream, head: RequestHead) -> None:
-        """Answer what needs no body and no view: a health check, a body over the limit."""
+        """Answer what needs no body and no view: CONNECT, a health check, a body over the limit."""
         limit = self.worker.max_request_body
-        if limit is not None and (head.content_length or 0) > limit:
+        if head.method == "CONNECT":
+            # This is no proxy. Of a tunnel's client no end of a body is to be waited for.
+            stream.respond_whole(NotAllowedResponse([]))
+        elif limit is not None and (head.content_length or 0) > limit:
             log.warning(
                 "H2 stream declared body over max size",
                 extra={"content_length": head.content_length, "max_size": limit},

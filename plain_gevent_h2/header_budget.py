@@ -5,7 +5,6 @@ of one name, so each such request takes 60 to 140 KB for as long as its view run
 """
 
 import time
-from collections.abc import Iterable
 from typing import Protocol
 
 from plain.logs import get_framework_logger
@@ -143,15 +142,9 @@ class HeaderBudget:
 def size_to_charge(fields: Fields, list_size: int) -> int:
     """Bytes to count for a request whose header list has `list_size` (RFC 9113 section 6.5.2).
 
-    Each value counts, though one may stand there many times: Plain's request has them joined.
+    Each value counts, though one may stand there many times: Plain's request has them joined. A
+    character takes a byte, since values are decoded as latin-1.
     """
     if list_size <= FREE:
         return 0
-    values = [value for _, value in fields]
-    return max(0, sum(map(len, values)) * _widest(values) - FREE)
-
-
-def _widest(values: Iterable[str]) -> int:
-    """Bytes that CPython takes for each character of a string that has all of these in it."""
-    highest = max((max(value) for value in values if value and not value.isascii()), default="")
-    return 1 if highest <= "\xff" else 2 if highest <= "\uffff" else 4
+    return max(0, sum(len(value) for _, value in fields) - FREE)

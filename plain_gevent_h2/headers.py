@@ -6,7 +6,6 @@ in one pass, take their place.
 """
 
 import re
-import sys
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -17,7 +16,12 @@ from urllib.parse import quote
 from hpack.struct import NeverIndexedHeaderTuple
 from plain.http import content_length_forbidden
 from plain.server.http.errors import InvalidHeader, InvalidHeaderName
-from plain.server.http.message import LIMIT_REQUEST_FIELD_SIZE, LIMIT_REQUEST_FIELDS, TOKEN_RE
+from plain.server.http.message import (
+    LIMIT_REQUEST_FIELD_SIZE,
+    LIMIT_REQUEST_FIELDS,
+    METHOD_BADCHAR_RE,
+    TOKEN_RE,
+)
 from plain.server.http.response import HEADER_VALUE_RE
 
 from .compression import FIELD_OVERHEAD
@@ -48,7 +52,11 @@ _BAD_VALUE_RE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]$")
 # RFC 9110 section 8.6. Of more digits than these int() makes no number.
 _LENGTH_RE = re.compile(r"[0-9]{1,4000}")
 _URI_CHARACTERS = bytes(range(0x21, 0x7F))
-_AUTHORITY_RE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
+AUTHORITY_RE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+#: Methods that need no further check.
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"))
 
 #: Pseudo-header fields and what each may be (RFC 9113 section 8.3.1, RFC 8441 section 4). A path is
 #: absolute, or that of OPTIONS, and without the fragment that clients never send.
@@ -56,7 +64,7 @@ _PSEUDO_HEADERS = {
     b":method": re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"),
     b":scheme": re.compile(rb"https?"),
     b":path": re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*|\*"),
-    b":authority": re.compile(_AUTHORITY_RE.pattern.encode()),
+    b":authority": re.compile(AUTHORITY_RE.pattern.encode()),
     b":protocol": re.compile(rb".*"),
 }
 #: Fields of which there is one: Plain would join two lengths to no number. (RFC 9110 section 8.6
@@ -71,7 +79,19 @@ class MalformedRequest(Exception):
     """RFC 9113 section 8.1.1: the stream ends with PROTOCOL_ERROR."""
 
 
-class HeadersTooLarge(Exception):
+class RefusedRequest(Exception):
+    """A well-formed request that is answered with `status` before any view."""
+
+    status: int
+
+
+class InvalidMethod(RefusedRequest):
+    """A method that Plain's HTTP/1.1 parser refuses: `get`, which is another than GET."""
+
+    status = 400
+
+
+class HeadersTooLarge(RefusedRequest):
     """More, or larger, header fields than the server takes."""
 
     status = 431
@@ -89,19 +109,24 @@ class PathTooLong(HeadersTooLarge):
 
 type _TextField = tuple[str, str]
 
+#: Stands for a field whose name has an underscore. Plain takes that for a hyphen, so it could
+#: pass for another, which a proxy sets. Plain's HTTP/1.1 parser drops such fields, too.
+_DROPPED: _TextField = ("", "")
+
 
 @dataclass(slots=True)
 class RequestHead:
     """A request's header fields, checked.
 
-    `fields` has them all, pseudo-header fields first, names in lower case.
+    `fields` has them all but those that are dropped, pseudo-header fields first, names in lower
+    case. A character of a value is a byte of it, as over HTTP/1.1.
     """
 
     method: str
     path: str
     content_length: int | None
     fields: list[_TextField]
-    size: int = 0  # bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them, or more in memory
+    size: int = 0  # bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them
     protocol: str | None = None  # of an extended CONNECT (RFC 8441)
 
 
@@ -109,7 +134,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     """Check a request's header fields (RFC 9113 sections 8.2 and 8.3).
 
     `max_list_size` is in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts them. Raises
-    `MalformedRequest` or `HeadersTooLarge`.
+    `MalformedRequest` or `RefusedRequest`.
     """
     pseudo: dict[bytes, _TextField] = {}
     once: dict[bytes, _TextField] = {}
@@ -117,6 +142,7 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
     # A reference to HPACK's table may stand there many times: one value for all.
     long: dict[tuple[bytes, bytes], _TextField] = {}
     size = FIELD_OVERHEAD * len(raw)
+    regular = False  # a regular field has come
     for name, value in raw:
         length = len(name) + len(value)
         size += length
@@ -126,27 +152,31 @@ def parse_request(raw: list[tuple[bytes, bytes]], max_list_size: int) -> Request
             key = (name, value)
             field = long.get(key) or long.setdefault(key, _request_field(name, value))
         if name in _PSEUDO_HEADERS:
-            if fields or name in pseudo:
+            if regular or name in pseudo:
                 raise MalformedRequest(f"{name!r} repeated, or after other fields")
             pseudo[name] = field
+            continue
+        regular = True
+        if field is _DROPPED:
             continue
         fields.append(field)
         if name in _ONCE:
             if name in once:
                 raise MalformedRequest(f"more than one {name!r}")
             once[name] = field
-    content_length = _content_length(once.get(b"content-length"))
+    content_length = _content_length(once.get(b"content-length")) if once else None
     _check_pseudo_headers(pseudo, once.get(b"host"))
     # Last, so that a malformed request is called that whatever its size.
     if size > _WITHIN_LIMITS or size > max_list_size:
         _check_sizes(raw, size, max_list_size)
+    method = pseudo[b":method"][1]
+    if method not in _METHODS:
+        _check_method(method)
     # `:scheme` is a client's claim, which views would believe: HTTP/2 comes over TLS here.
     pseudo[b":scheme"] = (":scheme", "https")
-    if long:
-        size += _widened(long)
-    if b":protocol" in pseudo:
-        return _extended_connect(pseudo, fields, size)
-    method, path = pseudo[b":method"][1], pseudo[b":path"][1]
+    if method == "CONNECT":
+        return _connect(pseudo, fields, size)
+    path = pseudo[b":path"][1]
     return RequestHead(method, path, content_length, [*pseudo.values(), *fields], size)
 
 
@@ -164,23 +194,21 @@ def _check_sizes(raw: list[tuple[bytes, bytes]], size: int, max_list_size: int) 
         raise PathTooLong(len(path))
 
 
-def _widened(fields: dict[tuple[bytes, bytes], _TextField]) -> int:
-    """Bytes that they take more in memory than as sent: up to four for each."""
-    return sum(
-        max(0, sys.getsizeof(text) - len(value))
-        for (_, value), (_, text) in fields.items()
-        if not text.isascii()
-    )
+def _check_method(method: str) -> None:
+    """The rule of Plain's HTTP/1.1 parser for a method that is a token."""
+    if METHOD_BADCHAR_RE.search(method) or not 3 <= len(method) <= 20:
+        raise InvalidMethod(f"Invalid HTTP method: {method!r}")
 
 
-def _extended_connect(
-    pseudo: dict[bytes, _TextField], fields: list[_TextField], size: int
-) -> RequestHead:
-    """RFC 8441 section 5, as the HTTP/1.1 handshake that Plain's views know.
+def _connect(pseudo: dict[bytes, _TextField], fields: list[_TextField], size: int) -> RequestHead:
+    """CONNECT: a proxy's (RFC 9113 section 8.5), which has no path, or an extended one.
 
-    The key proves to an HTTP/1.1 client that its server meant the upgrade; here `:protocol`
-    does, and any key will do.
+    The latter as the HTTP/1.1 handshake that Plain's views know (RFC 8441 section 5). The key
+    proves to an HTTP/1.1 client that its server meant the upgrade; here `:protocol` does, and any
+    key will do.
     """
+    if b":protocol" not in pseudo:
+        return RequestHead("CONNECT", "/", None, [*pseudo.values(), *fields], size)
     replaced = ("sec-websocket-key", "content-length")
     return RequestHead(
         method="GET",
@@ -208,22 +236,28 @@ def _content_length(field: _TextField | None) -> int | None:
 
 
 def _request_field(name: bytes, value: bytes) -> _TextField:
-    """One field, checked by itself (RFC 9113 section 8.2) and decoded as Plain does."""
+    """One field, checked by itself (RFC 9113 section 8.2) and decoded.
+
+    As latin-1, which is Plain's way over HTTP/1.1 and for responses: no byte is an error, and a
+    value that is sent back is what came.
+    """
     if value and _BAD_VALUE_RE.search(value):
         raise MalformedRequest(f"invalid value of {name!r}")
     if name[:1] == b":":
         if name not in _PSEUDO_HEADERS or not _PSEUDO_HEADERS[name].fullmatch(value):
             raise MalformedRequest(f"unknown or invalid {name!r}")
         if name == b":path":
-            return ":path", _uri(value)
+            return ":path", ascii_uri(value)
     elif not _NAME_RE.fullmatch(name):
         raise MalformedRequest(f"invalid name {name!r}")
     elif name in _CONNECTION_SPECIFIC or (name == b"te" and value.lower() != b"trailers"):
         raise MalformedRequest(f"connection-specific {name!r}")
-    return name.decode("ascii"), value.decode("utf-8", "surrogateescape")
+    elif b"_" in name:
+        return _DROPPED
+    return name.decode("ascii"), value.decode("latin-1")
 
 
-def _uri(path: bytes) -> str:
+def ascii_uri(path: bytes) -> str:
     """A path and query in the characters of a URI (RFC 3986 section 2), which are ASCII."""
     return path.decode("ascii") if path.isascii() else quote(path, _URI_CHARACTERS)
 
@@ -233,22 +267,41 @@ _cached_request_field = lru_cache(_CACHED_FIELDS)(_request_field)
 
 def _check_pseudo_headers(pseudo: dict[bytes, _TextField], host: _TextField | None) -> None:
     """What RFC 9113 section 8.3.1 asks of them together."""
-    if not (b":method" in pseudo and b":path" in pseudo and b":scheme" in pseudo):
-        raise MalformedRequest("no :method, :path or :scheme")
-    method = pseudo[b":method"][1]
-    if (method == "CONNECT") != (b":protocol" in pseudo):
-        raise MalformedRequest("CONNECT without :protocol, or :protocol without CONNECT")
-    if pseudo[b":path"][1] == "*" and method != "OPTIONS":
+    if b":method" not in pseudo:
+        raise MalformedRequest("no :method")
+    method, scheme = pseudo[b":method"][1], pseudo.get(b":scheme", ("", ""))[1]
+    if method == "CONNECT" and b":protocol" not in pseudo:
+        if scheme or b":path" in pseudo or b":authority" not in pseudo:  # RFC 9113 section 8.5
+            raise MalformedRequest("CONNECT with :scheme or :path, or without :authority")
+    elif not (scheme and b":path" in pseudo):
+        raise MalformedRequest("no :path or :scheme")
+    elif b":protocol" in pseudo and method != "CONNECT":
+        raise MalformedRequest(":protocol without CONNECT")
+    elif pseudo[b":path"][1] == "*" and method != "OPTIONS":
         raise MalformedRequest("'*' is for OPTIONS")
     authority = pseudo.get(b":authority")
     if host is None:
         if authority is None:
             raise MalformedRequest("neither :authority nor host")
         return
-    if not _AUTHORITY_RE.fullmatch(host[1]):
+    if not AUTHORITY_RE.fullmatch(host[1]):
         raise MalformedRequest("invalid host")
-    if authority is not None and host[1].lower() != authority[1].lower():
+    if authority is not None and not same_authority(host[1], authority[1], scheme):
         raise MalformedRequest(":authority and host differ")
+
+
+def same_authority(first: str, second: str, scheme: str) -> bool:
+    """Whether they differ by case or by a port that says no more than `scheme` at most.
+
+    The normalization of RFC 3986 sections 6.2.2.1 and 6.2.3, which RFC 9113 section 8.3.1 asks for.
+    """
+    return first == second or _normalized(first, scheme) == _normalized(second, scheme)
+
+
+def _normalized(authority: str, scheme: str) -> str:
+    authority = authority.lower()
+    port = _DEFAULT_PORTS.get(scheme, ":")
+    return authority.removesuffix(port if authority.endswith(port) else ":")
 
 
 def check_trailers(raw: list[tuple[bytes, bytes]]) -> None:

@@ -36,7 +36,7 @@ from plain.server.http.sink import BodyRateFloor
 
 from .chunked import ChunkedDecoder
 from .header_budget import FREE, size_to_charge
-from .headers import LIMIT_COOKIE_PARTS
+from .headers import AUTHORITY_RE, LIMIT_COOKIE_PARTS, ascii_uri, same_authority
 from .limits import report_abuse
 from .send_timeout import send_timeout
 from .spool import SpooledBody
@@ -83,7 +83,6 @@ _EMPTY_LINES_RE = re.compile(rb"(?:\r\n)*")
 _CONTROL_RE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_TARGET_RE = re.compile(r"[\x00-\x20\x7f]")
 _ABSOLUTE_TARGET_RE = re.compile(r"([^/?#:]+)://([^/?#]*)")
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 #: Bytes of a WebSocket that may wait for its view before nothing more is read.
 WEBSOCKET_BACKLOG = 64 * 1024
@@ -98,13 +97,19 @@ def _check_request(parsed: ParsedRequest) -> None:
     target = parsed.uri or ""
     if _BAD_TARGET_RE.search(target):
         raise InvalidRequestLine(target)
+    if not target.isascii():
+        # As over HTTP/2. Plain would take each byte for a character, and encode that as UTF-8.
+        parsed.path = ascii_uri((parsed.path or "").encode("latin-1"))
+        parsed.query = ascii_uri((parsed.query or "").encode("latin-1"))
     hosts, codings = [], []
     cookie_parts = 0
     for name, value in parsed.headers:
         if not value.isprintable() and _CONTROL_RE.search(value):
             raise InvalidHeader(name, req=parsed)
         if name == "HOST":
-            hosts.append(value.lower())
+            if value and not AUTHORITY_RE.fullmatch(value):
+                raise InvalidHostHeader("invalid characters")
+            hosts.append(value)
         elif name == "TRANSFER-ENCODING":
             codings.append(value)
         elif name == "COOKIE":
@@ -112,10 +117,12 @@ def _check_request(parsed: ParsedRequest) -> None:
     if cookie_parts > LIMIT_COOKIE_PARTS:
         raise LimitRequestHeaders("cookies of too many parts")
     # RFC 9112 section 3.2.2 lets the target go before Host. Plain's views see Host.
-    if hosts and (absolute := _ABSOLUTE_TARGET_RE.match(target.lower())):
-        port = _DEFAULT_PORTS.get(absolute[1], "")
-        if absolute[2].removesuffix(port) != hosts[0].removesuffix(port):
-            raise InvalidHostHeader("not that of the request target")
+    if (
+        hosts
+        and (absolute := _ABSOLUTE_TARGET_RE.match(target))
+        and not same_authority(absolute[2], hosts[0], absolute[1].lower())
+    ):
+        raise InvalidHostHeader("not that of the request target")
     # RFC 9112 section 6.3: unless it is chunked at last, the body's length is not certain.
     if codings and (parsed.content_length is not None or not "".join(codings).isascii()):
         raise InvalidHeader("TRANSFER-ENCODING", req=parsed)

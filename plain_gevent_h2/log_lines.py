@@ -2,7 +2,7 @@
 
 Plain's formatters write the values of `extra` as they are: a line break in a decoded path starts a
 line that looks like one of the server's own, an escape sequence is obeyed by the operator's
-terminal, and half of a surrogate pair (a byte that is no UTF-8) makes the line fail.
+terminal, and half of a surrogate pair makes the line fail.
 """
 
 import re

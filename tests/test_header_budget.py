@@ -135,9 +135,3 @@ class TestSizeToCharge:
     def test_references_to_one_value_are_what_is_joined_of_them(self) -> None:
         value = "b" * 4000
         assert size_to_charge([("a", value)] * 15, 60_000) == 15 * 4000 - FREE
-
-    def test_characters_that_make_all_of_a_string_wide(self) -> None:
-        value = "b" * 4000
-        for character, width in (("\xe9", 1), ("\u20ac", 2), ("\U0001f600", 4)):
-            fields = [("a", value), ("b", "c" * 5999 + character)]
-            assert size_to_charge(fields, 10_066) == 10_000 * width - FREE

@@ -1,15 +1,18 @@
 """The rules for a request's header fields (RFC 9113 sections 8.2 and 8.3), without a connection."""
 
 import pytest
+from plain.http import Response
 
 from plain_gevent_h2.headers import (
     LIMIT_COOKIE_FIELDS,
     LIMIT_PATH_SIZE,
     HeadersTooLarge,
+    InvalidMethod,
     MalformedRequest,
     PathTooLong,
     RequestHead,
     parse_request,
+    response_headers,
 )
 
 Field = tuple[bytes, bytes]
@@ -20,6 +23,7 @@ AUTHORITY: Field = (b":authority", b"localhost")
 PATH: Field = (b":path", b"/")
 GET = [METHOD, SCHEME, AUTHORITY, PATH]
 CONNECT = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
+PROXY = [(b":method", b"CONNECT"), (b":authority", b"localhost:443")]
 
 
 def parse(*fields: Field, limit: int = 65536) -> RequestHead:
@@ -36,7 +40,7 @@ def test_what_a_view_gets() -> None:
         (":path", "/"),
         ("cookie", "a=b"),
         ("content-length", "3"),
-        ("x", "\udcff"),
+        ("x", "\xff"),
     ]
     assert head.protocol is None
     assert head.size == sum(len(name) + len(value) + 32 for name, value in head.fields)
@@ -80,6 +84,14 @@ def test_what_a_view_gets() -> None:
         pytest.param([*GET, (b"te", b"gzip")], id="te"),
         pytest.param([(b":protocol", b"websocket"), *GET], id="protocol without CONNECT"),
         pytest.param([(b":method", b"CONNECT"), *GET[1:]], id="CONNECT without protocol"),
+        pytest.param([PROXY[0], PATH, AUTHORITY], id="CONNECT with a path"),
+        pytest.param([PROXY[0], SCHEME, AUTHORITY], id="CONNECT with a scheme"),
+        pytest.param([PROXY[0], (b"host", b"localhost")], id="CONNECT without authority"),
+        pytest.param([*PROXY, (b"host", b"localhost")], id="CONNECT with another host"),
+        pytest.param([CONNECT[0], CONNECT[1], AUTHORITY, PATH], id="protocol without scheme"),
+        pytest.param([CONNECT[0], CONNECT[1], AUTHORITY, SCHEME], id="protocol without path"),
+        pytest.param([(b"x_y", b"z"), *GET], id="after one that is dropped"),
+        pytest.param([*GET, (b"x_y", b"z\n")], id="bad value of one that is dropped"),
     ],
 )
 def test_malformed(fields: list[Field]) -> None:
@@ -153,7 +165,89 @@ def test_one_long_value_is_kept_once() -> None:
     assert {id(field) for field in fields} == {id(fields[0])}
 
 
-def test_what_takes_more_in_memory_than_as_sent_counts_as_that() -> None:
-    narrow = parse(*GET, (b"x", b"y" * 1000))
-    assert parse(*GET, (b"x", b"\xff" * 1000)).size >= narrow.size + 1000
-    assert parse(*GET, (b"x", "\u20ac".encode() * 1000)).size == narrow.size + 2000
+def test_each_byte_of_a_value_is_a_character() -> None:
+    """So it is over HTTP/1.1, and takes no more in memory than as sent."""
+    every = bytes(range(0x80, 0x100)) * 10
+    head = parse(*GET, (b"x", every), (b"content-type", b"\xe9"))
+    assert dict(head.fields)["x"].encode("latin-1") == every
+    assert head.size == parse(*GET, (b"x", b"y" * len(every)), (b"content-type", b"e")).size
+
+
+def test_what_is_sent_back_is_what_came() -> None:
+    for value in (b"\xe9", "\u00e9\u20ac".encode(), b"\xff\x80\t\xc3"):
+        response = Response()
+        response.headers["X"] = dict(parse(*GET, (b"x", value)).fields)["x"]
+        assert dict(response_headers(response))[b"x"] == value
+
+
+@pytest.mark.parametrize("name", [b"x_forwarded_for", b"content_length", b"host_", b"_", b"te_"])
+def test_a_name_with_an_underscore_is_dropped(name: bytes) -> None:
+    head = parse(*GET, (b"x-forwarded-for", b"1"), (name, b"2"), (b"y", b"3"))
+    assert head.fields[4:] == [("x-forwarded-for", "1"), ("y", "3")]
+    assert head.content_length is None
+    assert name.decode() not in dict(parse(*CONNECT, (name, b"2")).fields)
+    with pytest.raises(HeadersTooLarge):  # they count
+        parse(*GET, *[(name, b"2")] * 101)
+
+
+@pytest.mark.parametrize("method", [b"get", b"Post", b"GeT", b"GO", b"G", b"G#T", b"G" * 21])
+def test_a_method_that_http_1_refuses(method: bytes) -> None:
+    with pytest.raises(InvalidMethod):
+        parse((b":method", method), *GET[1:])
+    with pytest.raises(MalformedRequest):
+        parse((b":method", method), *GET[1:], (b"X", b"y"))
+
+
+@pytest.mark.parametrize("method", [b"TRACE", b"BREW", b"M-SEARCH", b"G" * 20])
+def test_other_methods_are_for_the_view_to_refuse(method: bytes) -> None:
+    assert parse((b":method", method), *GET[1:]).method == method.decode()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "host"),
+    [
+        (b"https", b"localhost:443", b"localhost"),
+        (b"https", b"localhost", b"localhost:443"),
+        (b"https", b"LocalHost:443", b"localHOST"),
+        (b"https", b"[::1]:443", b"[::1]"),
+        (b"https", b"[::A]", b"[::a]:443"),
+        (b"https", b"localhost:", b"localhost"),
+        (b"https", b"localhost:", b"localhost:443"),
+        (b"https", b"localhost.:443", b"localhost."),
+        (b"http", b"localhost:80", b"localhost"),
+        (b"http", b"localhost", b"localhost:80"),
+    ],
+)
+def test_an_authority_is_the_host_but_for_case_and_default_port(
+    scheme: bytes, authority: bytes, host: bytes
+) -> None:
+    fields = [(b":scheme", scheme), (b":authority", authority), PATH, (b"host", host)]
+    assert parse(METHOD, *fields).path == "/"
+    assert parse(CONNECT[0], CONNECT[1], *fields).protocol == "websocket"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "host"),
+    [
+        (b"https", b"localhost:80", b"localhost"),
+        (b"http", b"localhost:443", b"localhost"),
+        (b"https", b"localhost:8443", b"localhost"),
+        (b"https", b"localhost:0443", b"localhost"),
+        (b"https", b"localhost.", b"localhost"),
+        (b"https", b"[::1]", b"[0:0:0:0:0:0:0:1]"),
+        (b"https", b"localhost:443:443", b"localhost"),
+        (b"https", b"localhost::443", b"localhost"),
+        (b"https", b"localhost443", b"localhost"),
+    ],
+)
+def test_an_authority_that_is_another_than_the_host(
+    scheme: bytes, authority: bytes, host: bytes
+) -> None:
+    for first, second in ((authority, host), (host, authority)):
+        with pytest.raises(MalformedRequest):
+            parse(METHOD, (b":scheme", scheme), (b":authority", first), PATH, (b"host", second))
+
+
+def test_a_connect_for_a_proxy_is_well_formed() -> None:
+    head = parse(*PROXY, (b"host", b"LOCALHOST:443"))
+    assert (head.method, head.protocol) == ("CONNECT", None)

@@ -627,6 +627,10 @@ AMBIGUOUS_REQUESTS: dict[str, bytes] = {
     "other-host": lines("GET http://example.com/ HTTP/1.1", HOST),
     "other-port": lines("GET http://localhost:81/ HTTP/1.1", HOST),
     "user-in-target": lines("GET http://a@localhost/ HTTP/1.1", HOST),
+    # RFC 9112 section 3.2, and as over HTTP/2
+    **{
+        f"host-{ord(char):02x}": lines(GET, f"Host: exa{char}mple") for char in '<">/?#@\\\x80\xe9'
+    },
     # RFC 9112 section 7.1.1
     **{
         f"extension-{ord(char):02x}": post_chunked(f"3;a{char}b\r\nabc\r\n0\r\n\r\n".encode())
@@ -671,7 +675,8 @@ GOOD_REQUESTS: dict[str, bytes] = {
     "500-middleware": lines("GET /middleware-error HTTP/1.1", HOST),
     "cookies": lines("GET /statuses?kind=cookies HTTP/1.1", HOST),
     "bad-cookie": lines(GET, HOST, "Cookie: a=1; =; b"),
-    "bad-host": lines("GET /meta HTTP/1.1", "Host: exa<mple"),
+    "empty-host": lines(GET, "Host:"),
+    "host-of-any-name": lines("GET /meta HTTP/1.1", "Host: my_app.Example:8000"),
     "te-gzip-chunked": lines(POST, HOST, "Transfer-Encoding: gzip, chunked") + chunked(b"abc"),
     "te-in-two-fields": lines(
         POST, HOST, "Transfer-Encoding: gzip", "Transfer-Encoding: chunked"

@@ -3,6 +3,7 @@ from plain.urls import Router, path
 from . import (
     body_views,
     failure_views,
+    header_views,
     hub_views,
     inside_views,
     life_views,
@@ -34,6 +35,7 @@ class AppRouter(Router):
         *trace_views.urls,
         *ws_views.urls,
         *failure_views.urls,
+        *header_views.urls,
         *hub_views.urls,
         *inside_views.urls,
         *stream_views.urls,
