@@ -15,8 +15,8 @@ from plain_gevent_h2.chunked import ChunkedDecoder
 from plain_gevent_h2.compression import MAX_FIELD_LINES, BoundedDecoder
 from plain_gevent_h2.frames import PREFACE, ConnectionFault, FrameReader
 from plain_gevent_h2.headers import (
-    HeadersTooLarge,
     MalformedRequest,
+    RefusedRequest,
     check_trailers,
     parse_request,
 )
@@ -88,14 +88,18 @@ def request(data: bytes) -> None:
     for extra in ([], _REQUEST):
         try:
             head = parse_request([*extra, *fields], 65536)
-        except (MalformedRequest, HeadersTooLarge):
+        except (MalformedRequest, RefusedRequest):
             continue
         for text in (head.method, head.path, *(part for field in head.fields for part in field)):
             assert not set(text) & set("\r\n\0")
+            assert text.encode("latin-1").decode("latin-1") == text
         assert not set(head.method + head.path) & set(" \t")
+        assert head.path.isascii()
+        assert head.method == head.method.upper()
         assert head.path.startswith("/") or (head.method, head.path) == ("OPTIONS", "*")
         names = [name for name, _ in head.fields]
         assert names == [name.lower() for name in names]
+        assert not any("_" in name for name in names)
         assert names.count("host") <= 1
         assert "transfer-encoding" not in names
 
