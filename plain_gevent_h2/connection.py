@@ -50,7 +50,7 @@ from .limits import (
 )
 from .send_timeout import SEND_TIMEOUT_UNDER_PRESSURE, send_timeout
 from .state_machine import HeadersDiscarded, error_code, h2_connection
-from .stream import ClientGone, release
+from .stream import ClientGone, log_unwritten, release
 from .tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
 from .turns import give_way
 from .websocket import WebSocketTransport
@@ -586,8 +586,8 @@ class Http2Connection:
         except (LimitRequestBody, BodyBudgetExceeded) as exc:
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             self._refuse_body(stream, 413 if isinstance(exc, LimitRequestBody) else 503)
-        except OSError:
-            log.exception("Request body could not be spooled")
+        except OSError as exc:
+            log_unwritten(exc)
             self._refuse_body(stream, 500)
         return 0
 

@@ -9,6 +9,7 @@ import re
 import select
 import time
 from collections.abc import Coroutine
+from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from gevent.socket import socket
 from plain.http import Response
 from plain.logs import get_framework_logger
 from plain.server import util
+from plain.server.accesslog import log_access
 from plain.server.connection import DRAIN_MIN_RECV, RECV_PROGRESS_TIMEOUT
 from plain.server.http import h1
 from plain.server.http.errors import (
@@ -40,7 +42,7 @@ from .headers import AUTHORITY_RE, LIMIT_COOKIE_PARTS, ascii_uri, same_authority
 from .limits import report_abuse
 from .send_timeout import send_timeout
 from .spool import SpooledBody
-from .stream import ClientGone, Stream, release
+from .stream import ClientGone, Stream, log_unwritten, release
 from .tls import (
     BATCH_SIZE,
     RECV_SIZE,
@@ -505,9 +507,16 @@ class Http1Connection:
                 raise exc.__cause__ from None
             _run(self.write_error(408, "Request Timeout", "Incomplete request body"))
             return self._linger()
-        except (ParseException, OSError) as exc:
+        except ParseException as exc:
             release(sink)
             return self._refuse(parsed, exc)
+        except OSError as exc:
+            release(sink)
+            log_unwritten(exc)
+            response.status = "500"
+            log_access(response, parsed, timedelta(seconds=time.monotonic() - started))
+            _run(self.write_error(500, "Internal Server Error", ""))
+            return self._linger()
         except BaseException:
             release(sink)
             raise

@@ -33,8 +33,6 @@ class Spool:
     """
 
     def __init__(self, size: int, on_written: Callable[[int], None]) -> None:
-        # Finds the folder, the first time under a lock that is no lock for native threads.
-        tempfile.gettempdir()
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=size)  # noqa: SIM115
         self._memory_left = size
         self._on_written = on_written
@@ -64,6 +62,9 @@ class Spool:
         while self._queue:
             pieces, self._queue = self._queue, []
             try:
+                # Finds the folder, the first time under a lock that is no lock for native threads.
+                # Not before: what stays in memory needs none.
+                tempfile.gettempdir()
                 write(pieces)
             except OSError as exc:
                 self._error = exc

@@ -46,6 +46,14 @@ def release(sink: BodySink) -> None:
         sink.close()
 
 
+def log_unwritten(exc: OSError) -> None:
+    """A request's body is not in its temporary file. One line, since it may be so for each."""
+    log.error(
+        "Request body could not be written to a temporary file (see TMPDIR)",
+        extra={"error": str(exc)},
+    )
+
+
 class Stream(ABC):
     """A request that was received whole, and the way its response goes back.
 
@@ -174,6 +182,10 @@ class Stream(ABC):
         except (LookupError, ValueError) as exc:  # an encoding that is none, say
             log.warning("Invalid request", extra={"error": str(exc)})
             self.send_error(400)
+            return
+        except OSError as exc:  # the last of its body
+            log_unwritten(exc)
+            self.send_error(500)
             return
         scheme = "https" if self.worker.app.is_ssl else "http"
         metrics.active_requests_changed(1, request.method or "", scheme)

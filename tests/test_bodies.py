@@ -832,6 +832,7 @@ class TestSpool:
             body = b"x" * 900_000
             assert json.loads(finish(client, post(client, body)).body) == echo(body)
         wait_for(lambda: spooled(server.worker()) == 0, "end of the files")
+        self._expect_a_line_each(server, 3)
 
     @pytest.mark.parametrize(
         "sizes", [[1_500_000], [1_000_000, 100]], ids=["in-the-middle", "at-the-end"]
@@ -851,3 +852,33 @@ class TestSpool:
         assert json.loads(connection.getresponse().read()) == echo(b"x" * 900_000)
         connection.close()
         wait_for(lambda: spooled(server.worker()) == 0, "end of the files")
+        self._expect_a_line_each(server, 3)
+
+    @protocols
+    def test_without_a_folder_for_files_what_fits_in_memory_is_served(
+        self, serve: Callable[..., Server], tmp_path: Path, protocol: str
+    ) -> None:
+        """A container that is read-only, with no TMPDIR that is not."""
+        (tmp_path / "read_only.py").write_text(
+            "import tempfile\ndef patch(): tempfile._candidate_tempdir_list = lambda: ['/nowhere']"
+        )
+        patch = {"PYTHONPATH": str(tmp_path), "PLAIN_SERVER_GEVENT_PATCH": "read_only.patch"}
+        server = serve(env=self.ENV | patch)
+        small, large = b"x" * 200_000, b"x" * 200_001
+        if protocol == "h2":
+            with Client(server) as client:
+                for _ in range(2):
+                    assert finish(client, post(client, large)).status == 500
+                    assert json.loads(finish(client, post(client, small)).body) == echo(small)
+        else:
+            for body, status in ((large, 500), (small, 200), (large, 500)):
+                connection = http1(server)
+                connection.request("POST", "/echo", body)
+                assert connection.getresponse().status == status
+                connection.close()
+        self._expect_a_line_each(server, 2)
+
+    @staticmethod
+    def _expect_a_line_each(server: Server, count: int) -> None:
+        assert server.log().count("could not be written to a temporary file (see TMPDIR)") == count
+        assert "Traceback" not in server.log()
