@@ -168,13 +168,14 @@ class Stream(ABC):
             self.finished()
         return not self._has_failed
 
-    def describe(self) -> str:
-        """The request and its age, for the log. Safe to call in any thread."""
-        age = time.monotonic() - self.started_at
+    def name(self) -> str:
+        """The request, for the log. Safe to call in any thread."""
         request = getattr(self, "log_request", None)
-        if request is None:
-            return f"a request of {age:.2f} s"
-        return f"{request.method} {request.path} ({age:.2f} s)"
+        return "a request" if request is None else f"{request.method} {request.path}"
+
+    def describe(self) -> str:
+        """The same with its age."""
+        return f"{self.name()} ({time.monotonic() - self.started_at:.2f} s)"
 
     def _run(self) -> None:
         try:

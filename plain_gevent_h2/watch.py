@@ -3,19 +3,26 @@
 import asyncio
 import gc
 import inspect
+import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
 from typing import Any, Literal
 
 import gevent
+import plain.http
+import plain.internal
+import plain.server
+import plain.views
+from gevent import threadpool
 from gevent.monkey import get_original
 from greenlet import gettrace, greenlet, settrace
 from plain.logs import get_framework_logger
 
-from . import metrics
+from . import asyncio_bridge, connection, http1, metrics, slots
 from .stream import Stream
 
 log = get_framework_logger("plain.server")
@@ -34,62 +41,176 @@ def stream_of(frame: FrameType | None) -> Stream | None:
     return None
 
 
+#: A line of a stack: the code and the line in it.
+type _Place = tuple[CodeType, int]
+
+#: How many requests of those with the same stack are named, the oldest first.
+_NAMED = 5
+
+#: What a greenlet is, by the outermost of these files in its stack.
+_KINDS = {
+    connection.__file__: "connection(s)",
+    http1.__file__: "connection(s)",
+    slots.__file__: "idle greenlet(s), for the next requests",
+    asyncio_bridge.__file__: "greenlet(s) of the asyncio loop's thread",
+    threadpool.__file__: "greenlet(s) of native threads",
+}
+
+#: Where the frames are that every request has. Of Plain only these: where an app waits in
+#: `plain.postgres`, say, is worth a line.
+_FRAMEWORK = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        *plain.internal.__path__,
+        *plain.server.__path__,
+        *plain.views.__path__,
+        *plain.http.__path__,
+        *gevent.__path__,
+        os.path.dirname(__file__),
+    )
+)
+
+#: Lines that are left of a stack in which there is nothing but the framework.
+_INNERMOST = 3
+
+
+@dataclass
+class _Group:
+    """All that stand at the same place."""
+
+    kind: str
+    places: list[_Place]
+    task: list[_Place]
+    count: int = 0
+    streams: list[Stream] = field(default_factory=list)
+
+
 def log_stacks() -> None:
-    """Write the stack of every greenlet to the log, those of requests by themselves."""
-    others: dict[str, int] = {}
-    requests = 0
-    for frame in _frames():
-        stack = "".join(traceback.format_stack(frame))
-        stream = stream_of(frame)
-        if stream is None:
-            others[stack] = others.get(stack, 0) + 1
-        else:
-            requests += 1
-            log.warning("Greenlet of %s:\n%s%s", stream.describe(), stack, _task_stack(frame))
-    for stack, count in others.items():
-        log.warning("%s other greenlet(s):\n%s", count, stack)
-    log.warning("%s requests, %s other greenlets", requests, sum(others.values()))
+    """Write to the log where everything in this worker is: equal stacks once, with a count.
+
+    That is requests, other greenlets, asyncio tasks that no request waits for, and what native
+    threads run at this moment.
+    """
+    groups = sorted(_groups(), key=lambda group: (not group.streams, group.kind, -group.count))
+    counts: dict[str, int] = {}
+    for group in groups:
+        counts[group.kind] = counts.get(group.kind, 0) + group.count
+    pid = os.getpid()
+    summary = "; ".join(f"{count} {kind}" for kind, count in counts.items())
+    log.warning("Stacks (pid: %s): %s", pid, summary)
+    for group in groups:
+        log.warning("Stack of %s %s (pid: %s):\n%s", group.count, group.kind, pid, _text(group))
 
 
-def _frames() -> Iterator[FrameType]:
+def _groups() -> Iterable[_Group]:
+    groups: dict[Any, _Group] = {}
+
+    def add(kind: str, places: list[_Place], task: list[_Place], stream: Stream | None) -> None:
+        places = _without_framework(places, empty=bool(task))
+        task = _without_framework(task)
+        group = groups.setdefault((kind, *places, None, *task), _Group(kind, places, task))
+        group.count += 1
+        if stream is not None:
+            group.streams.append(stream)
+
+    greenlets, tasks = _greenlets_and_tasks()
+    for found in greenlets:
+        frame = found.gr_frame
+        if frame is None:  # it runs, or is over
+            continue
+        stream, task = stream_of(frame), _task_of(frame)
+        places = _stack(frame)
+        kind = _kind_of(places) if stream is None else "request(s)"
+        awaited = []
+        if task is not None:
+            tasks.discard(task)
+            awaited = list(_awaited(task))
+        add(kind, places, awaited, stream)
+    for task in tasks:
+        add("other asyncio task(s)", list(_awaited(task)), [], None)
+    for places in _native_threads():
+        add("native thread(s)", places, [], None)
+    return groups.values()
+
+
+def _greenlets_and_tasks() -> tuple[list[greenlet], set[asyncio.Task[Any]]]:
+    greenlets: list[greenlet] = []
+    tasks: set[asyncio.Task[Any]] = set()
     for found in gc.get_objects():
-        if isinstance(found, greenlet) and found.gr_frame is not None:
-            yield found.gr_frame
+        # Not isinstance(), which asks a proxy for its `__class__`: some raise.
+        kind = type(found)
+        if issubclass(kind, greenlet):
+            greenlets.append(found)
+        elif issubclass(kind, asyncio.Task) and not found.done():
+            tasks.add(found)
+    return greenlets, tasks
 
 
-def _task_stack(frame: FrameType | None) -> str:
-    """Where the task on the asyncio loop is that the greenlet with `frame` waits for."""
+def _native_threads() -> list[list[_Place]]:
+    """What all other threads run, quickly (see `BlockedHub`)."""
+    ours = gevent.get_hub().thread_ident
+    return [_stack(frame) for ident, frame in sys._current_frames().items() if ident != ours]
+
+
+def _kind_of(places: list[_Place]) -> str:
+    for code, _ in places:
+        if kind := _KINDS.get(code.co_filename):
+            return kind
+    return "other greenlet(s)"
+
+
+def _without_framework(places: list[_Place], *, empty: bool = False) -> list[_Place]:
+    """What is not the framework's; if there is nothing else, its last lines unless `empty`."""
+    kept = [place for place in places if not place[0].co_filename.startswith(_FRAMEWORK)]
+    return kept if kept or empty else places[-_INNERMOST:]
+
+
+def _stack(frame: FrameType) -> list[_Place]:
+    """The stack of `frame`, outermost first, without a reference to it."""
+    return [(f.f_code, line) for f, line in traceback.walk_stack(frame)][::-1]
+
+
+def _task_of(frame: FrameType | None) -> "asyncio.Task[Any] | None":
+    """The task on the asyncio loop that the greenlet with `frame` waits for."""
     while frame is not None:
         task = frame.f_locals.get("task")
         if isinstance(task, asyncio.Task) and frame.f_globals.get("__package__") == __package__:
-            return "".join(["  Its task:\n", *_lines(task.get_coro())])
+            return task
         frame = frame.f_back
-    return ""
+    return None
 
 
-def _lines(awaited: Any) -> Iterator[str]:
-    """A line for each coroutine and async generator, from the outermost to what it waits for."""
+def _awaited(task: "asyncio.Task[Any]") -> Iterator[_Place]:
+    """Where each coroutine and async generator is, from the outermost to what it waits for."""
+    awaited: Any = task.get_coro()
     while awaited is not None:
         if type(awaited).__name__.startswith("async_generator_a"):  # a step of a generator
             awaited = next(filter(inspect.isasyncgen, gc.get_referents(awaited)), None)
         kind = "ag" if inspect.isasyncgen(awaited) else "cr"
         frame = getattr(awaited, f"{kind}_frame", None)
         if frame is not None:
-            yield from traceback.format_list(traceback.extract_stack(frame, limit=1))
+            yield frame.f_code, frame.f_lineno
         awaited = getattr(awaited, f"{kind}_await", None)
 
 
-def _places(frame: FrameType) -> traceback.StackSummary:
-    """The stack of `frame`, outermost first, without a reference to it.
+def _text(group: _Group) -> str:
+    oldest = sorted(group.streams, key=lambda stream: stream.started_at)[:_NAMED]
+    lines = [f"  {stream.describe()}\n" for stream in oldest]
+    if younger := len(group.streams) - len(oldest):
+        lines.append(f"  and {younger} younger\n")
+    lines += _lines(group.places)
+    if group.task:
+        lines += ["  Its task:\n", *_lines(group.task)]
+    return "".join(lines)
 
-    Quick, since its greenlet may run on: who holds a frame last also ends what its locals hold,
-    which is not for another thread to do.
-    """
-    found = [
-        traceback.FrameSummary(f.f_code.co_filename, line, f.f_code.co_name, lookup_line=False)
-        for f, line in traceback.walk_stack(frame)
-    ]
-    return traceback.StackSummary.from_list(found[::-1])
+
+def _lines(places: list[_Place]) -> list[str]:
+    return traceback.format_list(
+        [
+            traceback.FrameSummary(code.co_filename, line, code.co_name, lookup_line=False)
+            for code, line in places
+        ]
+    )
 
 
 class BlockedHub:
@@ -143,11 +264,14 @@ class BlockedHub:
         if self._turn is not turn:  # over: the frame may be of another
             return
         stream = stream_of(frame)
+        # Quickly: who holds the frame of another thread last also ends what its locals hold, and
+        # that is not for this one to do.
+        places = _stack(frame)
+        del frame
         who = stream.describe() if stream is not None else "no request"
-        places = _places(frame)
-        del frame, stream
-        self._blocking = (turn, who)
-        stack = "".join(places.format())
+        self._blocking = (turn, stream.name() if stream is not None else who)
+        del stream
+        stack = "".join(_lines(places))
         log.warning("Worker blocked for over %g s by %s:\n%s", self._threshold, who, stack)
 
     def _look_for_end(self) -> None:

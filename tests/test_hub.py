@@ -95,7 +95,8 @@ class TestBlockedHub:
             log = wait_for_end_of_block(server)
             assert re.search(r"Worker blocked for over 0\.1 s by GET /hub/block \(\d", log)
             assert re.search(r'hub_views\.py", line \d+, in get', log)
-            seconds = re.findall(r"Worker was blocked for ([\d.]+) s by GET", log)
+            # Its age at that moment is in no line about the whole.
+            seconds = re.findall(r"Worker was blocked for ([\d.]+) s by GET \S+ *$", log, re.M)
             assert max(map(float, seconds)) > blocked - 0.01
             (point,) = json.loads(client.get("/metric?name=plain.server.hub.blocked").body)
         # One, and one more each time that a busy machine stops the worker for so long.
@@ -143,22 +144,47 @@ class TestBlockedHub:
         assert "blocked for" not in server.log()
 
 
+def stack_of(log: str, kind: str, *marks: str) -> str:
+    """The one stack of `kind` that has all `marks`, from its number on."""
+    found = re.findall(rf"Stack of (\d+ {re.escape(kind)} .*(?:\n .*)*)", log)
+    (stack,) = [text for text in found if all(mark in text for mark in marks)]
+    return str(stack).rstrip()
+
+
 class TestStacks:
     @pytest.mark.parametrize("to", ["arbiter", "worker"])
-    def test_sigusr2_writes_them(self, serve: Serve, to: str) -> None:
+    def test_sigusr2_writes_equal_ones_once(self, serve: Serve, to: str) -> None:
         server = serve()
+        pid = server.worker().pid
         with Client(server) as client:
-            waiting = [client.send(f"/sleep?s=6&n={n}") for n in range(5)]
+            waiting = [client.send(f"/sleep?s=6&n={n}") for n in range(8)]
             client.finish(client.send("/"))
             if to == "arbiter":
                 server.signal(signal.SIGUSR2)
             else:
                 server.worker().send_signal(signal.SIGUSR2)
-            server.wait_log("5 requests, ")
+            server.wait_log("native thread(s) (pid:")
             assert all(answer.body == b"slept" for answer in client.finish(*waiting))
         log = server.log()
-        assert len(re.findall(r"Greenlet of GET /sleep \(\d+\.\d+ s\)", log)) == 5
-        assert len(re.findall(r'views\.py", line \d+, in get\n +time\.sleep', log)) == 5
+        assert f"Stacks (pid: {pid}): 8 request(s); " in log
+        stack = stack_of(log, "request(s)")
+        assert stack.startswith(f"8 request(s) (pid: {pid}):\n")
+        assert len(re.findall(r"^  GET /sleep \(\d+\.\d\d s\)$", stack, re.MULTILINE)) == 5
+        assert re.search(
+            r'younger\n  File ".*views\.py", line \d+, in get\n +time\.sleep.*$', stack
+        )
+        assert "and 3 younger" in stack
+
+    def test_the_oldest_are_named_first(self, serve: Serve) -> None:
+        server = serve()
+        with Client(server) as client:
+            for n in range(7):
+                client.send(f"/hub/sleep/{n}?s=6")
+                client.finish(client.send("/"))
+            server.worker().send_signal(signal.SIGUSR2)
+            server.wait_log("native thread(s) (pid:")
+        named = re.findall(r"GET /hub/sleep/(\d)", stack_of(server.log(), "request(s)"))
+        assert named == ["0", "1", "2", "3", "4"]
 
     def test_an_async_view_and_an_async_stream_show_where_they_wait(self, serve: Serve) -> None:
         server = serve()
@@ -169,12 +195,31 @@ class TestStacks:
                 client.send(path)
             client.until(lambda: client.answers[5].body == b"event", "event")
             server.worker().send_signal(signal.SIGUSR2)
-            server.wait_log("2 requests, ")
+            server.wait_log("native thread(s) (pid:")
         log = server.log()
-        nested = log.partition("Greenlet of GET /hub/async-nested")[2].partition("Greenlet of")[0]
-        assert re.search(r"Its task:\n(.*\n)+.*in get\n.*\n.*in _deeper\n", nested)
-        events = log.partition("Greenlet of GET /hub/async-events")[2].partition("Greenlet of")[0]
-        assert re.search(r"Its task:\n(.*\n)+.*in _events\n.*\n.*in _deeper\n", events)
+        nested = stack_of(log, "request(s)", "GET /hub/async-nested")
+        assert re.search(r"s\)\n  Its task:\n.*in get\n.*\n.*in _deeper\n", nested)
+        events = stack_of(log, "request(s)", "GET /hub/async-events")
+        assert re.search(r"s\)\n  Its task:\n.*in _events\n.*\n.*in _deeper\n", events)
+
+    def test_each_kind_is_named(self, serve: Serve) -> None:
+        """What an app starts beside its requests, and a proxy that lets nobody look at it."""
+        server = serve()
+        with Client(server) as client:
+            assert client.get("/hub/beside").body == b"started"
+            assert client.get("/hub/beside-async").body == b"started"
+            server.worker().send_signal(signal.SIGUSR2)
+            server.wait_log("other greenlet(s) (pid:")
+        log = server.log()
+        for kind, place in (
+            ("other greenlet(s)", "in in_a_greenlet"),
+            ("other asyncio task(s)", "in in_a_task"),
+            ("native thread(s)", "in in_a_native_thread"),
+            ("greenlet(s) of the asyncio loop's thread", "in run_forever"),
+            ("idle greenlet(s), for the next requests", "slots.py"),
+        ):
+            assert stack_of(log, kind, place)
+        assert "Traceback" not in log
 
 
 class TestDeadline:

@@ -17,13 +17,17 @@ import anyio.from_thread
 import anyio.to_thread
 import argon2
 import bcrypt
+import gevent
+import gevent.event
 import httpx
 import requests
+from gevent.monkey import get_original
 from plain.http import AsyncStreamingResponse, JsonResponse, Response, StreamingResponse
 from plain.urls import path
 from plain.views import View
 
 from .life_views import pbkdf2_hmac
+from .views import Sleep
 
 #: What views left behind when they were stopped.
 stopped: list[str] = []
@@ -312,6 +316,45 @@ class AsyncClientInAsyncView(AsyncClient):
         return Response(await self.ask())
 
 
+class Unseen:
+    """As the proxies of some frameworks are outside of a request."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("nobody may look")
+
+
+#: What goes on without a request.
+beside: list[Any] = [Unseen()]
+
+
+def in_a_greenlet() -> None:
+    gevent.event.Event().wait()
+
+
+def in_a_native_thread() -> None:
+    lock = get_original("_thread", "allocate_lock")()
+    lock.acquire()
+    lock.acquire()
+
+
+async def in_a_task() -> None:
+    await asyncio.Event().wait()
+
+
+class Beside(View):
+    def get(self) -> Response:
+        beside.append(gevent.spawn(in_a_greenlet))
+        get_original("_thread", "start_new_thread")(in_a_native_thread, ())
+        return Response("started")
+
+
+class BesideAsync(View):
+    async def get(self) -> Response:
+        beside.append(asyncio.create_task(in_a_task()))
+        return Response("started")
+
+
 urls: tuple[Any, ...] = (
     path("hub/hash", Hash),
     path("hub/hash-error", HashError),
@@ -327,6 +370,9 @@ urls: tuple[Any, ...] = (
     path("hub/cut-body", CutBody),
     path("hub/async-cut-body", AsyncCutBody),
     path("hub/stopped", Stopped),
+    path("hub/beside", Beside),
+    path("hub/beside-async", BesideAsync),
+    path("hub/sleep/<int:n>", Sleep),
     path("hub/asyncio-run", AsyncioRun),
     path("hub/async-threads", AsyncViewThreads),
     path("hub/async-client", AsyncClient),
