@@ -70,6 +70,42 @@ class TestExamplePage:
         assert page.data()["connections"] == "0"
         assert "error" not in page.data()
 
+    def test_names_the_project_and_says_who_serves_it(self, page: Browser) -> None:
+        assert page.text("worker") == "gevent-h2"
+        assert "each in a greenlet of its own" in page.text("served-by")
+        assert "over HTTP/2" in page.text("served-by")
+        link = "document.querySelector('a[href=\"/readme\"]').textContent"
+        assert page.evaluate(link) == "plain-gevent-h2"
+
+    def test_a_failure_is_shown_as_one(self, page: Browser) -> None:
+        page.evaluate("""
+            window.asked = 0;
+            window.served = window.fetch;
+            window.fetch = (url, options) => served(++asked % 4 ? url : '/nowhere', options);
+            delete document.documentElement.dataset.failed;
+            document.getElementById('run').click();
+        """)
+        wait_for(lambda: page.data().get("failed") == "25", "25 failures")
+        assert (page.text("answered"), page.text("failed")) == ("75", "25")
+        assert page.text("verdict") == "25 of 100 requests failed"
+        wait_for(lambda: page.text("requests-error").endswith(": HTTP 404"), "reason")
+
+
+def test_the_page_does_not_say_of_plains_own_worker_what_is_ours(
+    tls: tuple[Path, Path], tmp_path: Path, browser: Browser
+) -> None:
+    with Server(tls, "--threads", "100", project=EXAMPLE, worker="asyncio", tmp=tmp_path) as server:
+        browser.open(f"https://localhost:{server.port}/")
+        wait_for(lambda: browser.data().get("answered") == "100", "100 answers")
+        assert browser.text("worker") == "asyncio"
+        assert "as it has threads. This page came over HTTP/2." in browser.text("served-by")
+        assert "greenlet" not in browser.text("served-by")
+        # Nobody answers any more: that is quick, and is not said to be fast.
+        server.kill()
+        browser.evaluate("document.getElementById('run').click()")
+        wait_for(lambda: browser.data().get("failed") == "100", "100 failures")
+        assert browser.text("verdict") == "100 of 100 requests failed"
+
 
 def test_page_events_requests_and_websocket_on_one_connection(
     serve: Callable[..., Server], browser: Browser

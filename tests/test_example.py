@@ -43,6 +43,20 @@ class TestViews:
         assert response.headers["content-type"] == "text/html; charset=utf-8"
         assert response.text == (EXAMPLE / "app" / "page.html").read_text(encoding="utf-8")
 
+    def test_the_page_links_to_the_readme(self, client: httpx.Client) -> None:
+        assert 'href="/readme">plain-gevent-h2</a>' in client.get("/").text
+        readme = client.get("/readme")
+        assert readme.headers["content-type"] == "text/plain; charset=utf-8"
+        assert readme.text == (EXAMPLE.parent / "README.md").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("worker", ["gevent-h2", "asyncio"])
+    def test_the_page_knows_its_worker(
+        self, tls: tuple[Path, Path], tmp_path: Path, worker: str
+    ) -> None:
+        with Server(tls, project=EXAMPLE, worker=worker, tmp=tmp_path) as server:
+            answer = httpx.get(server.url, verify=server.tls_context(), timeout=30)
+        assert answer.headers["server-timing"] == f'worker;desc="{worker}"'
+
     def test_100_slow_requests_run_at_once_on_one_connection(self, example: Server) -> None:
         async def run() -> list[httpx.Response]:
             async with httpx.AsyncClient(

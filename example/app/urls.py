@@ -7,6 +7,7 @@ class AppRouter(Router):
     namespace = ""
     urls = (
         path("", views.Page),
+        path("readme", views.Readme),
         path("slow", views.Slow),
         path("words", views.Words),
         path("upload", views.Upload),

@@ -1,4 +1,4 @@
-"""Ordinary blocking Plain views: nothing here knows of gevent or of HTTP/2."""
+"""Ordinary blocking Plain views: but for `WORKER`, nothing here knows of gevent or of HTTP/2."""
 
 import hashlib
 import time
@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from gevent.monkey import is_module_patched
 from plain.http import BadRequestError400, JsonResponse, Response, StreamingResponse
 from plain.views import View
 
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+README = Path(__file__).parents[2] / "README.md"
+
+#: Who runs these views, for the page to tell: a worker of this package, or Plain's own.
+WORKER = "gevent-h2" if is_module_patched("threading") else "asyncio"
 
 SENTENCE = (
     "Each word leaves the server the moment this generator yields it. Then the generator "
@@ -20,7 +25,14 @@ SENTENCE = (
 
 class Page(View):
     def get(self) -> Response:
-        return Response(PAGE)
+        return Response(PAGE, headers={"Server-Timing": f'worker;desc="{WORKER}"'})
+
+
+class Readme(View):
+    def get(self) -> Response:
+        return Response(
+            README.read_text(encoding="utf-8"), content_type="text/plain; charset=utf-8"
+        )
 
 
 class Slow(View):
