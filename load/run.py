@@ -1,16 +1,17 @@
 """Runs a locust file against the app in load/app, with a server and a certificate of its own.
 
-    load/run.py browse                         100 users for 30 seconds, with no web page
-    load/run.py mix -u 1000 -r 100 -t 60s      1,000 users, 100 more each second, for a minute
-    load/run.py api --processes 2              the users in two processes
-    load/run.py events --web                   started and watched in a browser
-    load/run.py browse --host https://test.example --ca-file ca.pem        a server of yours
+    scripts/load browse                         100 users for 30 seconds, with no web page
+    scripts/load mix -u 1000 -r 100 -t 60s      1,000 users, 100 more each second, for a minute
+    scripts/load api --processes 2              the users in two processes
+    scripts/load events --web                   started and watched in a browser
+    scripts/load browse --host https://test.example --ca-file ca.pem        a server of yours
 
 The exit code is locust's: 0 if the run has passed, 1 if not. All options but --web are for
 locust: `locust --help`, and of the file itself: `locust -f load/locust/mix.py --help`.
 """
 
 import argparse
+import ast
 import signal
 import subprocess
 import sys
@@ -24,16 +25,30 @@ from servers import KINDS, LOAD, CannotRunError, Kind, Launch, Server, make_cert
 #: server may end.
 APART = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
 
-FILES = sorted(path.stem for path in (LOAD / "locust").glob("*.py") if path.stem != "common")
+
+def title(path: Path) -> str:
+    """The first line of a locust file's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+#: Each with what it says of itself.
+FILES = {
+    path.stem: title(path)
+    for path in sorted((LOAD / "locust").glob("*.py"))
+    if path.stem != "common"
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
+        prog="scripts/load",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s FILE [--web] [LOCUST'S OPTIONS]",
+        usage=f"%(prog)s {{{','.join(FILES)}}} [--web] [LOCUST'S OPTIONS]",
+        epilog="\n".join(["files:", *(f"  {name:<18} {of}" for name, of in FILES.items())]),
     )
-    parser.add_argument("file", choices=FILES, help="in load/locust")
+    parser.add_argument("file", choices=FILES, metavar="FILE", help="one of those below")
     parser.add_argument("--web", action="store_true", help="with locust's web page")
     parser.add_argument("-H", "--host", help="of a server that runs already")
     arguments, rest = parser.parse_known_args()

@@ -407,7 +407,7 @@ class TestLocustFiles:
         trust = ("--ca-file", str(app.certfile))
         done = locust(app, name, *trust, "--max-p95", "30000", *options)
         assert done.returncode == 0, done.stderr + done.stdout
-        assert "PASSED" in done.stderr
+        assert done.stderr.rstrip().endswith("PASSED")
 
     @pytest.mark.parametrize("name", ["browse", "api", "events", "uploads"])
     def test_passes(self, app: Server, name: str) -> None:
@@ -428,7 +428,16 @@ class TestLocustFiles:
         done = locust(app, "browse")
         assert done.returncode == 1
         assert "the certificate is not valid" in done.stdout + done.stderr
-        assert "requests failed, more than 0.10%" in done.stderr
+        # Below the tables.
+        verdict = done.stderr.rpartition("Error report")[2]
+        assert "requests failed, more than 0.10%" in verdict
+
+    @pytest.mark.parametrize("arguments", [[], ["nosuch"], ["--help"]], ids=str)
+    def test_the_files_are_named(self, arguments: list[str]) -> None:
+        command = [sys.executable, str(LOAD / "run.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "usage: scripts/load {api,browse,events,mix,uploads} " in done.stdout + done.stderr
+        assert ("Uploads: small ones" in done.stdout) == (arguments == ["--help"])
 
     def test_the_script(self) -> None:
         script = str(TESTS.parent / "scripts" / "load")

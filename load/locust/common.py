@@ -7,6 +7,7 @@ row in the `limits` of its users is low enough. locust's exit code says so: 0 or
 import logging
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 from locust import events
@@ -65,11 +66,16 @@ def judge(environment: Environment, **_: Any) -> None:
         environment.process_exit_code = 0  # the master judges
         return
     complaints = list(complaints_of(environment))
+    environment.process_exit_code = 1 if complaints else 0
+    # After locust's tables: the last lines are where people look.
+    events.quit.add_listener(partial(tell, complaints))
+
+
+def tell(complaints: list[str], **_: Any) -> None:
     for complaint in complaints:
         logger.error("FAILED: %s", complaint)
     if not complaints:
         logger.info("PASSED")
-    environment.process_exit_code = 1 if complaints else 0
 
 
 def complaints_of(environment: Environment) -> Iterator[str]:
