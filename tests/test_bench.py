@@ -72,6 +72,22 @@ def test_a_server_that_is_not_installed_is_named(
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--servers plain", ["plain"]),
+        ("--servers gevent-h2 plain", ["plain", "plain-gevent-h2", "gevent", "h2"]),
+        ("--servers granian --plots x", ["matplotlib", "granian"]),
+        ("--servers plain --workloads db small", ["plain", "plain.postgres"]),
+        ("--report x.json", []),
+    ],
+)
+def test_only_what_was_asked_for_is_needed(arguments: str, expected: list[str]) -> None:
+    command = [sys.executable, str(LOAD / "needs.py"), *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == expected
+
+
 def test_the_bare_wsgi_app_answers_as_plain_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Same statuses, lengths and bodies, from the same requests."""
     monkeypatch.syspath_prepend(str(LOAD))
