@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-from report import Cell, Cells, number
+from report import Cell, Cells, foot, number
 from servers import LIMIT, OURS
 from workload import Metric
 from workloads import WORKLOADS
@@ -44,7 +44,8 @@ SHORT = {
     "granian-1000": "Granian, 1,000 threads*",
     "limit": "limit: no socket",
 }
-FOOT = "* a bare WSGI app, no framework"
+#: Of the text at the foot, which wraps: characters to an inch of width, and inches of a line.
+FOOT_CHARACTERS, FOOT_LINE = 17, 0.13
 
 
 @dataclass(frozen=True)
@@ -179,17 +180,10 @@ def scaling(folder: Path, about: dict[str, Any], curves: "Curves") -> Path:
 
 
 def save(figure: Figure, path: Path, about: dict[str, Any]) -> Path:
-    parts = [
-        f"Python {str(about['python']).split(' ')[0]}",
-        f"Plain {about.get('plain', 'not run')}",
-    ]
-    figure.text(
-        0.01,
-        0.005,
-        f"{', '.join(parts)}; {about['run']}, processes: {about['processes']}. {FOOT}",
-        fontsize=6.5,
-    )
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    width, height = figure.get_size_inches()
+    lines = foot(about, int(width * FOOT_CHARACTERS))
+    figure.text(0.01, 0.01, "\n".join(lines), fontsize=6.5, va="bottom")
+    figure.tight_layout(rect=(0, (len(lines) * FOOT_LINE + 0.05) / height, 1, 1))
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path

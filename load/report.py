@@ -3,6 +3,7 @@
 import json
 import statistics
 import sys
+import textwrap
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,16 @@ def _median(cells: Cells, workload: str, server: str, metric: Metric) -> float |
 
 def ratio_of(value: float | None, base: float | None) -> str:
     return f"{value / base:.2f}x" if value is not None and base else ""
+
+
+def foot(about: dict[str, Any], width: int) -> list[str]:
+    """What stands below a picture, in lines of at most `width` characters."""
+    python = str(about["python"]).split(" ")[0]
+    return textwrap.wrap(
+        f"Python {python}, Plain {about.get('plain', 'not run')}; {about['run']}, "
+        f"processes: {about['processes']}. * a bare WSGI app, no framework",
+        width,
+    )
 
 
 def write_json(path: Path, about: dict[str, Any], cells: Cells) -> None:

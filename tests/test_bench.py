@@ -88,6 +88,17 @@ def test_only_what_was_asked_for_is_needed(arguments: str, expected: list[str]) 
     assert done.stdout.split() == expected
 
 
+def test_what_stands_below_a_picture_fits_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(LOAD))
+    import report
+
+    about, _ = report.read_json([LOAD.parent / "docs" / "bench" / "3.13.json"])
+    lines = report.foot(about, 88)  # of a picture with one panel
+    assert max(map(len, lines)) <= 88
+    assert " ".join(lines).startswith("Python 3.13.0, Plain 0.164.1; 2 rounds")
+    assert lines[-1].endswith("no framework")
+
+
 def test_the_bare_wsgi_app_answers_as_plain_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Same statuses, lengths and bodies, from the same requests."""
     monkeypatch.syspath_prepend(str(LOAD))
