@@ -1,0 +1,226 @@
+"""The lock for greenlets and native threads at once, by itself."""
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent.exceptions import BlockingSwitchOutError
+from harness import WAIT
+
+from plain_gevent_h2 import locks
+from plain_gevent_h2.locks import Lock
+
+
+def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Start `function` in a native thread. Returns what waits for its result, in a greenlet."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+
+    def result() -> Any:
+        while thread.is_alive():
+            gevent.sleep(0.001)
+        return results[0]
+
+    return result
+
+
+def until_waited_for(lock: Lock, count: int = 1) -> None:
+    with gevent.Timeout(WAIT):
+        while len(lock._waiters) < count:
+            gevent.sleep(0)
+
+
+def held() -> Lock:
+    lock = Lock()
+    lock.acquire()
+    return lock
+
+
+def test_a_native_thread_wakes_a_greenlet() -> None:
+    lock = held()
+    waiting = gevent.spawn(lock.acquire)
+    until_waited_for(lock)
+    in_native_thread(lock.release)()
+    assert waiting.get(timeout=WAIT) is True
+    assert lock.locked()
+
+
+def test_a_greenlet_wakes_a_native_thread() -> None:
+    lock = held()
+    result = in_native_thread(lock.acquire)
+    until_waited_for(lock)
+    lock.release()
+    assert result() is True
+    assert lock.locked()
+
+
+def test_a_greenlet_of_another_hub_is_woken() -> None:
+    lock = held()
+    result = in_native_thread(lambda: gevent.spawn(lock.acquire).get())
+    until_waited_for(lock)
+    lock.release()
+    assert result() is True
+
+
+def test_in_a_thread_whose_hub_waits_for_nothing_else() -> None:
+    """Its loop would end, with LoopExit in the greenlet that waits."""
+    lock = held()
+
+    def wait() -> bool:
+        gevent.sleep(0)  # makes the hub
+        return lock.acquire()
+
+    result = in_native_thread(wait)
+    until_waited_for(lock)
+    lock.release()
+    assert result() is True
+
+
+def test_a_timeout() -> None:
+    lock = held()
+    assert lock.acquire(timeout=0.01) is False
+    assert in_native_thread(lambda: lock.acquire(timeout=0.01))() is False
+    assert not lock._waiters
+    lock.release()
+    assert lock.acquire(timeout=0.01) is True
+
+
+def test_without_blocking() -> None:
+    lock = Lock()
+    assert lock.acquire(False) is True
+    assert lock.acquire(False) is False
+    assert lock.acquire(timeout=0) is False
+    lock.release()
+    assert not lock.locked()
+
+
+def test_who_tries_again_and_again_lets_the_owner_run() -> None:
+    lock = held()
+    gevent.spawn(lock.release)
+    with gevent.Timeout(WAIT):
+        while not lock.acquire(False):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [((False, 1), ValueError), ((True, -2), ValueError), ((True, 1e12), OverflowError)],
+)
+def test_arguments_are_checked_as_those_of_the_original(
+    arguments: Any, error: type[Exception]
+) -> None:
+    original = threading.Lock()
+    original.acquire()
+    with pytest.raises(error):
+        original.acquire(*arguments)
+    with pytest.raises(error):
+        held().acquire(*arguments)
+
+
+def test_a_release_too_many() -> None:
+    with pytest.raises(RuntimeError):
+        Lock().release()
+
+
+def test_it_has_what_the_original_has() -> None:
+    public = {name for name in dir(threading.Lock()) if not name.startswith("__")}
+    assert public <= set(dir(Lock()))
+
+
+def test_one_who_is_killed_as_he_is_woken_passes_it_on() -> None:
+    lock = held()
+    first, second = gevent.spawn(lock.acquire), gevent.spawn(lock.acquire)
+    until_waited_for(lock, 2)
+    first.kill(block=False)  # in the next turn of the hub, before it is woken there
+    lock.release()
+    assert second.get(timeout=WAIT) is True
+    assert not isinstance(first.value, bool)
+
+
+def test_one_who_is_killed_as_he_is_given_it_passes_it_on() -> None:
+    lock = held()
+    first, second = gevent.spawn(lock.acquire), gevent.spawn(lock.acquire)
+    until_waited_for(lock, 2)
+    lock.release()
+    lock.acquire()  # before the first has run: it will be given the lock
+    until_waited_for(lock, 2)
+    first.kill(block=False)
+    lock.release()
+    assert lock.locked()  # it is the first one's already
+    assert second.get(timeout=WAIT) is True
+
+
+def test_one_who_takes_it_again_and_again_keeps_nobody_out() -> None:
+    lock = Lock()
+    waiting = gevent.Greenlet(lock.acquire)
+
+    def hog() -> None:
+        while not waiting.ready():
+            with lock:
+                gevent.sleep(0)
+
+    hogging = gevent.spawn(hog)
+    waiting.start()
+    assert waiting.get(timeout=WAIT) is True
+    lock.release()
+    hogging.get(timeout=WAIT)
+
+
+def test_the_hub_itself_gets_an_error_in_place_of_a_deadlock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(locks, "HUB_PATIENCE", 0.01)
+    lock = held()
+    outcome: list[object] = []
+
+    def callback() -> None:
+        try:
+            outcome.append(lock.acquire())
+        except BlockingSwitchOutError as exc:
+            outcome.append(exc)
+
+    gevent.get_hub().loop.run_callback(callback)
+    with gevent.Timeout(WAIT):
+        while not outcome:
+            gevent.sleep(0)
+    assert isinstance(outcome[0], BlockingSwitchOutError)
+    assert not lock._waiters
+
+
+def test_greenlets_and_threads_of_all_kinds_exclude_each_other() -> None:
+    """Of those who hold it there is one at a time, and none is left waiting."""
+    lock, inside, most = Lock(), 0, 0
+    numbers = random.Random(20261130)
+
+    def work(rounds: int, pause: Callable[[], object]) -> int:
+        nonlocal inside, most
+        taken = 0
+        for _ in range(rounds):
+            if not lock.acquire(timeout=numbers.choice((-1, -1, 0.0005, 0))):
+                continue
+            inside += 1
+            most = max(most, inside)
+            if numbers.random() < 0.1:
+                pause()
+            inside -= 1
+            lock.release()
+            taken += 1
+        return taken
+
+    def in_a_hub() -> int:
+        greenlets = [gevent.spawn(work, 100, lambda: gevent.sleep(0)) for _ in range(4)]
+        return sum(greenlet.get() for greenlet in greenlets)
+
+    natives = [in_native_thread(lambda: work(300, lambda: None)) for _ in range(3)]
+    natives += [in_native_thread(in_a_hub) for _ in range(2)]
+    greenlets = [gevent.spawn(work, 200, lambda: gevent.sleep(0.0001)) for _ in range(8)]
+    with gevent.Timeout(WAIT):
+        taken = [greenlet.get() for greenlet in greenlets] + [result() for result in natives]
+    assert all(taken)
+    assert most == 1
+    assert not lock.locked()
+    assert not lock._waiters
