@@ -21,7 +21,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.selectors import GeventSelector
 
-from .patches import shared_threads
+from .threads import shared_threads
 
 _start_new_thread = get_original("_thread", "start_new_thread")
 _native_thread = get_original("_thread", "get_ident")

@@ -4,6 +4,8 @@
 imported or set, not what is installed: a clean app gets no warning.
 """
 
+import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -89,6 +91,37 @@ def _sqlite(_settings: Any) -> Obstacle | None:
         "sqlite3 does its work in C and blocks every stream of the worker for as long. Keep its "
         "queries short, or run them with gevent.get_hub().threadpool.apply().",
     )
+
+
+def _signal_pause(_settings: Any) -> Obstacle | None:
+    if not any(_calls(module, "signal", "pause") for module in _modules_of_the_app()):
+        return None
+    return Obstacle(
+        "signal_pause",
+        "signal.pause() raises RuntimeError in a worker: it would stop every request. Wait for a "
+        "threading.Event that your handler sets.",
+    )
+
+
+def _calls(module: ModuleType, library: str, name: str) -> bool:
+    """Whether the source of `module` says `library.name`, or imports it from there."""
+    try:
+        source = inspect.getsource(module)
+    except (OSError, TypeError):  # it has none
+        return False
+    if name not in source or library not in source:
+        return False
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(value=ast.Name(id=module_name), attr=attribute):
+                found = (module_name, attribute) == (library, name)
+            case ast.ImportFrom(module=module_name):
+                found = module_name == library and name in {alias.name for alias in node.names}
+            case _:
+                continue
+        if found:
+            return True
+    return False
 
 
 def _used_by_the_app(name: str) -> bool:
@@ -185,6 +218,7 @@ _ANYWHERE: tuple[Callable[[Any], Obstacle | None], ...] = (
     _uvloop,
     _sqlite,
     _small_pool,
+    _signal_pause,
 )
 #: The command line warns of threads, too.
 _IN_CHECK = (_threads, _patched_by_the_app, _patched_late, _psycopg_told_to_wait_in_c)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from gevent.threadpool import ThreadPool
 
-#: Native threads whose greenlets serve many requests: the main one, and that of the asyncio loop.
-shared_threads: set[int] = set()
-
 
 def patch() -> None:
     """Make the standard library's blocking calls give way to other greenlets.
@@ -42,8 +39,29 @@ def patch() -> None:
     from gevent import monkey
 
     monkey.patch_all()
+
+    from .children import patch_children
+    from .forks import patch_forks
+    from .signals import patch_signals
+    from .sockets import patch_sockets
+    from .threads import patch_threading
+
+    patch_threading()
+    patch_children()
+    patch_forks()
+    patch_signals()
+    patch_sockets()
+    # An app that patches by itself would put gevent's locks and queues back.
+    for name in [name for name in vars(monkey) if name.startswith("patch_")]:
+        if name not in ("patch_item", "patch_module"):
+            setattr(monkey, name, _already_patched)
     # Which greenlet spawned which, and from where, is of no use here and costs 4 us a stream.
     gevent.config.track_greenlet_tree = False
+
+
+def _already_patched(*_args: object, **_options: object) -> bool:
+    """What `gevent.monkey.patch_all()` and its like do in a worker. True, as they return."""
+    return True
 
 
 def mend_reloader() -> None:
@@ -253,39 +271,31 @@ def mend_imports() -> None:
 
     What broke: the lock of a module that is being imported is one of gevent's, and with
     several native threads waiting for one it does not wake them all: of ten views at once in
-    `asyncio.run()`, whose client library imports as it goes, some hung for ever. The lock here
-    is a native one. In `shared_threads` it is asked again and again, and gives way meanwhile; in
-    others, where that cost more than the imports, only if it takes long: a greenlet of the same
-    thread may hold it. Shown by
+    `asyncio.run()`, whose client library imports as it goes, some hung for ever. Shown by
     `tests/test_hub.py::TestAsyncio::test_an_async_client_in_a_view`.
     """
     import types
     from importlib import _bootstrap  # type: ignore[attr-defined]
 
-    import gevent
     from gevent.monkey import get_original
 
-    allocate_lock = get_original("_thread", "allocate_lock")
-    native_thread = get_original("_thread", "get_ident")
-    shared_threads.add(native_thread())
+    from .locks import Lock
 
-    class ImportLock:
-        def __init__(self) -> None:
-            self._lock = allocate_lock()
-            self.release = self._lock.release
-
-        def acquire(self, blocking: bool = True) -> bool:
-            while not self._lock.acquire(False):
-                if not blocking:
-                    return False
-                if native_thread() not in shared_threads and self._lock.acquire(True, 0.02):
-                    return True
-                gevent.sleep(0.001)
-            return True
-
-    locks = {"allocate_lock": ImportLock, "RLock": get_original("_thread", "RLock")}
+    locks = {"allocate_lock": Lock, "RLock": get_original("_thread", "RLock")}
     bootstrap: Any = _bootstrap
     bootstrap._thread = types.SimpleNamespace(**(vars(bootstrap._thread) | locks))
+
+
+def mend_multiprocessing() -> None:
+    """Let other greenlets run while one waits for another process.
+
+    What broke: a `multiprocessing.Pool` stopped the worker until the arbiter killed it, and so did
+    a `Queue`, `Lock` or `Pipe` for as long as the other process took. Shown by
+    `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
+    """
+    from .multiprocess import patch_multiprocessing
+
+    patch_multiprocessing()
 
 
 def mend_parsers() -> None:
@@ -380,6 +390,7 @@ BEFORE_APP = (
     mend_hashing,
     mend_asyncio_run,
     mend_asyncio_threads,
+    mend_multiprocessing,
     mend_parsers,
     mend_logs,
     mend_websockets,

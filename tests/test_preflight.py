@@ -53,6 +53,8 @@ OBSTACLES = {
     "sqlite": ("import sqlite3", "", "sqlite"),
     "sqlite by name": ("from sqlite3 import connect", "", "sqlite"),
     "threads": ("", "SERVER_THREADS = 8", "threads"),
+    "signal.pause": ("import signal\ndef wait(): signal.pause()", "", "signal_pause"),
+    "pause": ("from signal import pause", "", "signal_pause"),
     "patched by the app": ("import gevent.monkey; gevent.monkey.patch_all()", "", "patched_by_app"),
     "small pool": (
         "",

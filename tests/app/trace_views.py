@@ -33,7 +33,7 @@ class Patched(View):
                 "classes": {
                     "ssl.SSLSocket": ssl.SSLSocket.__module__,
                     "socket.socket": socket.socket.__module__,
-                    "threading.Event": type(threading.Event()).__module__,
+                    "threading.Lock": type(threading.Lock()).__module__,
                     "subprocess.Popen": subprocess.Popen.__module__,
                     "queue.SimpleQueue": queue.SimpleQueue.__module__,
                 },

@@ -7,6 +7,7 @@ from . import (
     hub_views,
     inside_views,
     life_views,
+    native_views,
     stream_views,
     trace_views,
     views,
@@ -38,5 +39,6 @@ class AppRouter(Router):
         *header_views.urls,
         *hub_views.urls,
         *inside_views.urls,
+        *native_views.urls,
         *stream_views.urls,
     )

@@ -1,0 +1,70 @@
+"""Waiting for a signal while other greenlets run.
+
+Imported while the worker is patched: nothing here may import what is to be patched.
+"""
+
+import signal
+from collections.abc import Iterable
+from typing import Any
+
+import gevent
+from gevent.monkey import get_original
+from gevent.monkey.api import patch_item
+
+from .children import can_switch, pauses
+
+_monotonic = get_original("time", "monotonic")
+
+
+def _sigtimedwait(sigset: Iterable[int], timeout: float) -> Any:
+    """`signal.sigtimedwait()`: None where no signal came in `timeout` seconds."""
+    if timeout < 0:
+        raise ValueError("timeout must be non-negative")
+    if not can_switch():
+        return _original["sigtimedwait"](sigset, timeout)
+    end = _monotonic() + timeout
+    for pause in pauses():
+        info = _original["sigtimedwait"](sigset, 0)
+        left = end - _monotonic()
+        if info is not None or left <= 0:
+            return info
+        gevent.sleep(min(pause, left))
+    raise AssertionError  # the pauses have no end
+
+
+def _sigwaitinfo(sigset: Iterable[int]) -> Any:
+    if not can_switch():
+        return _original["sigwaitinfo"](sigset)
+    return _sigtimedwait(sigset, float("inf"))
+
+
+def _sigwait(sigset: Iterable[int]) -> int:
+    if not can_switch():
+        return int(_original["sigwait"](sigset))
+    wanted = set(sigset)
+    for pause in pauses():
+        if wanted & signal.sigpending():
+            return int(_original["sigwait"](wanted))
+        gevent.sleep(pause)
+    raise AssertionError
+
+
+def _pause() -> None:
+    raise RuntimeError(
+        "signal.pause() does not work with the gevent-h2 worker: it would stop every request. "
+        "Wait for a threading.Event that your handler sets."
+    )
+
+
+_mended = {
+    "sigtimedwait": _sigtimedwait,
+    "sigwaitinfo": _sigwaitinfo,
+    "sigwait": _sigwait,
+    "pause": _pause,
+}
+_original = {name: getattr(signal, name) for name in _mended if hasattr(signal, name)}
+
+
+def patch_signals() -> None:
+    for name in _original:
+        patch_item(signal, name, _mended[name])
