@@ -4,7 +4,8 @@ A worker's command line calls `patch()` before it imports anything else (see
 `server.py`), so that `ssl`, `socket` and `threading` are patched before any module can
 take a copy of them. Importing this module therefore imports nothing.
 
-Then come the mends in `BEFORE_APP`, the app's own patch (`SERVER_GEVENT_PATCH`), the app, and
+It ends with the mends in `FIRST`, for which the same holds: what they import imports little. Then
+come those in `BEFORE_APP`, the app's own patch (`SERVER_GEVENT_PATCH`), the app, and
 the mends in `AFTER_APP`. Each says what broke, how it is mended, and which test shows it. Their
 first lines are what `plain server --help` and a worker's debug log list.
 """
@@ -40,17 +41,8 @@ def patch() -> None:
 
     monkey.patch_all()
 
-    from .children import patch_children
-    from .forks import patch_forks
-    from .signals import patch_signals
-    from .sockets import patch_sockets
-    from .threads import patch_threading
-
-    patch_threading()
-    patch_children()
-    patch_forks()
-    patch_signals()
-    patch_sockets()
+    for mend in FIRST:
+        mend()
     # An app that patches by itself would put gevent's locks and queues back.
     for name in [name for name in vars(monkey) if name.startswith("patch_")]:
         if name not in ("patch_item", "patch_module"):
@@ -62,6 +54,63 @@ def patch() -> None:
 def _already_patched(*_args: object, **_options: object) -> bool:
     """What `gevent.monkey.patch_all()` and its like do in a worker. True, as they return."""
     return True
+
+
+def mend_threads() -> None:
+    """Let locks, queues and threads work between greenlets and native threads.
+
+    What broke: gevent's locks and queues lose wake-ups between native threads, and a thread started
+    in a native one was a greenlet that nobody ran. Requests hung for ever. Shown by
+    `tests/test_native_threads.py::test_all_log_at_once`.
+    """
+    from .threads import patch_threading
+
+    patch_threading()
+
+
+def mend_children() -> None:
+    """Let every native thread start programs, and wait for them.
+
+    What broke: `subprocess` raised TypeError outside the main thread, after the program had run.
+    Shown by `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
+    """
+    from .children import patch_children
+
+    patch_children()
+
+
+def mend_forks() -> None:
+    """Give a forked child a hub of its own.
+
+    What broke: a child ran the worker's hub as it waited, took connections and answered them, and
+    ignored SIGTERM. Shown by `tests/test_native_threads.py::test_a_forked_child_is_no_worker`.
+    """
+    from .forks import patch_forks
+
+    patch_forks()
+
+
+def mend_signals() -> None:
+    """Let other greenlets run while one waits for a signal; refuse `signal.pause()`.
+
+    What broke: `signal.sigwait()` and its like stopped every request. Shown by
+    `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
+    """
+    from .signals import patch_signals
+
+    patch_signals()
+
+
+def mend_sockets() -> None:
+    """Let every native thread use a socket that another one opened.
+
+    What broke: a client whose connections views and native threads share raised "Cannot switch to
+    a different thread". Shown by
+    `tests/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
+    """
+    from .sockets import patch_sockets
+
+    patch_sockets()
 
 
 def mend_reloader() -> None:
@@ -383,6 +432,9 @@ def mend_psycopg() -> None:
             names[name] = (*(known if isinstance(known, tuple) else (known,)), *stops)
 
 
+#: By `patch()`, right after gevent's.
+FIRST = (mend_threads, mend_children, mend_forks, mend_signals, mend_sockets)
+
 #: Before the app's own patch and the app, in this order.
 BEFORE_APP = (
     mend_reloader,
@@ -402,4 +454,4 @@ AFTER_APP = (mend_psycopg,)
 
 def mends() -> list[str]:
     """What is mended beyond gevent's own patch, in a line each."""
-    return [(mend.__doc__ or "").partition("\n")[0] for mend in (*BEFORE_APP, *AFTER_APP)]
+    return [(mend.__doc__ or "").partition("\n")[0] for mend in (*FIRST, *BEFORE_APP, *AFTER_APP)]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from h2client import Client
-from harness import Server
+from harness import TESTS, Server
 
 Serve = Callable[..., Server]
 
@@ -135,6 +135,14 @@ COROUTINES = {
     "run-in-executor": "said",
     "run-coroutine-threadsafe": "answered",
 }
+
+
+def test_the_page_has_each_test_in_a_row() -> None:
+    page = (TESTS.parent / "docs" / "native-threads.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
+    named = [name.strip() for *_, tests in rows for name in tests.split(",")]
+    for name in (*PAIRS, *CALLS, *COROUTINES):
+        assert named.count(name) == 1, name
 
 
 def test_a_thread_that_nobody_joined_runs(server: Server) -> None:

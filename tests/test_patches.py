@@ -168,7 +168,7 @@ class TestWhatIsPatchedIsSeen:
 
 
 def test_each_mend_names_a_test_that_is_there() -> None:
-    for mend in (*patches.BEFORE_APP, *patches.AFTER_APP):
+    for mend in (*patches.FIRST, *patches.BEFORE_APP, *patches.AFTER_APP):
         assert mend.__doc__ is not None
         assert "What broke: " in mend.__doc__
         named = re.findall(r"`tests/(\w+\.py)::(?:(\w+)::)?(\w+)`", mend.__doc__)
