@@ -7,6 +7,7 @@ returns, 0.165 and later when the response is closed.
 
 import contextvars
 import io
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
@@ -53,6 +54,13 @@ class ResponseBodyFailed(Exception):
     """The response's body raised. It is logged already."""
 
 
+class BodyTooShort(Exception):
+    """The response's body ended before the bytes that its Content-Length promises."""
+
+    def __init__(self, sent: int, promised: int) -> None:
+        super().__init__(f"the body ended after {sent} of {promised} bytes (Content-Length)")
+
+
 class Handled(ABC):
     """A request that the pipeline has run, with a response that is not sent yet.
 
@@ -61,28 +69,34 @@ class Handled(ABC):
     """
 
     def __init__(
-        self, response: "Response", context: contextvars.Context, bridge: AsyncioThread
+        self,
+        response: "Response",
+        context: contextvars.Context,
+        bridge: AsyncioThread,
+        path: str,
     ) -> None:
         self.response = response
         self._context = context
         self._bridge = bridge
+        self._path = path
         self._handed_over = False
 
     @property
     def headers_first(self) -> bool:
         """Whether the headers go out before the first chunk.
 
-        An async stream is open-ended (server-sent events): the client should see it open.
+        An async stream and an event stream are open-ended: the client should see them open.
         Any other body that fails before its first chunk can still become a 500.
         """
-        return isinstance(self.response, AsyncStreamingResponse)
+        response = self.response
+        return isinstance(response, AsyncStreamingResponse) or _is_event_stream(response)
 
-    def chunks(self) -> Generator[bytes]:
-        """The body of a streaming response, each chunk as soon as it is there.
+    def chunks(self, promised: int | None) -> Generator[bytes]:
+        """The response's body, each chunk as soon as it is there, up to `promised` bytes.
 
-        Raises `ResponseBodyFailed`.
+        Raises `ResponseBodyFailed`, if it ends before these as well.
         """
-        with closing(self._pull()) as pull:
+        with closing(self._pull(promised)) as pull:
             while True:
                 try:
                     chunk = next(pull, _END)
@@ -116,14 +130,34 @@ class Handled(ABC):
     def _upgrade(self) -> Any:
         """What Plain's WebSocket runner takes: the response, or its lifecycle."""
 
-    def _pull(self) -> Generator[bytes]:
+    def _pull(self, promised: int | None) -> Generator[bytes]:
         response = self.response
-        if isinstance(response, AsyncStreamingResponse):
-            return self._bridge.iterate(response, self._context)
         file = getattr(response, "file_to_stream", None)
-        if isinstance(response, FileResponse) and _is_disk_file(file):
-            return _read_in_native_thread(file)
-        return self._pull_generator(response)
+        pull: Generator[bytes]
+        if isinstance(response, AsyncStreamingResponse):
+            pull = self._bridge.iterate(response, self._context)
+        elif isinstance(response, FileResponse) and _is_disk_file(file):
+            pull = _read_in_native_thread(file, promised)
+        else:
+            pull = self._pull_generator(response)
+        return pull if promised is None else self._keep_promise(pull, promised)
+
+    def _keep_promise(self, pull: Generator[bytes], promised: int) -> Generator[bytes]:
+        """What of a body its Content-Length allows. Raises `BodyTooShort`."""
+        left = promised
+        with closing(pull):
+            for chunk in pull:
+                if len(chunk) > left:
+                    log.warning(
+                        "Response body is longer than its Content-Length and is cut",
+                        extra={"path": self._path, "content_length": promised},
+                    )
+                    yield chunk[:left]
+                    return
+                left -= len(chunk)
+                yield chunk
+        if left:
+            raise BodyTooShort(promised - left, promised)
 
     def _pull_generator(self, response: "Response") -> Generator[bytes]:
         iterator = self._context.run(iter, response)  # type: ignore[arg-type]
@@ -154,16 +188,6 @@ class Handled(ABC):
 class _Handled164(Handled):
     """Plain 0.164: the span is over, only the closers are left."""
 
-    def __init__(
-        self,
-        request: "Request",
-        response: "Response",
-        context: contextvars.Context,
-        bridge: AsyncioThread,
-    ) -> None:
-        super().__init__(response, context, bridge)
-        self._path = request.path
-
     def _body_failed(self, exc: Exception) -> None:
         extra = {"path": self._path}
         self._context.run(log.error, "Response body failed", extra=extra, exc_info=exc)
@@ -185,7 +209,7 @@ class _HandledWithLifecycle(Handled):
     """
 
     def __init__(self, lifecycle: Any, context: contextvars.Context, bridge: AsyncioThread) -> None:
-        super().__init__(lifecycle.response, context, bridge)
+        super().__init__(lifecycle.response, context, bridge, lifecycle.request.path)
         self._lifecycle = lifecycle
 
     def _body_failed(self, exc: Exception) -> None:
@@ -282,7 +306,7 @@ class Pipeline:
             if traced:
                 handler._finalize_span(span, response)
             _record_duration_164(request, response, time.perf_counter() - started)
-        return _Handled164(request, response, context, self._bridge)
+        return _Handled164(response, context, self._bridge, request.path)
 
     def _run(self, handler: Any, request: "Request", context: contextvars.Context) -> Any:
         response = context.run(handler._run_sync_pipeline, request)
@@ -356,6 +380,11 @@ def _record_duration_164(request: "Request", response: "Response", seconds: floa
     base.request_duration_histogram.record(seconds, attributes)  # type: ignore[attr-defined]
 
 
+def _is_event_stream(response: "Response") -> bool:
+    content_type: str = response.headers.get("Content-Type") or ""
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
 def _is_disk_file(file: Any) -> bool:
     """Whether reading `file` can block the hub and is safe in another native thread.
 
@@ -366,7 +395,10 @@ def _is_disk_file(file: Any) -> bool:
     return isinstance(file, io.FileIO) or isinstance(getattr(file, "raw", None), io.FileIO)
 
 
-def _read_in_native_thread(file: Any) -> Generator[bytes]:
+def _read_in_native_thread(file: Any, size: int | None) -> Generator[bytes]:
+    """What `file` holds, or of one that may have grown (a log) its first `size` bytes."""
     pool = gevent.get_hub().threadpool
-    while block := pool.apply(file.read, (FILE_BLOCK_SIZE,)):
+    left = sys.maxsize if size is None else size
+    while left and (block := pool.apply(file.read, (min(FILE_BLOCK_SIZE, left),))):
+        left -= len(block)
         yield block

@@ -1,5 +1,6 @@
 """One request and its response: what the stream's greenlet runs, whatever the protocol."""
 
+import re
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -8,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import Greenlet, GreenletExit
-from plain.http import Response, WebSocketResponse, response_omits_body
+from plain.http import (
+    Response,
+    WebSocketResponse,
+    content_length_forbidden,
+    response_omits_body,
+)
 from plain.logs import get_framework_logger
 from plain.server.accesslog import log_access
 from plain.server.http import h1
-from plain.server.http.errors import UpgradeRefused
+from plain.server.http.errors import InvalidHeader, UpgradeRefused
 from plain.server.http.sink import BodySink
 
 from . import metrics
@@ -36,8 +42,23 @@ SWEEP_INTERVAL = 1.0
 STOP_GRACE = 1.0
 
 
+# RFC 9110 section 8.6. More digits are no size of anything.
+_LENGTH_RE = re.compile("[0-9]{1,19}")
+_NO_FIELD = ("", None)
+
+
 class ClientGone(Exception):
     """The client reset the stream or left: there is nobody to answer."""
+
+
+def promised_length(response: Response) -> int | None:
+    """The number of bytes that the view promises. Raises `InvalidHeader` for what is none."""
+    _, value = response.headers._store.get("content-length", _NO_FIELD)
+    if value is None or content_length_forbidden(response.status_code):
+        return None  # or it is not sent
+    if not _LENGTH_RE.fullmatch(value.strip(" \t")):
+        raise InvalidHeader(f"Content-Length: {value!r}")
+    return int(value)
 
 
 def release(sink: BodySink) -> None:
@@ -241,29 +262,32 @@ class Stream(ABC):
 
     def _send(self, handled: Handled) -> None:
         response = handled.response
+        promised = promised_length(response)
         if isinstance(response, WebSocketResponse):
             self._send_websocket(handled)
         elif response_omits_body(method=self.log_request.method, status_code=response.status_code):
             self.send_headers(response, end_stream=True)
         elif response.streaming:
             with body_limited(response):
-                self._send_streaming(handled)
+                self._send_streaming(handled, promised)
+        elif promised is not None and promised != len(response.content):
+            self._send_streaming(handled, promised)
         elif content := response.content:
-            if "Content-Length" not in response.headers:
+            if promised is None:
                 response.headers["Content-Length"] = str(len(content))
             self.send_headers(response, end_stream=False)
             self.send_whole(content)
         else:
             self.send_headers(response, end_stream=True)
 
-    def _send_streaming(self, handled: Handled) -> None:
+    def _send_streaming(self, handled: Handled, promised: int | None) -> None:
         """Send each chunk as it comes, and the headers with the first one.
 
         So a body that fails before its first chunk can still be answered with a 500.
         """
         response = handled.response
         self.in_body = True
-        chunks = handled.chunks()
+        chunks = handled.chunks(promised)
         try:
             first = None if handled.headers_first else next(chunks, None)
             self.send_headers(response, end_stream=False)

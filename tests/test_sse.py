@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
+from urllib.parse import quote
 
 import pytest
 from h2client import Client
 from harness import Server, wait_for
+from load_client import Http1Client
 
 CONNECTIONS = 10
 STREAMS = 100
@@ -39,3 +41,18 @@ def test_1000_event_streams_on_10_connections(serve: Callable[..., Server], path
                 assert client.get("/").body == b"hello"
         # Their clients are gone: the views end, the blocking ones where they wait.
         wait_for(lambda: other.get("/ws/clocks").body == b"0", "end of the streams")
+
+
+class TestItsOpening:
+    @pytest.mark.parametrize(
+        "content_type", ["text/event-stream", "Text/Event-Stream; charset=utf-8"]
+    )
+    def test_the_headers_wait_for_no_event(self, server: Server, content_type: str) -> None:
+        """A browser tells the page that the stream is open when it has them."""
+        path = f"/lengths/silent-stream?type={quote(content_type)}"
+        with Client(server) as client, Http1Client(server) as old:
+            stream = client.send(path)
+            client.until(lambda: client.answers[stream].headers, "headers")
+            assert client.answers[stream].status == 200
+            old.send(path)
+            assert old.sock.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")

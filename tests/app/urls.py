@@ -6,6 +6,7 @@ from . import (
     header_views,
     hub_views,
     inside_views,
+    length_views,
     life_views,
     native_views,
     stream_views,
@@ -40,5 +41,6 @@ class AppRouter(Router):
         *hub_views.urls,
         *inside_views.urls,
         *native_views.urls,
+        *length_views.urls,
         *stream_views.urls,
     )
