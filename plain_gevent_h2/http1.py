@@ -9,7 +9,9 @@ import re
 import select
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ from plain.server.http.errors import (
 )
 from plain.server.http.message import Request as ParsedRequest
 from plain.server.http.request import create_request
+from plain.server.http.response import HEADER_VALUE_RE
 from plain.server.http.sink import BodyRateFloor
 
 from .chunked import ChunkedDecoder
@@ -51,6 +54,7 @@ from .tls import (
     acknowledged,
     close_our_side,
     reset,
+    reset_on_close,
 )
 from .turns import give_way
 from .websocket import WebSocketTransport
@@ -76,6 +80,11 @@ MAX_HEAD_SIZE = 64 * 1024
 #: What a client of a later minor version is answered with, and treated as (RFC 9110 section 2.5).
 _HIGHEST_VERSION = (1, 1)
 
+#: Seconds without a byte of its response after which a client that has closed its side counts
+#: as gone. Who still reads (HTTP/1.0, `nc`) and who has closed both look the same until something
+#: is sent: the latter answers with a reset.
+HALF_CLOSED_SILENCE = 10.0
+
 #: Chunks of a body that are taken in before other greenlets have their turn.
 CHUNKS_IN_A_TURN = 20
 
@@ -85,6 +94,7 @@ _EMPTY_LINES_RE = re.compile(rb"(?:\r\n)*")
 _CONTROL_RE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_TARGET_RE = re.compile(r"[\x00-\x20\x7f]")
 _ABSOLUTE_TARGET_RE = re.compile(r"([^/?#:]+)://([^/?#]*)")
+_NO_FIELD = ("", None)
 
 #: Bytes of a WebSocket that may wait for its view before nothing more is read.
 WEBSOCKET_BACKLOG = 64 * 1024
@@ -103,7 +113,7 @@ def _check_request(parsed: ParsedRequest) -> None:
         # As over HTTP/2. Plain would take each byte for a character, and encode that as UTF-8.
         parsed.path = ascii_uri((parsed.path or "").encode("latin-1"))
         parsed.query = ascii_uri((parsed.query or "").encode("latin-1"))
-    hosts, codings = [], []
+    hosts, codings, options = [], [], []
     cookie_parts = 0
     for name, value in parsed.headers:
         if not value.isprintable() and _CONTROL_RE.search(value):
@@ -116,6 +126,8 @@ def _check_request(parsed: ParsedRequest) -> None:
             codings.append(value)
         elif name == "COOKIE":
             cookie_parts += value.count(";") + value.count("\\")
+        elif name == "CONNECTION":
+            options.append(value)
     if cookie_parts > LIMIT_COOKIE_PARTS:
         raise LimitRequestHeaders("cookies of too many parts")
     # RFC 9112 section 3.2.2 lets the target go before Host. Plain's views see Host.
@@ -128,6 +140,19 @@ def _check_request(parsed: ParsedRequest) -> None:
     # RFC 9112 section 6.3: unless it is chunked at last, the body's length is not certain.
     if codings and (parsed.content_length is not None or not "".join(codings).isascii()):
         raise InvalidHeader("TRANSFER-ENCODING", req=parsed)
+    if len(options) > 1 or (options and "," in options[0]):
+        _take_list_of_options(parsed, _members(",".join(options)))
+
+
+def _take_list_of_options(parsed: ParsedRequest, options: set[str]) -> None:
+    """RFC 9112 section 9.3. Plain takes the first Connection field for one word."""
+    keeps = "close" not in options and (parsed.version > (1, 0) or "keep-alive" in options)
+    vars(parsed)["should_close"] = partial(bool, parsed.must_close or not keeps)
+
+
+def _members(value: str) -> set[str]:
+    """Those of a list of words, in lower case (RFC 9110 section 5.6.1)."""
+    return {member.strip(" \t") for member in value.lower().split(",")}
 
 
 def _run[T](coroutine: Coroutine[Any, Any, T]) -> T:
@@ -151,6 +176,7 @@ class _Output:
         self._timeout = timeout  # seconds without progress
         self._pieces: list[bytes] = []
         self._progress_at: float | None = None  # monotonic, of the send under way
+        self.sent_at = 0.0  # monotonic, of the last bytes
         self._acknowledged = 0  # bytes, at the last progress that `stalled()` saw
 
     def write(self, data: bytes) -> None:
@@ -176,7 +202,7 @@ class _Output:
         unsent.http1 += len(rest)
         try:
             while rest:
-                self._progress_at = time.monotonic()
+                self._progress_at = self.sent_at = time.monotonic()
                 self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
                 batch = rest[:BATCH_SIZE]
                 self._sock.sendall(batch)
@@ -212,6 +238,7 @@ class Http1Stream(Stream):
 
     __slots__ = (
         "_connection",
+        "_ended",
         "_ingest_seconds",
         "_parsed",
         "_response",
@@ -235,6 +262,7 @@ class Http1Stream(Stream):
         self.log_request = self._parsed = parsed
         self.log_response = self._response = response
         self.keep_alive = False
+        self._ended = False  # the response is whole
         self.done = Event()
 
     def build_request(self) -> "Request":
@@ -250,15 +278,31 @@ class Http1Stream(Stream):
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         # The one place where a shutdown is looked at: a response that promises keep-alive
         # is followed by one more wait for a request.
-        if not self.worker.alive:
+        if not self.worker.alive or _asks_to_close(response):
             self._response.force_close()
         self._response.prepare_response(response)
+        # With the reason phrase, of which Plain lets all pass.
+        if not HEADER_VALUE_RE.fullmatch(self._response.status):
+            raise InvalidHeader(f"status line: {self._response.status!r}")
         _run(self._response.async_send_headers())
         self.headers_sent = True
         if end_stream:
             self.end()
-        elif response.streaming:
+            return
+        if self._ends_with_connection():
+            self._connection.reset_on_close(on=True)
+        if response.streaming:
             self._flush()
+
+    def _ends_with_connection(self) -> bool:
+        """Whether nothing but the close tells the end of the body (RFC 9112 section 6.3)."""
+        response = self._response
+        return response.response_length is None and not (response.chunked or response.omits_body)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the response has begun and is not whole."""
+        return self.headers_sent and not self._ended and self.websocket is None
 
     def upgrade(self, response: Response) -> WebSocketTransport:
         self.send_headers(response, end_stream=False)
@@ -279,10 +323,13 @@ class Http1Stream(Stream):
 
     def end(self) -> None:
         if self.websocket is not None:
+            self._ended = True
             self._connection.end_websocket()
             return
         _run(self._response.async_close())
         self._flush()
+        self._ended = True
+        self._connection.reset_on_close(on=False)
         self.keep_alive = not self._response.should_close()
 
     def _flush(self) -> None:
@@ -298,11 +345,20 @@ class Http1Stream(Stream):
     def abort(self) -> None:
         # Not a clean close: where the close ends the body, that would call it whole.
         self.keep_alive = False
+        with suppress(ClientGone):
+            self._flush()  # the headers may still be here
         self._connection.abort()
 
     def finished(self) -> None:
+        if self.headers_sent and not self._ended:
+            self.abort()  # stopped without its client, as far as we know
         release(self._sink)
         self.done.set()
+
+
+def _asks_to_close(response: Response) -> bool:
+    value = response.headers._store.get("connection", _NO_FIELD)[1]
+    return value is not None and "close" in _members(value)
 
 
 class Http1Connection:
@@ -334,6 +390,8 @@ class Http1Connection:
         self._body_reader: Any = None  # the greenlet that waits for more of a body
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
         self._head_charged = 0  # bytes of the head under way, in the worker's header budget
+        self._half_closed_at: float | None = None  # when that was seen (monotonic)
+        self._resets_on_close = False
 
     # -- the worker's verbs ---------------------------------------------------
 
@@ -345,6 +403,8 @@ class Http1Connection:
 
     def sweep(self, now: float) -> None:
         """Close the connection if it was idle for too long, or its client left a request."""
+        if self._body_reader is not None and h1._drain_expired(self.worker):
+            self._stop_body_later(_IncompleteBody())
         if self._idle_since is None:
             if self._stream is not None:
                 self._sweep_stream(self._stream, now)
@@ -362,7 +422,7 @@ class Http1Connection:
         elif self.output.stalled(now) > send_timeout(self.worker):
             log.debug("Client does not take its response", extra={"client": self.client})
             reset(self._sock)  # wakes who sends
-        elif stream.in_body and self._client_left():
+        elif stream.in_body and self._client_left(now):
             stream.client_gone()
 
     def evict(self) -> None:
@@ -371,13 +431,29 @@ class Http1Connection:
         self.abort()
 
     def abort(self) -> None:
+        # A client that has closed its side may take any end for that of the response.
+        if self._stream is not None and self._stream.is_under_way and self._is_half_closed():
+            self.reset_on_close(on=True)
         self._sock.close()
 
-    def _client_left(self) -> bool:
-        """Whether the client closed its side, as far as the system tells (Linux does).
+    def reset_on_close(self, *, on: bool) -> None:
+        """Whether a close, also by the end of this process, is a reset: see `tls.py`."""
+        if on != self._resets_on_close:
+            self._resets_on_close = on
+            reset_on_close(self._sock, on=on)
 
-        A client that only half-closes would still read, but none that streams is known to.
-        """
+    def _client_left(self, now: float) -> bool:
+        """Whether the client of a response under way is gone, as far as the system tells."""
+        if self._has_event(0):
+            return True
+        if not self._is_half_closed():
+            return False
+        if self._half_closed_at is None:
+            self._half_closed_at = now
+        return now - max(self._half_closed_at, self.output.sent_at) > HALF_CLOSED_SILENCE
+
+    def _is_half_closed(self) -> bool:
+        """Whether the client has closed its side. (Linux tells.)"""
         return _POLLRDHUP is not None and self._has_event(_POLLRDHUP)
 
     def _has_event(self, events: int) -> bool:
@@ -663,17 +739,20 @@ class Http1Connection:
 
     def _upload_evicted(self) -> None:
         """The body was given up since another needs its room. Called by any greenlet."""
-        gevent.get_hub().loop.run_callback(self._stop_body)
+        limit = self.worker.body_budget.limit
+        assert limit is not None
+        self._stop_body_later(BodyBudgetExceeded(limit))
 
-    def _stop_body(self) -> None:
+    def _stop_body_later(self, exc: Exception) -> None:
+        gevent.get_hub().loop.run_callback(self._stop_body, exc)
+
+    def _stop_body(self, exc: Exception) -> None:
         """Stop the reader where it waits for more of the body. Runs in the hub.
 
-        If it does not wait just now, the sink tells it.
+        If it does not wait just now, the sink tells it that the body was given up.
         """
         if self._body_reader is not None:
-            limit = self.worker.body_budget.limit
-            assert limit is not None
-            self._body_reader.throw(BodyBudgetExceeded(limit))
+            self._body_reader.throw(exc)
 
     # -- answers that need no view --------------------------------------------
 
@@ -706,6 +785,7 @@ class Http1Connection:
 
     def _linger(self) -> bool:
         """Close our side and read on for a while, so that the answer is not lost to a reset."""
+        self.reset_on_close(on=False)
         close_our_side(self._sock)
         self._buffer.clear()
         discarded = 0

@@ -369,9 +369,14 @@ def acknowledged(sock: gsocket.socket | TlsSocket) -> int | None:
 
 def reset(sock: gsocket.socket | TlsSocket) -> None:
     """Close `sock` by a TCP reset: a response that is cut must not look whole."""
-    with suppress(OSError):
-        _tcp(sock).setsockopt(gsocket.SOL_SOCKET, gsocket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(sock, on=True)
     sock.close()
+
+
+def reset_on_close(sock: gsocket.socket | TlsSocket, *, on: bool) -> None:
+    """Whether the end of `sock` is a TCP reset, whoever closes it: the kernel as well."""
+    with suppress(OSError):
+        _tcp(sock).setsockopt(gsocket.SOL_SOCKET, gsocket.SO_LINGER, struct.pack("ii", on, 0))
 
 
 def _tcp(sock: gsocket.socket | TlsSocket) -> gsocket.socket:
