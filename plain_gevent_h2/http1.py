@@ -140,12 +140,14 @@ def _check_request(parsed: ParsedRequest) -> None:
     # RFC 9112 section 6.3: unless it is chunked at last, the body's length is not certain.
     if codings and (parsed.content_length is not None or not "".join(codings).isascii()):
         raise InvalidHeader("TRANSFER-ENCODING", req=parsed)
-    if len(options) > 1 or (options and "," in options[0]):
-        _take_list_of_options(parsed, _members(",".join(options)))
+    _take_connection_options(parsed, ",".join(options))
 
 
-def _take_list_of_options(parsed: ParsedRequest, options: set[str]) -> None:
-    """RFC 9112 section 9.3. Plain takes the first Connection field for one word."""
+def _take_connection_options(parsed: ParsedRequest, value: str) -> None:
+    """RFC 9112 section 9.3, of a list. Plain takes the first Connection field for one word."""
+    if "," not in value:
+        return
+    options = _members(value)
     keeps = "close" not in options and (parsed.version > (1, 0) or "keep-alive" in options)
     vars(parsed)["should_close"] = partial(bool, parsed.must_close or not keeps)
 

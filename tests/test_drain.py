@@ -4,7 +4,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -195,6 +195,36 @@ class TestSigterm:
             assert answer is not None
             assert answer.body == b"firstlast"
             assert client.receive() is None
+        assert server.wait() == 0
+
+    @pytest.mark.parametrize("plaintext", [False, True], ids=["tls", "plaintext"])
+    def test_http1_uploads_are_given_up_in_time(self, serve: Serve, plaintext: bool) -> None:
+        """A client that has not sent all after a quarter of the time hears of it, before a cut."""
+        server = serve(plaintext=plaintext, env={"PLAIN_SERVER_GRACEFUL_TIMEOUT": "8"})
+        with ExitStack() as stack:
+            uploads = []
+            for framing, half in (
+                ("Content-Length: 100", b"half"),
+                ("Transfer-Encoding: chunked", b"4\r\nhalf\r\n"),
+                ("Transfer-Encoding: chunked", b"ff\r\nhalf"),
+                ("Content-Length: 100", b""),
+            ):
+                client = stack.enter_context(Http1Client(server))
+                head = (
+                    f"POST /echo HTTP/1.1\r\nHost: x\r\n{framing}\r\nExpect: 100-continue\r\n\r\n"
+                )
+                client.sock.sendall(head.encode())
+                interim = client.sock.recv(100)
+                assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
+                client.sock.sendall(half)
+                uploads.append(client)
+            server.signal(signal.SIGTERM)
+            for client in uploads:
+                answer = client.receive()
+                assert answer is not None
+                assert (answer.status, answer.headers["connection"]) == (408, "close")
+                assert client.receive() is None
+                assert client.end == "clean"
         assert server.wait() == 0
 
 
