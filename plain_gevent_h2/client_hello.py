@@ -12,6 +12,9 @@ MAX_SIZE = 128 * 1024
 #: The record that refuses a client with no common name: a fatal alert, no_application_protocol.
 NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
 
+#: How a connection starts whose proxy tells who it speaks for, in its two versions.
+_PROXY_HEADERS = (b"PROXY", b"\r\n\r\n\x00")
+
 _RECORD_HEADER = 5
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
@@ -26,6 +29,7 @@ class ClientHello:
         self._message = bytearray()
         self.complete = False  # or it is none, which OpenSSL says
         self.alpn: list[bytes] | None = None  # the names offered; None without the extension
+        self.is_proxy_header = False
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take more of what the client has sent."""
@@ -50,6 +54,7 @@ class ClientHello:
         records = self._records
         while len(records) >= _RECORD_HEADER:
             end = _RECORD_HEADER + int.from_bytes(records[3:5])
+            self.is_proxy_header = records.startswith(_PROXY_HEADERS)
             if records[0] != _HANDSHAKE:
                 raise ValueError("no handshake")
             if len(records) < end:

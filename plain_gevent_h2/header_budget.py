@@ -9,6 +9,8 @@ from typing import Protocol
 
 from plain.logs import get_framework_logger
 
+from .rare_lines import OnceAMinute
+
 log = get_framework_logger("plain.server")
 
 #: Bytes of one request that are not counted, and never refused: those of an honest one, mostly. Its
@@ -36,9 +38,6 @@ LONG_BLOCK = 16 * 1024
 LONG_BLOCKS_BURST = 2 * 1024 * 1024
 LONG_BLOCKS_PER_SECOND = 512 * 1024
 
-#: Seconds between two log lines that say so.
-LOG_INTERVAL = 60.0
-
 Fields = list[tuple[str, str]]
 
 
@@ -61,7 +60,7 @@ class HeaderBudget:
         # Of heads and header blocks whose end is still to come; who began first is first.
         self._unfinished: dict[Holder, int] = {}
         self._unfinished_size = 0
-        self._logged_at = -LOG_INTERVAL  # monotonic
+        self._refusal_line = OnceAMinute()
         self._long_left: float = LONG_BLOCKS_BURST
         self._filled_at = 0.0  # monotonic
 
@@ -131,9 +130,7 @@ class HeaderBudget:
             largest.close_for_headers()
 
     def _log_refusal(self) -> None:
-        now = time.monotonic()
-        if now - self._logged_at > LOG_INTERVAL:
-            self._logged_at = now
+        if self._refusal_line.is_due():
             log.warning(
                 "Too many bytes of header fields, refusing requests", extra={"held": self.used}
             )

@@ -13,6 +13,7 @@ from gevent import socket as gsocket
 from gevent.lock import BoundedSemaphore
 from plain.exceptions import ImproperlyConfigured
 
+from .certificate import load_certificate
 from .client_hello import NO_APPLICATION_PROTOCOL, ClientHello
 from .turns import give_way
 
@@ -71,12 +72,7 @@ def server_context(
     # RFC 9113 section 9.2.1: no compression, no renegotiation.
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(list(protocols))
-    try:
-        context.load_cert_chain(certfile, keyfile)
-    except (OSError, ssl.SSLError) as exc:
-        raise ImproperlyConfigured(
-            f"--certfile {certfile} (--keyfile {keyfile}) does not load: {exc}"
-        ) from exc
+    load_certificate(context, certfile, keyfile)
     return context
 
 
@@ -84,8 +80,35 @@ class NoCommonProtocol(ssl.SSLError):
     """The client offers protocols by ALPN, and none of ours (RFC 7301 section 3.2)."""
 
 
+class ProxyHeader(ssl.SSLError):
+    """What comes is the PROXY protocol's header in place of TLS."""
+
+
 class RecordFlood(ConnectionAbortedError):
     """The peer sends TLS records and no data."""
+
+
+#: Reasons of OpenSSL's for which there are plainer words.
+_REASONS = {
+    "HTTP_REQUEST": "HTTP without TLS",
+    "HTTPS_PROXY_REQUEST": "HTTP without TLS",
+    "WRONG_VERSION_NUMBER": "what came was not TLS",
+    "TLSV1_ALERT_UNKNOWN_CA": "the client does not know who issued the certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client does not trust the certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the client does not trust the certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the certificate has expired",
+    "UNSUPPORTED_PROTOCOL": "the client's TLS is older than 1.2",
+}
+
+
+def why_handshake_failed(exc: ssl.SSLError) -> str:
+    """A few words for what ended a handshake, the same for all of a kind."""
+    if isinstance(exc, ProxyHeader):
+        return "the PROXY protocol is not supported"
+    if isinstance(exc, NoCommonProtocol):
+        return "no protocol in common (ALPN)"
+    reason = exc.reason or "unknown"
+    return _REASONS.get(reason, reason.replace("_", " ").lower())
 
 
 class _Turns:
@@ -158,12 +181,14 @@ class TlsSocket:
     def _check_alpn(self) -> None:
         """Refuse a client with no protocol of ours before OpenSSL, which would go on without one.
 
-        Raises `NoCommonProtocol`, with the alert to be sent.
+        Raises `NoCommonProtocol`, with the alert to be sent, and `ProxyHeader`.
         """
         hello = self._hello
         if hello is None or not hello.complete:
             return
         self._hello = None
+        if hello.is_proxy_header:
+            raise ProxyHeader("PROXY protocol")
         if hello.alpn is not None and not set(hello.alpn) & {p.encode() for p in self._protocols}:
             self._unsent.append(NO_APPLICATION_PROTOCOL)
             raise NoCommonProtocol(f"ALPN offers {hello.alpn!r}")
