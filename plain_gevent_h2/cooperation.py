@@ -11,11 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing import spawn
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from gevent import monkey
 from plain.urls import get_resolver
+
+from .patches import ssl_came_first
 
 
 class Obstacle(NamedTuple):
@@ -170,7 +173,7 @@ def _threads(settings: Any) -> Obstacle | None:
 
 
 def _patched_by_the_app(_settings: Any) -> Obstacle | None:
-    if not monkey.is_module_patched("socket"):
+    if not (monkey.is_module_patched("socket") and ssl_came_first()):
         return None
     return Obstacle(
         "patched_by_app",
@@ -179,11 +182,16 @@ def _patched_by_the_app(_settings: Any) -> Obstacle | None:
     )
 
 
-def _patched_late(_settings: Any) -> Obstacle | None:
+def patched_late(_settings: Any) -> Obstacle | None:
     """Look into a fresh interpreter: what is imported there comes before any patch."""
     code = 3
-    look = f"import sys; sys.exit({code} if 'ssl' in sys.modules else 0)"
-    if subprocess.run([sys.executable, "-c", look], check=False).returncode != code:
+    look = (
+        "import sys; from plain_gevent_h2.patches import ssl_came_first; "
+        f"sys.exit({code} if ssl_came_first() else 0)"
+    )
+    of_worker = spawn.get_command_line()  # its options
+    command = [*of_worker[: of_worker.index("-c")], "-c", look]
+    if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode != code:
         return None
     return Obstacle(
         "patched_late",
@@ -221,5 +229,5 @@ _ANYWHERE: tuple[Callable[[Any], Obstacle | None], ...] = (
     _signal_pause,
 )
 #: The command line warns of threads, too.
-_IN_CHECK = (_threads, _patched_by_the_app, _patched_late, _psycopg_told_to_wait_in_c)
+_IN_CHECK = (_threads, _patched_by_the_app, patched_late, _psycopg_told_to_wait_in_c)
 _IN_WORKER = (_psycopg_waits_in_c,)

@@ -23,18 +23,22 @@ if TYPE_CHECKING:
 def patch() -> None:
     """Make the standard library's blocking calls give way to other greenlets.
 
-    Called once, first thing in a worker process. Raises `RuntimeError` if `ssl` was
-    imported before: its classes would then be patched only in part.
+    Called once, first thing in a worker process. Ends it if `ssl` was imported before: its classes
+    would then be patched only in part.
     """
     import signal
     import sys
+
+    from .descriptors import open_standard_streams
+
+    open_standard_streams()
 
     # The arbiter sends these to every worker, and a new one would die of one before it has its
     # handler: their default is to end the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    if "ssl" in sys.modules:
-        raise RuntimeError("plain_gevent_h2: ssl was imported before gevent could patch it")
+    if ssl_came_first():
+        sys.exit("plain_gevent_h2: ssl was imported before gevent could patch it")
 
     import gevent
     from gevent import monkey
@@ -49,6 +53,22 @@ def patch() -> None:
             setattr(monkey, name, _already_patched)
     # Which greenlet spawned which, and from where, is of no use here and costs 4 us a stream.
     gevent.config.track_greenlet_tree = False
+
+
+def ssl_came_first() -> bool:
+    """Whether `ssl` was imported before gevent patched it, so that others may have what it was.
+
+    Modules stand in the order in which their import ended. Where gevent came first
+    (`OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH`), it has imported `ssl` itself.
+    """
+    import sys
+
+    names = list(sys.modules)
+    if "ssl" not in names:
+        return False
+    monkey = sys.modules.get("gevent.monkey")
+    patched = monkey is not None and all(map(monkey.is_module_patched, ("socket", "ssl")))
+    return not patched or names[names.index("ssl") + 1] != "gevent.ssl"
 
 
 def _already_patched(*_args: object, **_options: object) -> bool:

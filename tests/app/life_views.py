@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import gevent
 from plain.http import JsonResponse, Response, StreamingResponse
+from plain.logs import app_logger
 from plain.urls import path
 from plain.views import View
 
@@ -38,6 +39,15 @@ class Pid(View):
     def get(self) -> Response:
         time.sleep(float(self.request.query_params.get("s", "0")))
         return text(str(os.getpid()))
+
+
+class Log(View):
+    """Writes as many lines of 1 KB to the log."""
+
+    def get(self) -> Response:
+        for _ in range(int(self.request.query_params["lines"])):
+            app_logger.info("a line of the app %s", "x" * 1000)
+        return text("logged")
 
 
 class Spin(View):
@@ -188,6 +198,7 @@ class Sabotage(View):
 
 urls: tuple[Any, ...] = (
     path("life/pid", Pid),
+    path("life/log", Log),
     path("life/spin", Spin),
     path("life/hash", Hash),
     path("life/one-hash", OneHash),
