@@ -4,6 +4,7 @@ Plain imports the `cli` module of every installed package before it parses the o
 a command, so importing this one is what installs the options.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +17,13 @@ from plain.exceptions import ImproperlyConfigured
 from plain.logs import get_framework_logger
 
 from .config import WORKERS, Config, unknown_worker
+from .descriptors import open_standard_streams
 from .patches import mends
+
+HTTP2_NEEDS_TLS = (
+    "HTTP/2 alone was asked for (--http-protocols, SERVER_HTTP_PROTOCOLS), and it needs TLS: give "
+    "--certfile and --keyfile, or let h1 be served, too."
+)
 
 
 class WorkerChoice(click.Choice[str]):
@@ -35,33 +42,52 @@ def _serve_with_gevent(
     serve: Callable[..., None], options: dict[str, Any], http_protocols: str | None
 ) -> None:
     """Check what can be checked now, then let Plain start its server with our arbiter."""
+    open_standard_streams()
+
     import plain.server.app
     from plain.runtime import settings
 
+    from . import output
     from .server import GeventArbiter
-    from .tls import server_context
 
-    try:
-        config = Config.load(settings, http_protocols)
-        if options["certfile"] or options["keyfile"]:
-            server_context(options["certfile"], options["keyfile"], config.protocols)
-    except ImproperlyConfigured as exc:
-        raise click.ClickException(str(exc)) from exc
-
+    protocols = _check(settings, options, http_protocols)
     _warn_of_threads(settings)
+    output.install()
     # Plain's ServerApplication takes its arbiter from this name when it runs.
     arbiter = plain.server.app.Arbiter
-    vars(plain.server.app)["Arbiter"] = partial(GeventArbiter, http_protocols=http_protocols)
+    vars(plain.server.app)["Arbiter"] = partial(
+        GeventArbiter, http_protocols=http_protocols, protocols=protocols
+    )
     try:
         serve(**options)
     finally:
         vars(plain.server.app)["Arbiter"] = arbiter
 
 
+def _check(settings: Any, options: dict[str, Any], http_protocols: str | None) -> tuple[str, ...]:
+    """Refuse, in one line, what no worker would start with. Returns the protocols."""
+    from .cooperation import patched_late
+    from .tls import server_context
+
+    try:
+        protocols = Config.load(settings, http_protocols).protocols
+        if options["certfile"] or options["keyfile"]:
+            server_context(options["certfile"], options["keyfile"], protocols)
+        elif "http/1.1" not in protocols:
+            raise ImproperlyConfigured(HTTP2_NEEDS_TLS)
+    except ImproperlyConfigured as exc:
+        raise click.ClickException(str(exc)) from exc
+    if obstacle := patched_late(settings):
+        raise click.ClickException(obstacle.cure)
+    return protocols
+
+
 def _warn_of_threads(settings: Any) -> None:
     source = click.get_current_context().get_parameter_source("threads")
+    # `plain dev` passes it by itself.
+    asked = source == ParameterSource.COMMANDLINE and os.environ.get("PLAIN_ENV") != "dev"
     chosen = dict(settings.get_settings())["SERVER_THREADS"].source != "default"
-    if source == ParameterSource.COMMANDLINE or chosen:
+    if asked or chosen:
         get_framework_logger("plain.server").warning(
             "SERVER_THREADS (--threads) has no effect with the gevent-h2 worker: "
             "every stream has a greenlet of its own"

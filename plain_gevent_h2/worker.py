@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import signal
+import ssl
 import sys
 import time
 import traceback
@@ -24,7 +25,8 @@ from plain.server.workers import entry
 from plain.server.workers import worker as plain_worker
 from plain.utils.module_loading import import_string
 
-from . import descriptors, metrics, patches
+from . import descriptors, metrics, output, patches
+from .boot import BootReport, describe
 from .config import Config
 from .connection import Http2Connection
 from .cooperation import obstacles
@@ -35,9 +37,10 @@ from .limits import report_abuse
 from .listener import Listener, turn_away
 from .memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
 from .pipeline import Pipeline
+from .rare_lines import Failures, OnceAMinute
 from .slots import Slots
 from .stream import SWEEP_INTERVAL, Stream
-from .tls import RecordFlood, TlsSocket, server_context
+from .tls import RecordFlood, TlsSocket, server_context, why_handshake_failed
 from .turns import PenaltyBox
 from .unread_responses import UnreadResponses
 from .uploads import UploadBudget
@@ -53,29 +56,31 @@ _TCP_NOTSENT_LOWAT = getattr(gevent.socket, "TCP_NOTSENT_LOWAT", None)
 #: one, so that a burst is shared among them.
 MAX_ACCEPT = 100
 
-#: Seconds between two log lines that say the worker is at its limit of connections, or of
-#: file descriptors.
-CAPACITY_LOG_INTERVAL = 60.0
+#: The logger of Plain's entry point for workers.
+log = logging.getLogger("plain.server")
 
 
-def worker_main(*args: Any) -> None:
+def worker_main(boot_failure: Any, *args: Any) -> None:
     """The target of a worker process: Plain's own, with our worker in place of its."""
+    output.install()
     vars(plain_worker)["Worker"] = GeventWorker
     for mend in patches.BEFORE_APP:
         mend()
     _, _, app, *_ = args
+    report = BootReport(boot_failure, is_replacement=app.is_replacement)
     if app.gevent_patch:
-        _call_patch_of_the_app(app.gevent_patch)
+        _call_patch_of_the_app(app.gevent_patch, report)
+    if not app.reload:  # there, Plain serves the traceback
+        log.addFilter(report)
     entry.worker_main(*args)
 
 
-def _call_patch_of_the_app(path: str) -> None:
+def _call_patch_of_the_app(path: str, report: BootReport) -> None:
     """Call the function that `SERVER_GEVENT_PATCH` names. Without it no worker should run."""
     try:
         import_string(path)()
     except Exception as exc:
-        traceback.print_exc()
-        sys.stderr.write(f"SERVER_GEVENT_PATCH: {path} failed: {exc}\n")
+        report.tell(f"SERVER_GEVENT_PATCH: {path} failed: {describe(exc)}")
         sys.exit(WORKER_BOOT_ERROR)
 
 
@@ -122,6 +127,10 @@ class GeventWorker(plain_worker.Worker):
         self.unread_responses = UnreadResponses(self._http2_connections)
         self._listening: list[StreamServer] = []
         self._trimmer = Trimmer()
+        # The worker is at its limit of connections, or of file descriptors.
+        self._capacity_line = OnceAMinute()
+        self.failed_handshakes = Failures("TLS handshakes failed")
+        self.http2_without_alpn = Failures("HTTP/2 was spoken where it is not served")
         self._wake = Event()  # wakes the main greenlet before its next interval
         self._tls = (
             server_context(self.app.certfile, self.app.keyfile, self.config.protocols)
@@ -149,8 +158,10 @@ class GeventWorker(plain_worker.Worker):
         metrics.observe_active_streams(self._active_streams)
         if self.config.hub_blocked_after:
             BlockedHub(self.config.hub_blocked_after).start()
-        self.booted = True
         self._listen()
+        self.booted = True
+        for boot_report in [f for f in log.filters if isinstance(f, BootReport)]:
+            log.removeFilter(boot_report)
         self._live()
         self._drain()
 
@@ -242,15 +253,14 @@ class GeventWorker(plain_worker.Worker):
 
     def _stop_now(self, _signal: int, _frame: FrameType | None) -> None:
         # Not SystemExit: raised in whatever greenlet runs now, a view could catch it.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        output.finish()
         os._exit(0)
 
     def _abort(self, _signal: int, frame: FrameType | None) -> None:
         """The arbiter's SIGABRT: a view blocked the hub for longer than `--timeout`."""
         stack = "".join(traceback.format_stack(frame))
         sys.stderr.write(f"Worker {self.pid} was blocked and is stopped here:\n{stack}")
-        sys.stderr.flush()
+        output.finish()
         os._exit(1)
 
     # -- connections ----------------------------------------------------------
@@ -322,10 +332,14 @@ class GeventWorker(plain_worker.Worker):
         self.idle.add_handshake(handshake)
         try:
             tls.handshake()
+        except ssl.SSLError as exc:
+            self.failed_handshakes.add(why_handshake_failed(exc))
+            raise
         finally:
             self.idle.closed(handshake)
         protocol = tls.protocol or "http/1.1"
         if protocol not in self.config.protocols:
+            self.failed_handshakes.add("the client offers no protocol (ALPN), and h1 is turned off")
             return None
         kind = Http2Connection if protocol == "h2" else Http1Connection
         return kind(self, tls, client, server)
@@ -362,26 +376,21 @@ class GeventWorker(plain_worker.Worker):
             self.log.error("Unexpected connection error", extra={"client": client}, exc_info=exc)
 
     def _log_capacity(self) -> None:
-        if self._may_warn():
+        if self._capacity_line.is_due():
             self.log.warning(
                 "Worker at connection capacity, rejecting new connections",
                 extra={"max_connections": self.max_connections},
             )
 
     def _log_descriptors(self) -> None:
-        if self._may_warn():
+        if self._capacity_line.is_due():
             self.log.warning("Worker out of file descriptors, rejecting new connections")
-
-    def _may_warn(self) -> bool:
-        """Whether it is time for a line that says the worker is at a limit."""
-        now = time.monotonic()
-        if now - self._capacity_warned_at < CAPACITY_LOG_INTERVAL:
-            return False
-        self._capacity_warned_at = now
-        return True
 
     def _sweep(self) -> None:
         now = time.monotonic()
+        output.report_lost()
+        self.failed_handshakes.report()
+        self.http2_without_alpn.report()
         self._trimmer.sweep(now)
         self.body_budget.sweep(now)
         self.unread_responses.sweep()
