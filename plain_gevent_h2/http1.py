@@ -19,6 +19,7 @@ import gevent
 from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.socket import socket
+from h2.errors import ErrorCodes
 from plain.http import Response
 from plain.logs import get_framework_logger
 from plain.server import util
@@ -40,6 +41,7 @@ from plain.server.http.response import HEADER_VALUE_RE
 from plain.server.http.sink import BodyRateFloor
 
 from .chunked import ChunkedDecoder
+from .frames import FrameType, goaway, pack_frame
 from .header_budget import FREE, size_to_charge
 from .headers import AUTHORITY_RE, LIMIT_COOKIE_PARTS, ascii_uri, same_authority
 from .limits import report_abuse
@@ -98,6 +100,9 @@ _NO_FIELD = ("", None)
 
 #: Bytes of a WebSocket that may wait for its view before nothing more is read.
 WEBSOCKET_BACKLOG = 64 * 1024
+
+#: What a client of HTTP/2 says first looks like a request's head (RFC 9113 section 3.4).
+_HTTP2_HEAD = b"PRI * HTTP/2.0\r\n"
 
 # The real ones: this poll never waits.
 _poll = get_original("select", "poll")
@@ -550,7 +555,7 @@ class Http1Connection:
             return self._refuse(None, exc)
         finally:
             self.worker.idle.remove(self)  # half a head is as good as none
-        if head is None:
+        if head is None or self._refused_as_http2(head):
             return False
         if self._is_healthcheck(head):
             return self._answer_healthcheck()
@@ -772,6 +777,18 @@ class Http1Connection:
         """Answer with Plain's error page for `exc`, which is being handled, and close."""
         _run(h1.async_handle_error(self.worker, parsed, self, exc))  # type: ignore[arg-type, misc]
         return self._linger()
+
+    def _refused_as_http2(self, head: bytes) -> bool:
+        """Tell a client that speaks HTTP/2 without having agreed on it, in its own protocol."""
+        if not head.startswith(_HTTP2_HEAD):
+            return False
+        why = "HTTP/2 needs TLS and ALPN"
+        self.worker.http2_without_alpn.add(f"{why}{'' if self.is_ssl else ' (--certfile)'}")
+        settings = pack_frame(FrameType.SETTINGS, 0, 0)
+        self.output.write(settings + goaway(0, ErrorCodes.HTTP_1_1_REQUIRED, why.encode()))
+        self.output.flush()
+        self._linger()
+        return True
 
     def _refuse_head(self) -> bool:
         _run(self.write_error(503, "Service Unavailable", ""))

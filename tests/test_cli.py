@@ -9,6 +9,7 @@ import pytest
 from h2client import Client
 from harness import PLAIN, TESTS, WAIT_FOR_START, Server
 from raw import RawClient
+from tools import need
 
 BAD_SETTINGS = {
     "SERVER_WORKER": "x",
@@ -66,11 +67,14 @@ def test_bad_options_are_refused(tls: tuple[Path, Path]) -> None:
         (("server", "--http-protocols", "h2"), "needs --worker gevent-h2"),
         ((*ours, "--http-protocols", "spdy"), "--http-protocols must be"),
         ((*ours, "--keyfile", str(tls[1])), "--keyfile needs --certfile"),
-        ((*ours, "--certfile", str(tls[1])), "does not load"),
+        ((*ours, "--certfile", str(tls[1])), "has no certificate but a private key"),
+        ((*ours, "--certfile", str(tls[0]), "--keyfile", str(tls[0])), "has no private key but a"),
+        ((*ours, "--http-protocols", "h2"), "HTTP/2 alone was asked for"),
     ]:
         result = run(*args)
         assert result.returncode != 0
         assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1 or "Usage: " in result.stderr
         assert "Traceback" not in result.stderr
 
 
@@ -84,6 +88,37 @@ def test_threads_are_said_to_have_no_effect(serve: Callable[..., Server]) -> Non
     said = "SERVER_THREADS (--threads) has no effect"
     assert serve("--threads", "8").log().count(said) == 1
     assert said not in serve().log()
+    # `plain dev` passes `--threads 4` whatever the worker is.
+    assert said not in serve("--threads", "4", env={"PLAIN_ENV": "dev"}).log()
+
+
+@pytest.mark.parametrize(
+    ("args", "plaintext", "said"),
+    [
+        ((), False, "worker=gevent-h2 protocols=h2,h1"),
+        (("--http-protocols", "h1"), False, "worker=gevent-h2 protocols=h1"),
+        ((), True, 'protocols=h1 note="HTTP/2 needs --certfile and --keyfile"'),
+        (("--http-protocols", "h1"), True, "worker=gevent-h2 protocols=h1"),
+    ],
+)
+def test_the_start_line_says_what_serves(
+    serve: Callable[..., Server], args: tuple[str, ...], plaintext: bool, said: str
+) -> None:
+    server = serve(*args, plaintext=plaintext)
+    (line,) = [line for line in server.log().splitlines() if "Plain server started" in line]
+    assert line.rstrip().endswith(said)
+    assert "threads=" not in line
+
+
+def test_an_encrypted_key_is_refused_without_a_prompt(
+    tls: tuple[Path, Path], tmp_path: Path
+) -> None:
+    encrypted = tmp_path / "encrypted.pem"
+    command = [need("openssl"), "pkey", "-in", str(tls[1]), "-aes128", "-passout", "pass:secret"]
+    subprocess.run([*command, "-out", str(encrypted)], check=True)
+    files = ("--certfile", str(tls[0]), "--keyfile", str(encrypted))
+    (line,) = run("server", "--worker", "gevent-h2", *files).stderr.splitlines()
+    assert f"--keyfile {encrypted}: the private key is encrypted, which is not supported" in line
 
 
 @pytest.mark.parametrize(

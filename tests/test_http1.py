@@ -531,7 +531,6 @@ BAD_REQUESTS: dict[str, bytes] = {
     "version-2": lines("GET / HTTP/2.0", HOST),
     "version-3": lines("GET / HTTP/3.0", HOST),
     "lower-case-version": lines("GET / http/1.1", HOST),
-    "http2-preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "binary": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "markup": lines("<script>alert(1)</script> / HTTP/1.1", HOST),
     # header fields

@@ -1,0 +1,202 @@
+"""What is said of certificates and keys that do not load, and of handshakes that fail."""
+
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import gevent.socket
+import pytest
+from h2.errors import ErrorCodes
+from harness import Server, make_certificate
+from plain.exceptions import ImproperlyConfigured
+from tools import need
+
+from plain_gevent_h2.frames import PREFACE, FrameType, pack_frame
+from plain_gevent_h2.rare_lines import Failures, OnceAMinute
+from plain_gevent_h2.tls import TlsSocket, server_context, why_handshake_failed
+
+CERTIFICATE, KEY = "CERTIFICATE", "KEY"
+
+
+def damaged(text: str) -> str:
+    return text[:100] + "A" * 40 + text[140:]
+
+
+#: The text of the certificate's file and of the key's (None: no such option), made from those that
+#: are right, and what is said, without the name of the option's file.
+FILES: dict[str, tuple[Callable[[str, str], tuple[str | None, str | None]], str]] = {
+    "swapped": (lambda c, k: (k, c), "--certfile {} has no certificate but a private key (PEM)."),
+    "empty certificate": (lambda _, k: ("", k), "--certfile {} is empty."),
+    "empty key": (lambda c, _: (c, " \n"), "--keyfile {} is empty."),
+    "garbage": (lambda _, k: ("0 garbage", k), "--certfile {} has no certificate (PEM)."),
+    "garbage for a key": (lambda c, _: (c, "x"), "--keyfile {} has no private key (PEM)."),
+    "no key": (
+        lambda c, _: (c, None),
+        "--certfile {} has no private key: give its file with --keyfile.",
+    ),
+    "certificate twice": (
+        lambda c, _: (c, c),
+        "--keyfile {} has no private key but a certificate (PEM).",
+    ),
+    "damaged certificate": (
+        lambda c, k: (damaged(c), k),
+        "--certfile {}: the certificate is damaged.",
+    ),
+    "half a certificate": (
+        lambda c, k: (c[:300], k),
+        "--certfile {}: the certificate is damaged.",
+    ),
+    "half a key": (lambda c, k: (c, k[:100]), "--keyfile {}: the private key is damaged."),
+    "damaged key in one file": (
+        lambda c, k: (c + k[:100], None),
+        "--certfile {}: the certificate or the private key in it is damaged.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_do_not_load(tls: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    make, said = FILES[name]
+    texts = make(tls[0].read_text(), tls[1].read_text())
+    files = []
+    for file, text in zip(("cert.pem", "key.pem"), texts, strict=True):
+        if text is not None:
+            (tmp_path / file).write_text(text)
+        files.append(str(tmp_path / file) if text is not None else None)
+    at_fault = files["--keyfile {}" in said]
+    assert refusal(*files) == said.format(at_fault)
+
+
+def refusal(certfile: str | None, keyfile: str | None) -> str:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        server_context(certfile, keyfile, ("h2",))
+    return str(caught.value)
+
+
+def test_files_of_another_kind(tls: tuple[Path, Path], tmp_path: Path) -> None:
+    certificate, key = map(str, tls)
+    (tmp_path / "other").mkdir()
+    other = str(make_certificate(tmp_path / "other")[1])
+    assert "does not belong to the first certificate of" in refusal(certificate, other)
+    assert refusal(certificate, "/nowhere") == "--keyfile /nowhere: No such file or directory."
+    assert refusal(str(tmp_path), key) == f"--certfile {tmp_path}: Is a directory."
+    der = str(tmp_path / "cert.der")
+    command = [need("openssl"), "x509", "-in", certificate, "-outform", "der", "-out", der]
+    subprocess.run(command, check=True)
+    assert refusal(der, key) == f"--certfile {der} is in DER format; PEM is needed."
+
+
+@pytest.mark.parametrize("encrypted_text", ["-traditional", "-aes128"])
+def test_encrypted_keys(tls: tuple[Path, Path], tmp_path: Path, encrypted_text: str) -> None:
+    """Of either format, in a file of its own or behind the certificate."""
+    encrypted, both = tmp_path / "encrypted.pem", tmp_path / "both.pem"
+    command = [need("openssl"), "pkey", "-in", str(tls[1]), "-aes128", "-passout", "pass:secret"]
+    subprocess.run([*command, encrypted_text, "-out", str(encrypted)], check=True)
+    both.write_text(tls[0].read_text() + encrypted.read_text())
+    said = "the private key is encrypted, which is not supported"
+    assert f"--keyfile {encrypted}: {said}" in refusal(str(tls[0]), str(encrypted))
+    assert f"--certfile {both}: {said}" in refusal(str(both), None)
+
+
+def test_files_that_load(tls: tuple[Path, Path], tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_text("A comment\n" + tls[1].read_text() + tls[0].read_text())
+    assert server_context(str(both), None, ("h2",))
+
+
+def handshake(tls: tuple[Path, Path], client: Callable[[socket.socket], None]) -> str:
+    """Why a handshake with `client`, which has a thread of its own, fails."""
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=client, args=(theirs,))
+    thread.start()
+    try:
+        with gevent.socket.socket(fileno=ours.detach()) as sock:
+            context = server_context(str(tls[0]), str(tls[1]), ("h2",))
+            with pytest.raises(ssl.SSLError) as caught:
+                TlsSocket(sock, context, ("h2",)).handshake()
+    finally:
+        thread.join()
+        theirs.close()
+    return why_handshake_failed(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP without TLS"),
+        (PREFACE, "what came was not TLS"),
+        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", "the PROXY protocol is not supported"),
+        (b"\r\n\r\n\0\r\nQUIT\n!\x11\0\x0c", "the PROXY protocol is not supported"),
+    ],
+)
+def test_why_a_handshake_without_tls_fails(tls: tuple[Path, Path], said: bytes, why: str) -> None:
+    assert handshake(tls, lambda sock: sock.sendall(said)) == why
+
+
+def test_why_a_handshake_with_tls_fails(tls: tuple[Path, Path]) -> None:
+    def strict(sock: socket.socket) -> None:
+        with suppress(ssl.SSLError):
+            ssl.create_default_context().wrap_socket(sock, server_hostname="localhost")
+
+    def of_ftp(sock: socket.socket) -> None:
+        context = ssl.create_default_context(cafile=str(tls[0]))
+        context.set_alpn_protocols(["ftp"])
+        with suppress(ssl.SSLError):
+            context.wrap_socket(sock, server_hostname="localhost")
+
+    assert handshake(tls, strict) == "the client does not know who issued the certificate"
+    assert handshake(tls, of_ftp) == "no protocol in common (ALPN)"
+
+
+class TestOnceAMinute:
+    def test_one_line(self) -> None:
+        line = OnceAMinute()
+        assert [line.is_due() for _ in range(3)] == [True, False, False]
+
+    def test_failures_are_counted(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plain_gevent_h2.rare_lines.log.propagate", True)
+        failures = Failures("Things failed")
+        for reason in ("rare", "common", "common"):
+            failures.add(reason)
+        failures.report()
+        failures.add("rare")
+        failures.report()  # not yet
+        (record,) = caplog.records
+        assert (record.message, vars(record)["count"]) == ("Things failed", 3)
+        assert vars(record)["commonest"] == "common"
+
+
+def test_failed_handshakes_are_in_the_log(serve: Callable[..., Server]) -> None:
+    server = serve()
+    for _ in range(3):
+        with server.connect_tcp() as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with suppress(ConnectionResetError):
+                sock.recv(100)
+    server.wait_log('commonest="HTTP without TLS"')
+    assert server.log().count("TLS handshakes failed") == 1
+    assert "[WARNING] TLS handshakes failed count=" in server.log()
+
+
+class TestHttp2ByPriorKnowledge:
+    """A client of HTTP/2 that did not ask by ALPN is told so, in frames."""
+
+    @pytest.mark.parametrize("plaintext", [True, False])
+    def test_the_client_and_the_log_are_told(
+        self, serve: Callable[..., Server], plaintext: bool
+    ) -> None:
+        server = serve(plaintext=plaintext)
+        with server.connect() as sock:
+            sock.sendall(PREFACE + pack_frame(FrameType.SETTINGS, 0, 0))
+            answer = b"".join(iter(lambda: sock.recv(1000), b""))
+        assert answer.startswith(pack_frame(FrameType.SETTINGS, 0, 0))
+        assert answer[9 + 3] == FrameType.GOAWAY
+        assert int.from_bytes(answer[9 + 9 + 4 :][:4]) == ErrorCodes.HTTP_1_1_REQUIRED
+        assert answer.endswith(b"HTTP/2 needs TLS and ALPN")
+        server.wait_log("HTTP/2 was spoken where it is not served")
