@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import Server, make_certificate, wait_for
+from harness import WAIT_FOR_START, Server, make_certificate, wait_for
 from load_client import Http2Client
 from plain.exceptions import ImproperlyConfigured
 
@@ -85,19 +85,21 @@ def pids(server: Server, n: int = 1) -> set[int]:
 
 
 @contextmanager
-def failing(server: Server) -> Iterator[str]:
+def failing(server: Server, pauses: tuple[int, ...] = (1,)) -> Iterator[str]:
     """Have the one worker recycled, and expect that it serves on while no other starts.
 
     The block mends what is wrong, with the line that tells of it.
     """
     (old,) = pids(server, 4)
-    wait_for(lambda: server.log().count(FAILED) >= 2, "two failures")
+    count = len(pauses)
+    wait_for(lambda: server.log().count(FAILED) >= count, "failures", count * WAIT_FOR_START)
     assert pids(server) == {old}
     lines = [line for line in server.log().splitlines() if FAILED in line]
-    assert [re.findall(r"retry_seconds=(\d+)", line) for line in lines[:2]] == [["1"], ["2"]]
+    found = [int(pause) for line in lines for pause in re.findall(r"retry_seconds=(\d+)", line)]
+    assert tuple(found[:count]) == pauses
     assert "Traceback" not in server.log()
     yield lines[0]
-    wait_for(lambda: pids(server) != {old}, "replacement")
+    wait_for(lambda: pids(server) != {old}, "replacement", WAIT_FOR_START)
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
 
@@ -109,7 +111,7 @@ def test_a_certificate_whose_key_is_renewed_later(project: Path, tmp_path: Path)
         server.certfile = tmp_path / "both.pem"
         server.certfile.write_bytes(mine[0].read_bytes() + new[0].read_bytes())
         shutil.copy(new[0], mine[0])
-        with failing(server) as line:
+        with failing(server, pauses=(1, 2)) as line:
             assert f"--keyfile {mine[1]}: the private key does not belong" in line
             shutil.copy(new[1], mine[1])
 
@@ -140,7 +142,7 @@ def end_of(server: Server) -> list[str]:
     """The lines of a server that is expected to end by itself."""
     server.start()
     try:
-        assert server.wait() != 0
+        assert server.wait(WAIT_FOR_START) != 0
     finally:
         server.kill()
     log = server.log()
@@ -181,7 +183,7 @@ class TestImportedAsTheInterpreterStarts:
         (tmp_path / "sitecustomize.py").write_text(text)
         server = serve(project=project, env={"PYTHONPATH": str(tmp_path)})
         (old,) = pids(server, 4)  # and the arbiter does what it is for
-        wait_for(lambda: pids(server) != {old}, "replacement")
+        wait_for(lambda: pids(server) != {old}, "replacement", WAIT_FOR_START)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert "Traceback" not in server.log()
