@@ -207,12 +207,6 @@ def test_without_alpn_it_is_http1(server: Server) -> None:
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_a_preface_without_alpn_is_no_http2(server: Server) -> None:
-    with server.connect() as sock:
-        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        assert sock.recv(100).startswith(b"HTTP/1.1 4")
-
-
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize(
     "offered", [["ftp"], ["imap", "pop3"], ["h3"], ["H2", "http/1.0"]], ids=str
