@@ -9,6 +9,7 @@ import re
 import select
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ from .tls import (
     TlsSocket,
     acknowledged,
     close_our_side,
+    probe,
     reset,
 )
 from .turns import give_way
@@ -76,6 +78,10 @@ MAX_HEAD_SIZE = 64 * 1024
 #: What a client of a later minor version is answered with, and treated as (RFC 9110 section 2.5).
 _HIGHEST_VERSION = (1, 1)
 
+#: Seconds after which a client that has closed its sending side, and whose view has not answered
+#: yet, is asked whether it still reads.
+ASK_AFTER = 5.0
+
 #: Chunks of a body that are taken in before other greenlets have their turn.
 CHUNKS_IN_A_TURN = 20
 
@@ -85,6 +91,7 @@ _EMPTY_LINES_RE = re.compile(rb"(?:\r\n)*")
 _CONTROL_RE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_TARGET_RE = re.compile(r"[\x00-\x20\x7f]")
 _ABSOLUTE_TARGET_RE = re.compile(r"([^/?#:]+)://([^/?#]*)")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 #: Bytes of a WebSocket that may wait for its view before nothing more is read.
 WEBSOCKET_BACKLOG = 64 * 1024
@@ -189,6 +196,10 @@ class _Output:
             self._progress_at = None
             unsent.http1 -= len(rest)
 
+    @property
+    def is_sending(self) -> bool:
+        return self._progress_at is not None
+
     def stalled(self, now: float) -> float:
         """Seconds for which the send under way has made no progress. Called once a second."""
         if self._progress_at is None or (taken := acknowledged(self._sock)) is None:
@@ -217,7 +228,9 @@ class Http1Stream(Stream):
         "_response",
         "_sink",
         "done",
+        "header_bytes",
         "keep_alive",
+        "was_asked",
     )
 
     def __init__(
@@ -234,7 +247,9 @@ class Http1Stream(Stream):
         self._ingest_seconds = ingest_seconds
         self.log_request = self._parsed = parsed
         self.log_response = self._response = response
+        self.header_bytes = 0  # in the worker's header budget
         self.keep_alive = False
+        self.was_asked = False  # see `Http1Connection._ask()`
         self.done = Event()
 
     def build_request(self) -> "Request":
@@ -292,6 +307,14 @@ class Http1Stream(Stream):
             self.client_gone()
             raise ClientGone from exc
 
+    @property
+    def version(self) -> tuple[int, int]:
+        return self._parsed.version
+
+    def client_gone(self) -> None:
+        super().client_gone()
+        self.done.set()  # a view may go on; its connection takes up no place meanwhile
+
     def send_error(self, status: int) -> None:
         _run(self._connection.write_error(status, HTTPStatus(status).phrase, ""))
 
@@ -302,6 +325,7 @@ class Http1Stream(Stream):
 
     def finished(self) -> None:
         release(self._sink)
+        self.worker.header_budget.release(self._connection, self.header_bytes)
         self.done.set()
 
 
@@ -331,6 +355,8 @@ class Http1Connection:
         self._drain_since: float | None = None
         self._stream: Http1Stream | None = None  # the request under way
         self._unstarted: Http1Stream | None = None  # the same, until it has its greenlet
+        self._half_closed_at: float | None = None  # when that was seen (monotonic)
+        self._is_refused = False  # the request under way got no place
         self._body_reader: Any = None  # the greenlet that waits for more of a body
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
         self._head_charged = 0  # bytes of the head under way, in the worker's header budget
@@ -362,7 +388,7 @@ class Http1Connection:
         elif self.output.stalled(now) > send_timeout(self.worker):
             log.debug("Client does not take its response", extra={"client": self.client})
             reset(self._sock)  # wakes who sends
-        elif stream.in_body and self._client_left():
+        elif self._client_left() if stream.in_body else self._client_left_view(stream, now):
             stream.client_gone()
 
     def evict(self) -> None:
@@ -379,6 +405,38 @@ class Http1Connection:
         A client that only half-closes would still read, but none that streams is known to.
         """
         return _POLLRDHUP is not None and self._has_event(_POLLRDHUP)
+
+    def _client_left_view(self, stream: Http1Stream, now: float) -> bool:
+        """Whether the client of a view that has not answered yet is gone.
+
+        One that has only closed its sending side is served. So is one that has closed, until its
+        system tells: by a reset, when something is sent to it, or by itself when it has forgotten
+        the connection (on Linux a minute later) and is asked by TCP.
+        """
+        if self._has_event(0):
+            return True
+        if _POLLRDHUP is None or not self._has_event(_POLLRDHUP):
+            return False
+        if self._half_closed_at is None:
+            self._half_closed_at = now
+            probe(self._sock)
+        if now - max(self._half_closed_at, stream.started_at) > ASK_AFTER:
+            self._ask(stream)
+        return False
+
+    def _ask(self, stream: Http1Stream) -> None:
+        """Have a client that has closed answer with a TCP reset.
+
+        Any other has to skip an interim response that it did not expect (RFC 9110 section 15.2).
+        HTTP/1.0 has none.
+        """
+        if stream.was_asked or stream.headers_sent or stream.version < (1, 1):
+            return
+        if not self.output.is_sending and self._has_event(select.POLLOUT):
+            stream.was_asked = True
+            self.output.write(_CONTINUE)
+            with suppress(OSError):  # the next look will tell
+                self.output.flush()
 
     def _has_event(self, events: int) -> bool:
         """Whether `poll` has one of `events`, or an error or the end of both sides."""
@@ -493,7 +551,7 @@ class Http1Connection:
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
         if h1._expects_continue(parsed):
-            self.output.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.output.write(_CONTINUE)
             self.output.flush()
         worker = self.worker
         sink = SpooledBody(worker, self._upload_evicted)
@@ -521,6 +579,7 @@ class Http1Connection:
             release(sink)
             raise
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
+        stream.header_bytes, self._head_charged = self._head_charged, 0
         self.req_count += 1
         self._stream = stream
         stream.pipelined = bool(self._buffer)
@@ -530,6 +589,11 @@ class Http1Connection:
         if stream.websocket is not None:
             self._read_websocket(stream, stream.websocket)
         self._stream = None
+        if stream.gone_at is not None:
+            reset(self._sock)
+            return False
+        if self._is_refused:
+            _run(self.write_error(503, "Service Unavailable", ""))
         return stream.keep_alive or self._linger()
 
     @property
@@ -540,6 +604,12 @@ class Http1Connection:
         """Take the stream to start."""
         stream, self._unstarted = self._unstarted, None
         return stream
+
+    def refuse_waiting(self) -> None:
+        """Answer a request that waits with a 503, in the connection's greenlet."""
+        if self._unstarted is not None:
+            self._is_refused = True
+            self._leave_queue(self._unstarted)
 
     def _read_websocket(self, stream: Http1Stream, websocket: WebSocketTransport) -> None:
         """Hand on what the client sends, until both sides have ended."""

@@ -6,6 +6,7 @@ from . import (
     header_views,
     hub_views,
     inside_views,
+    left_views,
     life_views,
     native_views,
     stream_views,
@@ -39,6 +40,7 @@ class AppRouter(Router):
         *header_views.urls,
         *hub_views.urls,
         *inside_views.urls,
+        *left_views.urls,
         *native_views.urls,
         *stream_views.urls,
     )
