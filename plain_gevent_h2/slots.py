@@ -49,7 +49,7 @@ class Slots:
     """The places for streams that run at once. For these, connections wait by turns.
 
     A stream whose client leaves gives its place back and runs on beside the others: a blocking view
-    is let finish. As many may do so as there are places. One more keeps its place.
+    is let finish. As many may do so as there are places; those past them keep theirs.
 
     Made in a greenlet that may wait, before there are streams.
     """
@@ -75,8 +75,8 @@ class Slots:
     def share(self, streams: int) -> int:
         """How many streams one connection may have running, with and without its client.
 
-        `streams` is how many of them may run with it. Half of the places are for other connections
-        if all of these run on without it.
+        `streams` is how many may run with it. Half of the places are left to other connections,
+        even if all of these run on without it.
         """
         return min(2 * streams, self._limit + (self._limit + 1) // 2)
 
