@@ -221,10 +221,11 @@ class AsyncioThread:
         def cancel() -> None:
             loop.post(lambda: task and task.cancel())
 
-        loop.post(start)
+        if asker.gone_at is not None:
+            coroutine.close()
+            raise Abandoned
         asker.cancel = cancel
-        if asker.gone_at is not None:  # before there was anything to cancel
-            cancel()
+        loop.post(start)
         try:
             call.wait(lambda: task is not None and task.done())
         except BaseException:

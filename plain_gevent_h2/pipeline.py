@@ -305,6 +305,7 @@ class Pipeline:
             try:
                 response = self._bridge.run(_await_view(handler, request, pending), context, asker)
             except Abandoned:
+                pending.coroutine.close()  # it may never have started
                 # For the middleware, which gives back what it holds for the request.
                 response = Response(status_code=CLIENT_LEFT)
             response = context.run(handler._finish_pipeline, request, response, pending.ran_before)
