@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.hub import Waiter
@@ -61,6 +61,17 @@ class Mailbox:
         finally:
             if self._calls:  # one of them raised
                 self._wake_once()
+
+
+class Abandoned(Exception):
+    """A coroutine was cancelled, since nobody waits for its result any more."""
+
+
+class Asker(Protocol):
+    """A request, as far as it waits for a coroutine's result."""
+
+    gone_at: float | None  # no longer None once its client has left
+    cancel: Callable[[], None] | None  # set while the coroutine runs, to be called then
 
 
 class Call:
@@ -189,11 +200,14 @@ class AsyncioThread:
             with suppress(SystemExit, KeyboardInterrupt):
                 loop.run_forever()
 
-    def run(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+    def run(
+        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, asker: Asker
+    ) -> Any:
         """Run `coroutine` on the loop, in `context`, while the calling greenlet waits.
 
         Returns its result or raises its exception. If the greenlet is stopped meanwhile,
-        the coroutine is cancelled.
+        the coroutine is cancelled. If the client of `asker` leaves, it is cancelled too, and
+        once it has ended, this raises `Abandoned`.
         """
         call = Call(self.hub)
         loop = self.loop()
@@ -204,13 +218,24 @@ class AsyncioThread:
             task = asyncio.get_running_loop().create_task(coroutine, context=context)
             task.add_done_callback(call.notify)
 
+        def cancel() -> None:
+            loop.post(lambda: task and task.cancel())
+
+        if asker.gone_at is not None:
+            coroutine.close()
+            raise Abandoned
+        asker.cancel = cancel
         loop.post(start)
         try:
             call.wait(lambda: task is not None and task.done())
         except BaseException:
-            loop.post(lambda: task and task.cancel())
+            cancel()
             raise
+        finally:
+            asker.cancel = None
         assert task is not None
+        if task.cancelled() and asker.gone_at is not None:
+            raise Abandoned
         return task.result()
 
     def iterate(

@@ -138,6 +138,7 @@ class Http2Connection:
         "_block_since",
         "_budgets",
         "_client_is_going",
+        "_clientless",
         "_closing_code",
         "_closing_since",
         "_drain_since",
@@ -149,6 +150,7 @@ class Http2Connection:
         "_idle_since",
         "_last_progress",
         "_last_stream_id",
+        "_most_running",
         "_opened_at",
         "_parked",
         "_reader",
@@ -177,6 +179,7 @@ class Http2Connection:
         self.server = server
         self._sock = sock
         self._few_streams = min(FEW_STREAMS, worker.config.max_concurrent_streams)
+        self._most_running = worker.slots.share(worker.config.max_concurrent_streams)
         self._opened_at = time.monotonic()
 
         # The reader, and what stands for it while it is parked.
@@ -209,6 +212,7 @@ class Http2Connection:
         self._streams: dict[int, Http2Stream] = {}  # open, as RFC 9113 section 5.1.2 counts
         self._waiting: list[Http2Stream] = []  # received whole, to be started
         self._running = 0  # streams with a greenlet, the client's resets included
+        self._clientless = 0  # of these, those whose client is gone
         self._idle_since: float | None = self._opened_at  # monotonic, None with streams open
 
         # The end of the connection.
@@ -662,10 +666,11 @@ class Http2Connection:
 
     @property
     def has_stream_to_start(self) -> bool:
-        """Whether a stream waits, and no more run than the client may open."""
+        """Whether a stream waits, and no more run than the client may open and leave behind."""
         return (
             bool(self._waiting)
-            and self._running < self.worker.config.max_concurrent_streams
+            and self._running - self._clientless < self.worker.config.max_concurrent_streams
+            and self._running < self._most_running
             and not self._takes_too_little()
         )
 
@@ -707,7 +712,16 @@ class Http2Connection:
     def stream_finished(self, stream: Http2Stream) -> None:
         """The greenlet of `stream` is at its end."""
         self._running -= 1
+        if stream.is_clientless:
+            self._clientless -= 1
         self._start_waiting()
+
+    def refuse_waiting(self) -> None:
+        """Answer with a 503 what waits for views whose clients have left."""
+        waiting, self._waiting = self._waiting, []
+        for stream in waiting:
+            stream.started = False
+            self._refuse_body(stream, 503)
 
     def send_headers(self, stream: Http2Stream, headers: Any, *, end_stream: bool) -> None:
         """Send a response's header fields. Raises `ClientGone`."""
@@ -788,6 +802,7 @@ class Http2Connection:
         self._writer.forget(stream.buffer)
         if not stream.response_ended:
             stream.client_gone()
+            self._clientless += stream.is_clientless
         if stream.websocket is not None:
             stream.websocket.lost()
         if stream in self._waiting:
@@ -891,6 +906,8 @@ class Http2Connection:
             self._sweep_idle(now, self._idle_since)
         for stream in list(self._streams.values()):
             self._sweep_stream(stream, now)
+        if self._waiting and self._clientless >= self._most_running:
+            self.refuse_waiting()
         self._writer.sweep(now)
         self._start_waiting()  # the worker may have fewer bytes unsent by now
 

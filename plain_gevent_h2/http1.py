@@ -55,6 +55,7 @@ from .tls import (
     TlsSocket,
     acknowledged,
     close_our_side,
+    probe,
     reset,
     reset_on_close,
 )
@@ -87,6 +88,9 @@ _HIGHEST_VERSION = (1, 1)
 #: is sent: the latter answers with a reset.
 HALF_CLOSED_SILENCE = 10.0
 
+#: Seconds after which such a client, whose view has not answered yet, is asked whether it reads.
+ASK_AFTER = 5.0
+
 #: Chunks of a body that are taken in before other greenlets have their turn.
 CHUNKS_IN_A_TURN = 20
 
@@ -97,6 +101,7 @@ _CONTROL_RE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_TARGET_RE = re.compile(r"[\x00-\x20\x7f]")
 _ABSOLUTE_TARGET_RE = re.compile(r"([^/?#:]+)://([^/?#]*)")
 _NO_FIELD = ("", None)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 #: Bytes of a WebSocket that may wait for its view before nothing more is read.
 WEBSOCKET_BACKLOG = 64 * 1024
@@ -222,6 +227,10 @@ class _Output:
             self._progress_at = None
             unsent.http1 -= len(rest)
 
+    @property
+    def is_sending(self) -> bool:
+        return self._progress_at is not None
+
     def stalled(self, now: float) -> float:
         """Seconds for which the send under way has made no progress. Called once a second."""
         if self._progress_at is None or (taken := acknowledged(self._sock)) is None:
@@ -251,7 +260,9 @@ class Http1Stream(Stream):
         "_response",
         "_sink",
         "done",
+        "header_bytes",
         "keep_alive",
+        "was_asked",
     )
 
     def __init__(
@@ -268,8 +279,10 @@ class Http1Stream(Stream):
         self._ingest_seconds = ingest_seconds
         self.log_request = self._parsed = parsed
         self.log_response = self._response = response
+        self.header_bytes = 0  # in the worker's header budget
         self.keep_alive = False
         self._ended = False  # the response is whole
+        self.was_asked = False  # see `Http1Connection._ask()`
         self.done = Event()
 
     def build_request(self) -> "Request":
@@ -346,6 +359,14 @@ class Http1Stream(Stream):
             self.client_gone()
             raise ClientGone from exc
 
+    @property
+    def version(self) -> tuple[int, int]:
+        return self._parsed.version
+
+    def client_gone(self) -> None:
+        super().client_gone()
+        self.done.set()  # a view may go on; its connection takes up no place meanwhile
+
     def send_error(self, status: int) -> None:
         _run(self._connection.write_error(status, HTTPStatus(status).phrase, ""))
 
@@ -360,6 +381,7 @@ class Http1Stream(Stream):
         if self.headers_sent and not self._ended:
             self.abort()  # stopped without its client, as far as we know
         release(self._sink)
+        self.worker.header_budget.release(self._connection, self.header_bytes)
         self.done.set()
 
 
@@ -394,6 +416,7 @@ class Http1Connection:
         self._drain_since: float | None = None
         self._stream: Http1Stream | None = None  # the request under way
         self._unstarted: Http1Stream | None = None  # the same, until it has its greenlet
+        self._is_refused = False  # the request under way got no place
         self._body_reader: Any = None  # the greenlet that waits for more of a body
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
         self._head_charged = 0  # bytes of the head under way, in the worker's header budget
@@ -429,7 +452,7 @@ class Http1Connection:
         elif self.output.stalled(now) > send_timeout(self.worker):
             log.debug("Client does not take its response", extra={"client": self.client})
             reset(self._sock)  # wakes who sends
-        elif stream.in_body and self._client_left(now):
+        elif self._client_left(stream, now):
             stream.client_gone()
 
     def evict(self) -> None:
@@ -449,19 +472,43 @@ class Http1Connection:
             self._resets_on_close = on
             reset_on_close(self._sock, on=on)
 
-    def _client_left(self, now: float) -> bool:
-        """Whether the client of a response under way is gone, as far as the system tells."""
+    def _client_left(self, stream: Http1Stream, now: float) -> bool:
+        """Whether the client of the request under way is gone, as far as the system tells.
+
+        One that has only closed its sending side is served. So is one that has closed, until its
+        system tells: by a reset, when something is sent to it, or by itself when it has forgotten
+        the connection (on Linux a minute later) and is asked by TCP.
+        """
         if self._has_event(0):
             return True
         if not self._is_half_closed():
             return False
         if self._half_closed_at is None:
             self._half_closed_at = now
-        return now - max(self._half_closed_at, self.output.sent_at) > HALF_CLOSED_SILENCE
+            probe(self._sock)
+        if stream.in_body:
+            return now - max(self._half_closed_at, self.output.sent_at) > HALF_CLOSED_SILENCE
+        if now - max(self._half_closed_at, stream.started_at) > ASK_AFTER:
+            self._ask(stream)
+        return False
 
     def _is_half_closed(self) -> bool:
         """Whether the client has closed its side. (Linux tells.)"""
         return _POLLRDHUP is not None and self._has_event(_POLLRDHUP)
+
+    def _ask(self, stream: Http1Stream) -> None:
+        """Have a client that has closed answer with a TCP reset.
+
+        Any other has to skip an interim response that it did not expect (RFC 9110 section 15.2).
+        HTTP/1.0 has none.
+        """
+        if stream.was_asked or stream.headers_sent or stream.version < (1, 1):
+            return
+        if not self.output.is_sending and self._has_event(select.POLLOUT):
+            stream.was_asked = True
+            self.output.write(_CONTINUE)
+            with suppress(OSError):  # the next look will tell
+                self.output.flush()
 
     def _has_event(self, events: int) -> bool:
         """Whether `poll` has one of `events`, or an error or the end of both sides."""
@@ -576,7 +623,7 @@ class Http1Connection:
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
         if h1._expects_continue(parsed):
-            self.output.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.output.write(_CONTINUE)
             self.output.flush()
         worker = self.worker
         sink = SpooledBody(worker, self._upload_evicted)
@@ -604,6 +651,7 @@ class Http1Connection:
             release(sink)
             raise
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
+        stream.header_bytes, self._head_charged = self._head_charged, 0
         self.req_count += 1
         self._stream = stream
         stream.pipelined = bool(self._buffer)
@@ -613,6 +661,11 @@ class Http1Connection:
         if stream.websocket is not None:
             self._read_websocket(stream, stream.websocket)
         self._stream = None
+        if stream.gone_at is not None:
+            reset(self._sock)
+            return False
+        if self._is_refused:
+            _run(self.write_error(503, "Service Unavailable", ""))
         return stream.keep_alive or self._linger()
 
     @property
@@ -623,6 +676,12 @@ class Http1Connection:
         """Take the stream to start."""
         stream, self._unstarted = self._unstarted, None
         return stream
+
+    def refuse_waiting(self) -> None:
+        """Answer a request that waits with a 503, in the connection's greenlet."""
+        if self._unstarted is not None:
+            self._is_refused = True
+            self._leave_queue(self._unstarted)
 
     def _read_websocket(self, stream: Http1Stream, websocket: WebSocketTransport) -> None:
         """Hand on what the client sends, until both sides have ended."""

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from plain.http import AsyncStreamingResponse, FileResponse, NotAllowedResponse
+from plain.http import AsyncStreamingResponse, FileResponse, NotAllowedResponse, Response
 from plain.http.websocket import is_websocket_upgrade
 from plain.internal.handlers import base
 from plain.logs import get_framework_logger
 from plain.server.http import websocket as plain_websocket
 from plain.views import View
 
-from .asyncio_bridge import AsyncioThread
+from .asyncio_bridge import Abandoned, Asker, AsyncioThread
 from .deadline import limited
 from .websocket import WebSocketTransport
 
@@ -37,12 +37,16 @@ except ImportError:  # Plain 0.164
     ResponseLifecycle = None  # type: ignore[assignment, misc, unused-ignore]
 
 if TYPE_CHECKING:
-    from plain.http import Request, Response
+    from plain.http import Request
 
 log = get_framework_logger("plain.server")
 
 #: Bytes read from a file at once, each read a trip to a native thread (about 60 us).
 FILE_BLOCK_SIZE = 256 * 1024
+
+#: What the access log and the middleware see of an async view that was cancelled since its client
+#: had left: no status of HTTP's, but the one that nginx has for it.
+CLIENT_LEFT = 499
 
 _END: Any = object()
 
@@ -256,8 +260,10 @@ class Pipeline:
             match.view_class = limited(match.view_class, seconds)
         return match
 
-    def handle(self, request: "Request", *, is_connect: bool) -> Handled:
+    def handle(self, request: "Request", *, is_connect: bool, asker: Asker) -> Handled:
         """Run `request` through middleware and its view, in the calling greenlet.
+
+        An async view is cancelled when the client of `asker` leaves.
 
         To an extended CONNECT (`is_connect`) a response of a page's is none: a 2xx would open the
         tunnel, and the page be its first bytes (RFC 9110 section 9.3.6, RFC 8441 section 5).
@@ -272,14 +278,14 @@ class Pipeline:
             context.run(_is_connect.set, True)
         traced = _is_traced()
         if ResponseLifecycle is None:
-            return self._handle_164(handler, request, context, traced=traced)
+            return self._handle_164(handler, request, context, asker, traced=traced)
         started = time.perf_counter()
         span = trace.INVALID_SPAN
         if traced:
             span = handler._start_request_span(request)
             context.run(otel_context.attach, trace.set_span_in_context(span))
         try:
-            response = self._run(handler, request, context)
+            response = self._run(handler, request, context, asker)
         except BaseException as exc:
             handler._fail_request_span(span, exc)
             raise
@@ -294,13 +300,19 @@ class Pipeline:
         return _HandledWithLifecycle(lifecycle, context, self._bridge)
 
     def _handle_164(
-        self, handler: Any, request: "Request", context: contextvars.Context, *, traced: bool
+        self,
+        handler: Any,
+        request: "Request",
+        context: contextvars.Context,
+        asker: Asker,
+        *,
+        traced: bool,
     ) -> Handled:
         with handler._start_request_span(request) if traced else nullcontext() as span:
             if traced:
                 context.run(otel_context.attach, otel_context.get_current())
             started = time.perf_counter()
-            response = self._run(handler, request, context)
+            response = self._run(handler, request, context, asker)
             response._resource_closers.append(request.close)
             response.request_context = context
             if traced:
@@ -308,11 +320,18 @@ class Pipeline:
             _record_duration_164(request, response, time.perf_counter() - started)
         return _Handled164(response, context, self._bridge, request.path)
 
-    def _run(self, handler: Any, request: "Request", context: contextvars.Context) -> Any:
+    def _run(
+        self, handler: Any, request: "Request", context: contextvars.Context, asker: Asker
+    ) -> Any:
         response = context.run(handler._run_sync_pipeline, request)
         if isinstance(response, base._AsyncViewPending):
             pending = response
-            response = self._bridge.run(_await_view(handler, request, pending), context)
+            try:
+                response = self._bridge.run(_await_view(handler, request, pending), context, asker)
+            except Abandoned:
+                pending.coroutine.close()  # it may never have started
+                # For the middleware, which gives back what it holds for the request.
+                response = Response(status_code=CLIENT_LEFT)
             response = context.run(handler._finish_pipeline, request, response, pending.ran_before)
         if _is_connect in context:
             return context.run(_accepts_or_refuses, response)

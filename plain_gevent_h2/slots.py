@@ -1,5 +1,6 @@
 """The places for streams that run at once in a worker, and the greenlets that run them."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from sys import getrefcount
@@ -8,9 +9,12 @@ from weakref import getweakrefcount
 
 import gevent
 from gevent import Greenlet
+from plain.logs import get_framework_logger
 
 from .stream import Stream
 from .turns import give_way
+
+log = get_framework_logger("plain.server")
 
 #: Greenlets that are kept for the next streams, even if there are none for a while.
 _IDLE_GREENLETS = 200
@@ -23,6 +27,9 @@ _IDLE_GREENLETS = 200
 STREAMS_IN_A_TURN = 10
 AHEAD = 64
 
+#: Seconds between two log lines that say that requests are refused.
+LOG_INTERVAL = 60.0
+
 
 class Source(Protocol):
     """A connection, as far as its streams wait for a place."""
@@ -34,9 +41,15 @@ class Source(Protocol):
     def next_stream(self) -> Stream | None:
         """Take the stream that is to start next; None if there is none for now."""
 
+    def refuse_waiting(self) -> None:
+        """Answer all that wait with a 503, without blocking."""
+
 
 class Slots:
     """The places for streams that run at once. For these, connections wait by turns.
+
+    A stream whose client leaves gives its place back and runs on beside the others: a blocking view
+    is let finish. As many may do so as there are places; those past them keep theirs.
 
     Made in a greenlet that may wait, before there are streams.
     """
@@ -48,7 +61,9 @@ class Slots:
         self._ahead = 0  # streams whose greenlets have not begun
         self._idle: list[_StreamGreenlet] = []  # the last to become idle is taken first
         self._least_idle = 0  # since the last `trim()`
-        self.running = 0
+        self.running = 0  # streams that hold a place
+        self.clientless = 0  # streams whose client left while they ran, those past the limit too
+        self._logged_at = -LOG_INTERVAL  # monotonic
         self.most_running = 0  # lately; less by a tenth a second
         self._references = self._references_to_idle()
 
@@ -56,6 +71,14 @@ class Slots:
     def full(self) -> bool:
         """Whether streams wait for others to end."""
         return self.running >= self._limit and any(s.has_stream_to_start for s in self._waiting)
+
+    def share(self, streams: int) -> int:
+        """How many streams one connection may have running, with and without its client.
+
+        `streams` is how many may run with it. Half of the places are left to other connections,
+        even if all of these run on without it.
+        """
+        return min(2 * streams, self._limit + (self._limit + 1) // 2)
 
     def run(self, source: Source) -> None:
         """Start what `source` has, now or when there is a place and it has its turn."""
@@ -101,9 +124,44 @@ class Slots:
         if self._waiting:
             self._start_waiting()
 
-    def ended(self) -> None:
-        """A stream has left its place."""
-        self.running -= 1
+    def client_left(self) -> None:
+        """The client of a stream that runs has left."""
+        self.clientless += 1
+        if self.clientless <= self._limit:
+            self.running -= 1
+            # Not from here: its connection may be in the middle of its end.
+            gevent.get_hub().loop.run_callback(self._start_waiting)
+
+    def refuse_waiting(self) -> None:
+        """Answer what waits once streams without clients hold half of the places, or more.
+
+        Called once a second. These may take any time.
+        """
+        held = self.clientless - self._limit
+        if held <= 0 or 2 * held < self._limit or self.running < self._limit or not self._waiting:
+            return
+        self._log_refusal()
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        for source in waiting:
+            source.refuse_waiting()
+            give_way()
+
+    def _log_refusal(self) -> None:
+        now = time.monotonic()
+        if now - self._logged_at > LOG_INTERVAL:
+            self._logged_at = now
+            log.warning(
+                "Too many requests run on without their clients, refusing others",
+                extra={"clientless": self.clientless},
+            )
+
+    def ended(self, stream: Stream) -> None:
+        """A stream has ended."""
+        if stream.is_clientless:
+            self.clientless -= 1
+        if not stream.is_clientless or self.clientless >= self._limit:
+            self.running -= 1
         if self._waiting:
             self._start_waiting()
 
@@ -237,7 +295,7 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
             return stream.run()
         finally:
             self._notify_stream_links()
-            self._slots.ended()
+            self._slots.ended(stream)
 
     def _notify_stream_links(self) -> None:
         if self._stream_links:

@@ -3,6 +3,7 @@
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -87,10 +88,12 @@ class Stream(ABC):
     # request (measured).
     __slots__ = (
         "_has_failed",
+        "cancel",
         "gone_at",
         "greenlet",
         "headers_sent",
         "in_body",
+        "is_clientless",
         "is_over",
         "log_request",
         "log_response",
@@ -109,6 +112,8 @@ class Stream(ABC):
         self.greenlet: Greenlet[..., None] | None = None
         self.headers_sent = False
         self.gone_at: float | None = None  # monotonic time at which the client left
+        self.cancel: Callable[[], None] | None = None  # has an async view cancelled
+        self.is_clientless = False  # it ran when its client left: see `Slots`
         self.in_body = False
         self.is_over = False  # its greenlet may run another stream by now
         self._has_failed = False
@@ -218,7 +223,8 @@ class Stream(ABC):
 
     def _answer(self, request: "Request") -> None:
         started = datetime.now(UTC)
-        handled = self.worker.pipeline.handle(request, is_connect=self.websocket is not None)
+        is_connect = self.websocket is not None
+        handled = self.worker.pipeline.handle(request, is_connect=is_connect, asker=self)
         status: int | None = handled.response.status_code
         try:
             self._send(handled)
@@ -261,6 +267,8 @@ class Stream(ABC):
             log_access(self.log_response, self.log_request, elapsed)
 
     def _send(self, handled: Handled) -> None:
+        if self.gone_at is not None:
+            raise ClientGone
         response = handled.response
         promised = promised_length(response)
         if isinstance(response, WebSocketResponse):
@@ -323,15 +331,21 @@ class Stream(ABC):
     def client_gone(self) -> None:
         """The client reset the stream or left.
 
-        A view that still computes its response may finish. A streaming body ends at its
-        next write, or (`stop_body`) where it blocks.
+        An async view is cancelled. A blocking one that still computes its response may finish. A
+        streaming body ends at its next write, or (`stop_body`) where it blocks.
         """
-        if self.gone_at is None:
-            self.gone_at = time.monotonic()
-            if self.websocket is not None:
-                self.websocket.lost()
-            elif self.greenlet is not None:
-                self.worker.leaving.add(self)
+        if self.gone_at is not None:
+            return
+        self.gone_at = time.monotonic()
+        if self.greenlet is not None:
+            self.is_clientless = True
+            self.worker.slots.client_left()
+        if self.cancel is not None:
+            self.cancel()
+        if self.websocket is not None:
+            self.websocket.lost()
+        elif self.greenlet is not None:
+            self.worker.leaving.add(self)
 
     def drain(self) -> None:
         """The worker shuts down: a WebSocket, which has no end of its own, is told so."""

@@ -52,6 +52,13 @@ RECORDS_WITHOUT_DATA_PER_SECOND = 100
 _SIOCOUTQ = 0x5411  # from <linux/sockios.h>
 _BYTES_ACKED = 120  # the offset of tcpi_bytes_acked, of 8 bytes, in <linux/tcp.h>
 
+#: Seconds before the first probe of a quiet connection, and between probes.
+_KEEPALIVE = {
+    option: 10
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
+    if (option := getattr(gsocket, name, None)) is not None
+}
+
 #: TLS 1.2 suites that RFC 9113 section 9.2.2 lets HTTP/2 use: ephemeral key exchange and
 #: an AEAD cipher. (TLS 1.3 has no others, and is set up apart from this.)
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -390,6 +397,15 @@ def acknowledged(sock: gsocket.socket | TlsSocket) -> int | None:
         info = _tcp(sock).getsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_INFO, _BYTES_ACKED + 8)
         return int(struct.unpack_from("=Q", info, _BYTES_ACKED)[0])
     return None
+
+
+def probe(sock: gsocket.socket | TlsSocket) -> None:
+    """Have the system ask the peer's, from now on, whether it still knows the connection."""
+    with suppress(OSError):  # a Unix socket
+        tcp = _tcp(sock)
+        tcp.setsockopt(gsocket.SOL_SOCKET, gsocket.SO_KEEPALIVE, 1)
+        for option, seconds in _KEEPALIVE.items():
+            tcp.setsockopt(gsocket.IPPROTO_TCP, option, seconds)
 
 
 def reset(sock: gsocket.socket | TlsSocket) -> None:

@@ -231,7 +231,7 @@ class GeventWorker(plain_worker.Worker):
         margin = min(plain_worker.DRAIN_TEARDOWN_MARGIN, self.graceful_timeout / 2)
         for connection in list(self._connections):
             connection.drain()
-        while self._connections or self.slots.running or self._handshakes_since(started):
+        while self._is_busy() or self._handshakes_since(started):
             now = time.monotonic()
             # The arbiter tells when it will kill this worker: finish before that.
             if kill_at := self.heartbeat.kill_deadline():
@@ -243,6 +243,13 @@ class GeventWorker(plain_worker.Worker):
             gevent.sleep(SWEEP_INTERVAL / 10)
         for connection in list(self._connections):
             connection.abort()
+
+    def _is_busy(self) -> bool:
+        """Whether there are connections or views, also of clients that have left.
+
+        Their async views are cancelled, and so over soon. Their blocking ones are let finish.
+        """
+        return bool(self._connections or self.slots.running or self.slots.clientless)
 
     def _handshakes_since(self, drain_started: float) -> bool:
         """Whether clients that connected before the drain are still to be served."""
@@ -394,6 +401,7 @@ class GeventWorker(plain_worker.Worker):
         self._trimmer.sweep(now)
         self.body_budget.sweep(now)
         self.unread_responses.sweep()
+        self.slots.refuse_waiting()
         for connection in list(self._connections):
             try:
                 connection.sweep(now)

@@ -283,6 +283,7 @@ def _bytes(text: str) -> bytes:
 
 PATHS = (
     *("/", "/gated?gates=first", "/gated?gates=first&size=100000", "/gated?gates=each&n=3"),
+    *("/left/async?name=fuzz", "/left/silent?name=fuzz"),
     *("/gated?n=3&size=40000&gates=each", "/gated?n=2&fail=1&gates=each", "/gated?n=1&fail=0"),
     *("/file?n=100000", "/ws/echo", "/ws/ticks", "/ws/clock?every=0.005", "/meta", "/nowhere"),
     *(

@@ -74,7 +74,8 @@ class Inside:
         def settled() -> dict[str, Any] | None:
             nonlocal counted
             before, counted = counted, self.count()
-            busy = [counted[name] for name in ("connections", "running", "leaving", "standing")]
+            names = ("connections", "running", "clientless", "leaving", "standing")
+            busy = [counted[name] for name in names]
             return None if any(busy) or counted["alive"] != before["alive"] else counted
 
         return wait_for(settled, "end of all that is served", LEFT_FOR_GOOD) or counted

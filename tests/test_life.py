@@ -359,20 +359,6 @@ class TestLimits:
         assert len(bodies) == 20
         assert max(body["most"] for body in bodies) == 2
 
-    def test_streams_wait_for_a_view_that_was_reset(self, serve: Serve, tmp_path: Path) -> None:
-        """A place is taken until its view ends, whatever its client does."""
-        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
-        gate = tmp_path / "gate"
-        with Http2Client(server) as client, Http2Client(server) as other:
-            client.open(f"/life/gate?gate={gate}")
-            wait_for(gate.with_suffix(".reached").exists, "start of the view")
-            client.close()
-            waiting = other.open("/")
-            other.round_trip()
-            assert not other.answers[waiting].over
-            gate.touch()
-            assert other.answer(waiting).body == b"hello"
-
 
 class TestCrash:
     """What breaks in one place is logged, and nothing else goes down."""

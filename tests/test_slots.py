@@ -22,6 +22,7 @@ class Stream:
         self.greenlet: Any = None
         self.ran_in = 0  # the identity of its greenlet
         self.raised: BaseException | None = None
+        self.is_clientless = False
         self.over = Event()
 
     def run(self) -> bool:
@@ -40,6 +41,7 @@ class Source:
 
     def __init__(self, *streams: Any) -> None:
         self._streams = list(streams)
+        self.refused = 0
 
     @property
     def has_stream_to_start(self) -> bool:
@@ -47,6 +49,10 @@ class Source:
 
     def next_stream(self) -> Any:
         return self._streams.pop(0) if self._streams else None
+
+    def refuse_waiting(self) -> None:
+        self.refused += len(self._streams)
+        self._streams.clear()
 
 
 @pytest.fixture
@@ -175,3 +181,80 @@ def test_who_is_over_leaves_the_queue() -> None:
     assert waiting.over.wait(10)
     assert not gone.over.is_set()
     assert not slots.full
+
+
+class TestClientless:
+    """Streams whose clients have left, in a worker with four places."""
+
+    @pytest.fixture
+    def slots(self) -> Slots:
+        return Slots(4, lambda: None)
+
+    @pytest.fixture
+    def end(self) -> Event:
+        """What the views wait for."""
+        return Event()
+
+    @staticmethod
+    def start(slots: Slots, end: Event, number: int) -> list[Stream]:
+        streams = [Stream(end.wait) for _ in range(number)]
+        slots.run(Source(*streams))
+        wait_while(lambda: not all(stream.ran_in for stream in streams))
+        return streams
+
+    @staticmethod
+    def leave(slots: Slots, streams: list[Stream]) -> None:
+        for stream in streams:
+            stream.is_clientless = True
+            slots.client_left()
+
+    def test_they_give_their_places_to_those_who_wait(self, slots: Slots, end: Event) -> None:
+        streams = self.start(slots, end, 4)
+        waiting = Stream()
+        slots.run(Source(waiting))
+        give_way()
+        assert not waiting.over.is_set()
+        self.leave(slots, streams[:1])
+        assert waiting.over.wait(10)
+
+    def test_past_their_number_they_keep_their_places(self, slots: Slots, end: Event) -> None:
+        for places in (4, 4):
+            self.leave(slots, self.start(slots, end, places))
+        assert (slots.running, slots.clientless) == (4, 8)
+        waiting = Stream()
+        slots.run(Source(waiting))
+        give_way()
+        assert not waiting.over.is_set()
+        end.set()
+        assert waiting.over.wait(10)
+        wait_while(lambda: bool(slots.running or slots.clientless))
+
+    @pytest.mark.parametrize("held", [0, 1, 2, 4])
+    def test_who_waits_is_refused_once_they_hold_half_of_the_places(
+        self, slots: Slots, end: Event, held: int
+    ) -> None:
+        self.leave(slots, self.start(slots, end, 4))
+        self.leave(slots, self.start(slots, end, 4)[:held])
+        source = Source(Stream(), Stream())
+        slots.run(source)
+        slots.refuse_waiting()
+        assert source.refused == (2 if held >= 2 else 0)
+        end.set()
+
+    def test_nobody_is_refused_while_there_are_places(self, slots: Slots, end: Event) -> None:
+        self.leave(slots, self.start(slots, end, 4))
+        self.leave(slots, self.start(slots, end, 3))
+        served = Stream()
+        slots.run(Source(served))
+        slots.refuse_waiting()
+        assert served.over.wait(10)
+        end.set()
+
+    @pytest.mark.parametrize(
+        ("places", "streams", "share"),
+        [(10_000, 100, 200), (50, 100, 75), (10, 5, 10), (1, 100, 2)],
+    )
+    def test_one_connection_leaves_places_to_others(
+        self, places: int, streams: int, share: int
+    ) -> None:
+        assert Slots(places, lambda: None).share(streams) == share

@@ -109,6 +109,7 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
         "connections": worker.nr_conns,
         "served": len(connections),
         "running": worker.slots.running,
+        "clientless": worker.slots.clientless,
         "waiting": len(worker.slots._waiting),
         "idle": len(worker.slots._idle),
         "leaving": len(worker.leaving),
