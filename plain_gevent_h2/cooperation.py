@@ -106,6 +106,17 @@ def _signal_pause(_settings: Any) -> Obstacle | None:
     )
 
 
+def _epoll(_settings: Any) -> Obstacle | None:
+    names = ("epoll", "kqueue")
+    if not any(_calls(m, "select", name) for m in _modules_of_the_app() for name in names):
+        return None
+    return Obstacle(
+        "epoll",
+        "select.epoll and select.kqueue are not there in a worker: they would stop every request. Use "
+        "selectors.DefaultSelector.",
+    )
+
+
 def _calls(module: ModuleType, library: str, name: str) -> bool:
     """Whether the source of `module` says `library.name`, or imports it from there."""
     try:
@@ -227,6 +238,7 @@ _ANYWHERE: tuple[Callable[[Any], Obstacle | None], ...] = (
     _sqlite,
     _small_pool,
     _signal_pause,
+    _epoll,
 )
 #: The command line warns of threads, too.
 _IN_CHECK = (_threads, _patched_by_the_app, patched_late, _psycopg_told_to_wait_in_c)

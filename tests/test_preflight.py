@@ -54,6 +54,7 @@ OBSTACLES = {
     "sqlite by name": ("from sqlite3 import connect", "", "sqlite"),
     "threads": ("", "SERVER_THREADS = 8", "threads"),
     "signal.pause": ("import signal\ndef wait(): signal.pause()", "", "signal_pause"),
+    "epoll": ("import select\ndef wait(): return select.epoll()", "", "epoll"),
     "pause": ("from signal import pause", "", "signal_pause"),
     "patched by the app": ("import gevent.monkey; gevent.monkey.patch_all()", "", "patched_by_app"),
     "small pool": (
