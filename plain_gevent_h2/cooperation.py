@@ -112,7 +112,7 @@ def _epoll(_settings: Any) -> Obstacle | None:
         return None
     return Obstacle(
         "epoll",
-        "select.epoll and select.kqueue are not there in a worker: they would stop every request. Use "
+        "select.epoll and select.kqueue are not there in a worker: they stop every request. Use "
         "selectors.DefaultSelector.",
     )
 
