@@ -11,7 +11,6 @@ Imported while the worker is patched: nothing here may import what is to be patc
 
 import io
 import os
-import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -207,7 +206,6 @@ def patch_children() -> None:
     patch_item(os, "wait3", _polling(wait3, lambda result: result[0]))
     patch_item(os, "wait4", _polling(wait4, lambda result: result[0]))
     patch_item(os, "waitid", _polling(waitid, lambda result: result is not None))
-    # gevent closes a descriptor a turn of the loop later. `subprocess` reads a pipe to its end
-    # right after it closed the other one, and would wait for itself.
-    with_close = types.SimpleNamespace(**vars(os) | {"close": get_original("os", "close")})
-    patch_item(subprocess, "os", with_close)
+    # gevent closes a descriptor when its hub's loop has next had an event, which may be never: the
+    # end of a pipe that a child should hold alone stayed open, and nobody saw that child's end.
+    patch_item(os, "close", get_original("os", "close"))
