@@ -31,17 +31,24 @@ _SIGNALS = (
 )
 
 
-#: What the threads that fork right now had blocked, by thread.
-_blocked: dict[int, set[int]] = {}
+#: What the threads that fork right now had blocked, and how many greenlets of each are at it:
+#: one may let another run before it forks, in a hook that takes a lock (that of `logging`).
+_blocked: dict[int, tuple[set[int], int]] = {}
 
 
 def _block_signals() -> None:
     """A signal that comes before the child has its own handlers has to wait for them."""
-    _blocked[_native_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    mask, greenlets = _blocked.get(_native_ident(), (before, 0))
+    _blocked[_native_ident()] = mask, greenlets + 1
 
 
 def _unblock_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.pop(_native_ident()))
+    mask, greenlets = _blocked.pop(_native_ident())
+    if greenlets > 1:
+        _blocked[_native_ident()] = mask, greenlets - 1
+    else:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start_anew() -> None:
@@ -55,8 +62,9 @@ def _start_anew() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
-    _unblock_signals()
+    mask, _ = _blocked[_native_ident()]
     _blocked.clear()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def patch_forks() -> None:
