@@ -134,6 +134,8 @@ class Lock:
         return self._native.acquire(False) or self._wait(None)
 
     def release(self) -> None:
+        if not self._native.locked():  # first: who waits is not to be lost to this error
+            raise RuntimeError("release unlocked lock")
         waiters = self._waiters
         while waiters:
             try:

@@ -126,6 +126,18 @@ def test_a_release_too_many() -> None:
         Lock().release()
 
 
+def test_a_release_too_many_loses_nobody_who_waits() -> None:
+    lock = held()
+    first, second = gevent.spawn(lock.acquire), gevent.spawn(lock.acquire)
+    until_waited_for(lock, 2)
+    lock.release()
+    with pytest.raises(RuntimeError):  # the first has not run yet
+        lock.release()
+    assert first.get(timeout=WAIT) is True
+    lock.release()
+    assert second.get(timeout=WAIT) is True
+
+
 def test_it_has_what_the_original_has() -> None:
     public = {name for name in dir(threading.Lock()) if not name.startswith("__")}
     assert public <= set(dir(Lock()))
