@@ -3,7 +3,11 @@
 Imported while the worker is patched: nothing here may import what is to be patched.
 """
 
+import errno
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +18,8 @@ from gevent.monkey.api import patch_item
 from .children import can_switch, pauses
 
 _monotonic = get_original("time", "monotonic")
+_native_ident = get_original("_thread", "get_ident")
+_main_thread = _native_ident()
 
 
 def _sigtimedwait(sigset: Iterable[int], timeout: float) -> Any:
@@ -49,6 +55,17 @@ def _sigwait(sigset: Iterable[int]) -> int:
     raise AssertionError
 
 
+def _pthread_kill(thread_id: int, signalnum: int) -> None:
+    """The number of a thread is that of its greenlet here, and C would take it for an address."""
+    if thread_id == threading.get_ident():
+        thread_id = _native_ident()
+    elif thread_id == threading.main_thread().ident:
+        thread_id = _main_thread
+    elif thread_id not in vars(sys)["_current_frames"]():
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    _original["pthread_kill"](thread_id, signalnum)
+
+
 def _pause() -> None:
     raise RuntimeError(
         "signal.pause() does not work with the gevent-h2 worker: it would stop every request. "
@@ -61,6 +78,7 @@ _mended = {
     "sigwaitinfo": _sigwaitinfo,
     "sigwait": _sigwait,
     "pause": _pause,
+    "pthread_kill": _pthread_kill,
 }
 _original = {name: getattr(signal, name) for name in _mended if hasattr(signal, name)}
 

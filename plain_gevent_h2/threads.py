@@ -10,6 +10,7 @@ Imported while the worker is patched: nothing here may import what is to be patc
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 from weakref import WeakSet
@@ -122,7 +123,11 @@ def start_new_thread(
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
 ) -> int | None:
-    return start_joinable_thread(lambda: function(*args, **(kwargs or {}))).ident
+    def call() -> None:
+        with suppress(SystemExit):  # as a native thread does. In a greenlet it would end the hub
+            function(*args, **(kwargs or {}))
+
+    return start_joinable_thread(call).ident
 
 
 def patch_threading() -> None:

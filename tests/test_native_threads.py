@@ -88,6 +88,8 @@ def test_a_wait_ends_from_every_kind_of_thread(server: Server, primitive: str, k
 #: Calls that are complete in themselves.
 CALLS = {
     "sleep": "slept",
+    "raw-thread-exits": True,
+    "pthread-kill": "there",
     "rlock": "[False]",
     "timer": True,
     "left-alone": True,
@@ -109,6 +111,7 @@ CALLS = {
     "waitid": 2,
     "process": "300000:0",
     "slow-process": 300_000,
+    "end-of-process": "1:-15",
     "process-pool": [0, 1, 4, 9],
     "process-pool-spawn": [0, 1, 4, 9],
     "process-executor": [0, 1, 4, 9],

@@ -4,6 +4,7 @@ A request runs one side of a primitive in a kind of thread: `?primitive=queue&si
 The other side is another request's, in the same kind or another. Both share the objects of `room`.
 """
 
+import _thread
 import asyncio
 import concurrent.futures
 import logging
@@ -256,6 +257,29 @@ def _left_alone() -> bool:
 _alone = threading.Event()
 
 
+def _raw_thread_that_exits() -> bool:
+    """SystemExit ends that thread alone, and silently."""
+    ending = threading.Event()
+
+    def end() -> None:
+        ending.set()
+        raise SystemExit
+
+    _thread.start_new_thread(end, ())
+    return ending.wait(PATIENCE)
+
+
+def _signal_oneself() -> str:
+    """Signal 0 asks whether the thread is there."""
+    signal.pthread_kill(threading.get_ident(), 0)
+    signal.pthread_kill(threading.main_thread().ident or 0, 0)
+    try:
+        signal.pthread_kill(1, 0)
+    except ProcessLookupError:
+        return "there"
+    return "no error"
+
+
 def _reentrant() -> str:
     lock = threading.RLock()
     with lock, lock:
@@ -360,6 +384,16 @@ def _to_slow_process() -> int:
     return int(size)
 
 
+def _end_of_process() -> str:
+    """Seen at once by who waits for it alone, in a thread where nothing else happens."""
+    process = PROCESSES.Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    ended = multiprocessing.connection.wait([process.sentinel], PATIENCE / 2)
+    process.join()
+    return f"{len(ended)}:{process.exitcode}"
+
+
 def _read_late(connection: Any) -> None:
     time.sleep(0.02)
     connection.send(len(connection.recv()))
@@ -414,6 +448,8 @@ def _sleep() -> str:
 #: Complete in themselves.
 CALLS: dict[str, Callable[[], Any]] = {
     "sleep": _sleep,
+    "raw-thread-exits": _raw_thread_that_exits,
+    "pthread-kill": _signal_oneself,
     "rlock": _reentrant,
     "timer": _timer,
     "left-alone": _left_alone,
@@ -435,6 +471,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "waitid": _waitid,
     "process": _in_process,
     "slow-process": _to_slow_process,
+    "end-of-process": _end_of_process,
     "process-pool": _in_process_pool("fork"),
     "process-pool-spawn": _in_process_pool("spawn"),
     "process-executor": _in_process_executor,
