@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gevent
+import gevent.os
 from gevent import getcurrent
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
@@ -178,12 +179,29 @@ def _system(command: Any) -> int:
     return status
 
 
+def _close(fd: int) -> None:
+    """`os.close()`: at once, unless a greenlet of this thread waits for `fd`.
+
+    gevent always waits for the next event of the hub's loop, which may never come: the end of a
+    pipe that a child should hold alone stayed open, and nobody saw that child's end. Where somebody
+    waits, a close at once would leave the loop with a descriptor that is none.
+    """
+    hub: Any = get_hub_if_exists()
+    if hub is not None and hub.loop.closing_fd(fd):
+        _close_later(fd)
+    else:
+        _close_now(fd)
+
+
+_close_now = get_original("os", "close")
+_close_later: Callable[[int], None] = vars(gevent.os)["close"]
+
+
 def patch_children() -> None:
     """Put the standard library's way to run programs back, with waits that let others run."""
     import signal
     import subprocess
 
-    import gevent.os
     import gevent.subprocess
     from gevent import monkey
 
@@ -206,6 +224,4 @@ def patch_children() -> None:
     patch_item(os, "wait3", _polling(wait3, lambda result: result[0]))
     patch_item(os, "wait4", _polling(wait4, lambda result: result[0]))
     patch_item(os, "waitid", _polling(waitid, lambda result: result is not None))
-    # gevent closes a descriptor when its hub's loop has next had an event, which may be never: the
-    # end of a pipe that a child should hold alone stayed open, and nobody saw that child's end.
-    patch_item(os, "close", get_original("os", "close"))
+    patch_item(os, "close", _close)

@@ -301,18 +301,73 @@ def mend_asyncio_run() -> None:
     asyncio.run = functools.wraps(original_run)(run)
 
 
+def mend_asyncio_loops() -> None:
+    """Give an event loop that a greenlet runs a native thread.
+
+    What broke: a loop that runs is known by its native thread. One in a `threading.Thread` of a
+    blocking view was that of all blocking views, and one of an async view failed beside the
+    worker's own. Such a loop waits with the system's selector, which belongs to no thread: it may
+    be made in one and run in another. Shown by
+    `tests/test_native_threads.py::test_a_loop_in_the_background`.
+    """
+    import asyncio
+    import functools
+
+    from gevent import Greenlet, getcurrent
+    from gevent.monkey import get_original
+    from gevent.threadpool import ThreadPool
+
+    loop_class: Any = asyncio.BaseEventLoop
+    run_forever = loop_class.run_forever
+
+    @functools.wraps(run_forever)
+    def run_in_thread_of_its_own(self: Any) -> None:
+        if not isinstance(getcurrent(), Greenlet):
+            run_forever(self)
+            return
+        thread = ThreadPool(1)
+        try:
+            outcome = thread.apply(_outcome, (run_forever, (self,), {}))
+        except BaseException:  # the greenlet is stopped
+            self.call_soon_threadsafe(self.stop)
+            raise
+        finally:
+            thread.kill()
+        _settle(*outcome)
+
+    loop_class.run_forever = run_in_thread_of_its_own
+
+    selector_class = get_original("selectors", "DefaultSelector")
+    selector_loop_class: Any = asyncio.SelectorEventLoop
+    init = selector_loop_class.__init__
+
+    @functools.wraps(init)
+    def init_with_selector_of_the_system(self: Any, selector: Any = None) -> None:
+        init(self, selector_class() if selector is None else selector)
+
+    selector_loop_class.__init__ = init_with_selector_of_the_system
+
+
 def mend_asyncio_threads() -> None:
     """Let `asyncio.to_thread()` and `run_in_executor()` use greenlets.
 
     What broke: from CPython 3.13.12 and 3.14.3 on they stall under gevent's patch (gevent issue
-    2213): a 50 ms job took 3 s. The threads of an executor are greenlets anyway. Shown by
+    2213): a 50 ms job took 3 s. In the thread of the async views' loop, an executor's threads are
+    greenlets anyway. Other loops have native threads for it, as ever. Shown by
     `tests/test_hub.py::TestAsyncio::test_an_async_view_goes_to_threads_and_back`.
     """
     import asyncio
 
     from gevent import spawn
+    from gevent.monkey import get_original
+
+    from .threads import shared_threads
+
+    native_thread = get_original("_thread", "get_ident")
 
     def run_in_executor(self: Any, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        if native_thread() not in shared_threads:
+            return original(self, executor, func, *args)
         future = self.create_future()
 
         def settle(how: Callable[[Any], None], value: Any) -> None:
@@ -332,6 +387,7 @@ def mend_asyncio_threads() -> None:
         return future
 
     loop_class: Any = asyncio.BaseEventLoop
+    original = loop_class.run_in_executor
     loop_class.run_in_executor = run_in_executor
 
 
@@ -461,6 +517,7 @@ BEFORE_APP = (
     mend_imports,
     mend_hashing,
     mend_asyncio_run,
+    mend_asyncio_loops,
     mend_asyncio_threads,
     mend_multiprocessing,
     mend_parsers,

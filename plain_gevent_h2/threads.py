@@ -101,6 +101,11 @@ def forget_threads() -> None:
     for handle in list(_handles):
         handle.forget()
     shared_threads.clear()
+    futures: Any = import_module("concurrent.futures.thread")
+    # Whoever starts the first thread of an executor holds it until that runs, and may fork.
+    futures._global_shutdown_lock._at_fork_reinit()
+    # Python 3.14 does so itself. In 3.13 a child of an executor's thread joins itself at its end.
+    futures._threads_queues.clear()
 
 
 def leave_native_thread() -> None:

@@ -115,6 +115,7 @@ CALLS = {
     "process-pool": [0, 1, 4, 9],
     "process-pool-spawn": [0, 1, 4, 9],
     "process-executor": [0, 1, 4, 9],
+    "background-loop": "slept,said,hello",
     "log": "logged",
     "queue-listener": 3,
     "sigtimedwait": "None",
@@ -152,6 +153,16 @@ def test_a_thread_that_nobody_joined_runs(server: Server) -> None:
     with Client(server) as client:
         client.get(path("left-alone", "pool"))
         assert json.loads(client.get("/native/alone").body)["result"] is True
+
+
+def test_a_loop_in_the_background(server: Server) -> None:
+    """Of many views at once each has its own, and none sees that of another."""
+    with Client(server) as client:
+        paths = [path("background-loop", kind) for kind in KINDS if kind != "async"]
+        loops = [client.send(path) for path in paths * 3]
+        views = [client.send("/native/loop") for _ in range(20)]
+        results = [json.loads(answer.body)["result"] for answer in client.finish(*loops, *views)]
+    assert results == ["slept,said,hello"] * len(loops) + ["slept"] * len(views)
 
 
 def test_all_log_at_once(serve: Serve) -> None:

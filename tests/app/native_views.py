@@ -424,6 +424,51 @@ def _log_by_queue() -> int:
     return count
 
 
+def _loop_in_background() -> str:
+    """A loop in a thread, asked from here: how blocking code often reaches asyncio."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        answers = []
+        for coroutine in (_said(), asyncio.to_thread(_run), _open_connection()):
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            answers.append(future.result(PATIENCE))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+    loop.close()
+    return ",".join(answers)
+
+
+async def _said() -> str:
+    await asyncio.sleep(0.01)
+    return "slept"
+
+
+async def _open_connection() -> str:
+    """A server and its client in one loop."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        said = await reader.read()
+        writer.close()
+    return said.decode()
+
+
+def _in_a_loop() -> str:
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(_said())
+    finally:
+        loop.close()
+
+
 def _sigtimedwait() -> str:
     return str(signal.sigtimedwait([signal.SIGRTMIN], 0.01))
 
@@ -475,6 +520,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "process-pool": _in_process_pool("fork"),
     "process-pool-spawn": _in_process_pool("spawn"),
     "process-executor": _in_process_executor,
+    "background-loop": _loop_in_background,
     "log": _log,
     "queue-listener": _log_by_queue,
     "sigtimedwait": _sigtimedwait,
@@ -611,6 +657,17 @@ class CoroutineInView(View):
         return JsonResponse({"result": asyncio.run(coroutine())})
 
 
+class LoopInView(View):
+    """A loop that a blocking view runs itself, and whether it sees another as its own."""
+
+    def get(self) -> Response:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return JsonResponse({"result": _in_a_loop()})
+        return JsonResponse({"result": "a loop runs here"})
+
+
 class Alone(View):
     """Whether the threads that "left-alone" started have run."""
 
@@ -667,4 +724,5 @@ urls = (
     path("native/coroutine", Coroutine),
     path("native/coroutine-in-view", CoroutineInView),
     path("native/alone", Alone),
+    path("native/loop", LoopInView),
 )
