@@ -35,7 +35,10 @@ def expect_cut(client: Client, path: str, body: bytes) -> None:
     """The response has `body` and no end; over HTTP/1.1 no other can be taken for the rest."""
     if isinstance(client, Http2Client):
         answer = client.get(path)
-        assert (answer.status, bytes(answer.body)) == (200, body)
+        assert answer.status == 200
+        assert body.startswith(
+            answer.body
+        )  # a reset overtakes what its connection has not sent yet
         assert answer.reset == ErrorCodes.INTERNAL_ERROR
         expect_hello(client)
         return
