@@ -110,6 +110,6 @@ def test_a_greenlets_request_is_named_as_it_came(serve: Callable[..., Server]) -
         stream_id = client.open(request_fields("/sl%65ep?s=2"))
         client.request("/")
         server.worker().send_signal(signal.SIGUSR2)
-        server.wait_log("requests, ")
+        server.wait_log("native thread(s) (pid:")
         assert "GET /sl%65ep (" in server.log()
         assert client.expect_response(stream_id).status == 200
