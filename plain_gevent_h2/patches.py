@@ -43,6 +43,9 @@ def patch() -> None:
     import gevent
     from gevent import monkey
 
+    from .threads import lend_lock_to_gevent
+
+    lend_lock_to_gevent()
     monkey.patch_all()
 
     for mend in FIRST:

@@ -135,6 +135,18 @@ def start_new_thread(
     return start_joinable_thread(call).ident
 
 
+def lend_lock_to_gevent() -> None:
+    """Have gevent patch with the lock of this package. Called before it patches anything.
+
+    It imports `concurrent.futures.thread` and `logging` as it patches. These take a lock around
+    every fork, for good: with gevent's, of several native threads that forked at once one hung.
+    """
+    of_thread: Any = import_module("gevent.thread")
+    of_threading: Any = import_module("gevent.threading")
+    of_thread.LockType = of_thread.lock = of_thread.allocate_lock = Lock
+    of_threading.Lock = of_threading._allocate_lock = Lock
+
+
 def patch_threading() -> None:
     """Put the locks and threads of this package in place of gevent's. Called in the main thread."""
     import _thread
@@ -177,7 +189,9 @@ def patch_threading() -> None:
             if hasattr(module, name):
                 patch_item(module, name, value)
 
-    # Locks that gevent made as it patched.
+    if isinstance(futures._global_shutdown_lock, Lock):
+        return
+    # gevent had patched before, in the interpreter's start, with its own.
     threading._active_limbo_lock = threading.RLock()
     futures._global_shutdown_lock = Lock()
     logging._lock = threading.RLock()
