@@ -13,9 +13,11 @@ atomic, and a waiter is claimed by whoever takes its `_claim`.
 Imported while the worker is patched: nothing here may import what is to be patched.
 """
 
+from _queue import Empty
 from _thread import TIMEOUT_MAX
 from collections import deque
 from contextlib import suppress
+from types import GenericAlias
 from typing import Any
 
 from gevent import getcurrent
@@ -102,6 +104,28 @@ class _Waiter:
             self._wakeup.clear()
 
 
+def _wake(waiter: _Waiter) -> bool:
+    """Wake `waiter`, if nobody has and it still waits."""
+    if not waiter.claim():
+        return False
+    try:
+        waiter.wake()
+    except (AttributeError, ValueError):  # its thread ended, and its hub with it
+        return False
+    return True
+
+
+def _wake_first(waiters: deque[_Waiter]) -> None:
+    """Have the first who still waits try. Who has the better of it wakes the next."""
+    while waiters:
+        try:
+            waiter = waiters.popleft()
+        except IndexError:
+            return
+        if _wake(waiter):
+            return
+
+
 class Lock:
     """What `threading.Lock` is in a worker process. Its interface is that of the original."""
 
@@ -144,15 +168,15 @@ class Lock:
                 break
             if not waiter.wants_it:
                 self._native.release()
-                if not self._wake(waiter):
-                    self._wake_next()
+                if not _wake(waiter):
+                    _wake_first(waiters)
                 return
             waiter.owns = True
-            if self._wake(waiter):
+            if _wake(waiter):
                 return  # the lock was never free, so nobody came between
         self._native.release()
         if waiters:  # one who came meanwhile found the lock taken
-            self._wake_next()
+            _wake_first(self._waiters)
 
     def __exit__(self, *_: object) -> None:
         self.release()
@@ -219,24 +243,67 @@ class Lock:
         elif waiter.owns:
             self.release()
         elif not self._native.locked():
-            self._wake_next()
+            _wake_first(self._waiters)
 
-    def _wake(self, waiter: _Waiter) -> bool:
-        if not waiter.claim():
-            return False
+
+class SimpleQueue:
+    """What `queue.SimpleQueue` is in a worker process. Its interface is that of the original.
+
+    As in the original, `put()` may be called in the middle of a `get()` of the same thread, by a
+    finalizer: it takes no lock. (An executor that is collected puts into its queue.)
+    """
+
+    __slots__ = ("__weakref__", "_items", "_waiters")
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._waiters: deque[_Waiter] = deque()
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """`block` and `timeout` are for compatibility: it never blocks."""
+        self._items.append(item)
+        _wake_first(self._waiters)
+
+    def put_nowait(self, item: Any) -> None:
+        self.put(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Raises `queue.Empty` if nothing came in time, or at once if it may not block."""
+        if block and timeout is not None and timeout < 0:
+            raise ValueError("'timeout' must be a non-negative number")
         try:
-            waiter.wake()
-        except (AttributeError, ValueError):  # its thread ended, and its hub with it
-            return False
-        return True
+            return self._items.popleft()
+        except IndexError:
+            if not block:
+                raise Empty from None
+        return self._wait(timeout)
 
-    def _wake_next(self) -> None:
-        """Have the first who still waits try. Who owns the lock by then wakes the next."""
-        waiters = self._waiters
-        while waiters:
+    def get_nowait(self) -> Any:
+        return self.get(block=False)
+
+    def empty(self) -> bool:
+        return not self._items
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+    def _wait(self, timeout: float | None) -> Any:
+        deadline = None if timeout is None else _monotonic() + timeout
+        while True:
+            waiter = _Waiter()
+            self._waiters.append(waiter)
             try:
-                waiter = waiters.popleft()
-            except IndexError:
-                return
-            if self._wake(waiter):
-                return
+                if not self._items:  # nothing was put before it stood in the queue
+                    waiter.wait(None if deadline is None else max(deadline - _monotonic(), 0))
+            finally:
+                if waiter.claim():  # nobody woke it
+                    with suppress(ValueError):
+                        self._waiters.remove(waiter)
+                elif self._items:  # it may have been woken for more than it takes
+                    _wake_first(self._waiters)
+            with suppress(IndexError):  # someone else was faster
+                return self._items.popleft()
+            if deadline is not None and _monotonic() >= deadline:
+                raise Empty

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import wraps
-from multiprocessing import connection, synchronize, util
+from multiprocessing import connection, forkserver, synchronize, util
 from typing import Any
 
 import gevent
@@ -107,7 +107,18 @@ def _keep_greenlets_apart(lock: Any) -> None:
     util.register_after_fork(lock, lambda _: mine._at_fork_reinit())
 
 
+_read_signed = forkserver.read_signed
+
+
+def _read_signed_when_ready(fd: int) -> Any:
+    """What the fork server says of a new process, half a second after its own start."""
+    if not _is_ready(fd, select.POLLIN):
+        wait_until_ready(fd)
+    return _read_signed(fd)
+
+
 def patch_multiprocessing() -> None:
+    forkserver.read_signed = _read_signed_when_ready
     pipe: Any = connection.Connection
     pipe._recv = _with(pipe._recv, _read)
     pipe._send = _with(pipe._send, _write)

@@ -21,7 +21,7 @@ from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 from gevent.thread import _ThreadHandle, get_ident  # type: ignore[import-not-found]
 
-from .locks import Lock
+from .locks import Lock, SimpleQueue
 
 _allocate_native = get_original("_thread", "allocate_lock")
 _start_native = get_original("_thread", "start_new_thread")
@@ -174,11 +174,10 @@ def patch_threading() -> None:
         "_start_joinable_thread": start_joinable_thread,
         "_ThreadHandle": ThreadHandle,
     }
-    # gevent's lose wake-ups between native threads. These wait for the locks above. (The original
-    # SimpleQueue is C with a native lock; queue has the same in Python.)
+    # gevent's lose wake-ups between native threads. CPython's SimpleQueue has a native lock, in C.
     of_queue = {
         **{n: get_original("queue", n) for n in ("Queue", "LifoQueue", "PriorityQueue")},
-        "SimpleQueue": queue._PySimpleQueue,
+        "SimpleQueue": SimpleQueue,
     }
     for module, names in (
         (_thread, of_thread),

@@ -1,5 +1,6 @@
 """The lock for greenlets and native threads at once, by itself."""
 
+import queue
 import random
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from gevent.exceptions import BlockingSwitchOutError
 from harness import WAIT
 
 from plain_gevent_h2 import locks
-from plain_gevent_h2.locks import Lock
+from plain_gevent_h2.locks import Lock, SimpleQueue
 
 
 def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -236,3 +237,65 @@ def test_greenlets_and_threads_of_all_kinds_exclude_each_other() -> None:
     assert most == 1
     assert not lock.locked()
     assert not lock._waiters
+
+
+class TestSimpleQueue:
+    def test_it_has_what_the_original_has(self) -> None:
+        public = {name for name in dir(queue.SimpleQueue()) if not name.startswith("__")}
+        assert public <= set(dir(SimpleQueue()))
+
+    def test_nothing_in_time(self) -> None:
+        empty = SimpleQueue()
+        for arguments in ((False,), (True, 0.01), (True, 0)):
+            with pytest.raises(queue.Empty):
+                empty.get(*arguments)
+        with pytest.raises(ValueError, match="non-negative"):
+            empty.get(timeout=-1)
+        assert not empty._waiters
+
+    def test_one_who_is_killed_as_he_is_woken_passes_it_on(self) -> None:
+        items = SimpleQueue()
+        first, second = gevent.spawn(items.get), gevent.spawn(items.get)
+        with gevent.Timeout(WAIT):
+            while len(items._waiters) < 2:
+                gevent.sleep(0)
+        first.kill(block=False)  # in the next turn of the hub, before it is woken there
+        items.put("item")
+        assert second.get(timeout=WAIT) == "item"
+
+    def test_put_in_the_middle_of_get(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As a finalizer does that the garbage collector calls."""
+        items = SimpleQueue()
+        waiter_class = locks._Waiter
+
+        def new_waiter() -> Any:
+            items.put("item")
+            return waiter_class()
+
+        monkeypatch.setattr(locks, "_Waiter", new_waiter)
+        with gevent.Timeout(WAIT):
+            assert items.get() == "item"
+
+    def test_each_item_is_taken_once_by_greenlets_and_threads(self) -> None:
+        items = SimpleQueue()
+
+        def take() -> list[int]:
+            return list(iter(items.get, None))
+
+        def put(start: int) -> None:
+            for number in range(start, start + 200):
+                items.put(number)
+
+        takers = [in_native_thread(take) for _ in range(3)]
+        takers += [in_native_thread(lambda: gevent.spawn(take).get()) for _ in range(2)]
+        greenlets = [gevent.spawn(take) for _ in range(4)]
+        putters = [in_native_thread(lambda start=start: put(start)) for start in (0, 200)]
+        with gevent.Timeout(WAIT):
+            put(400)
+            for done in putters:
+                done()
+            for _ in range(9):
+                items.put(None)
+            taken = [greenlet.get() for greenlet in greenlets] + [result() for result in takers]
+        assert sorted(number for numbers in taken for number in numbers) == list(range(600))
+        assert items.empty()

@@ -80,7 +80,7 @@ def test_the_worker_is_patched(server: Server) -> None:
         "socket.socket": "gevent._socket3",
         "threading.Lock": "plain_gevent_h2.locks",
         "subprocess.Popen": "plain_gevent_h2.children",
-        "queue.SimpleQueue": "queue",
+        "queue.SimpleQueue": "plain_gevent_h2.locks",
     }
     assert set(answer["parsers"]) == {"plain_gevent_h2.parsers"}
     assert "MonkeyPatchWarning" not in server.log()
