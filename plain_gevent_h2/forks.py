@@ -62,9 +62,10 @@ def _start_anew() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
-    mask, _ = _blocked[_native_ident()]
     _blocked.clear()
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    # Not what was blocked before. A native thread that another greenlet started while its own waited
+    # to fork has inherited that, and a child that cannot be terminated keeps a `Pool` for ever.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def patch_forks() -> None:
