@@ -90,7 +90,13 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
                 wait_until_ready(fd)
             else:
                 gevent.sleep(next(pause))
-            done = _waitpid(pid, options | os.WNOHANG)
+            try:
+                done = _waitpid(pid, options | os.WNOHANG)
+            except ChildProcessError:
+                # Another thread has the status, and in a moment its caller will have noted it:
+                # `multiprocessing` looks after all children whenever it starts one.
+                gevent.sleep(FIRST_PAUSE)
+                raise
     return done
 
 

@@ -63,8 +63,8 @@ def _start_anew() -> None:
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     _blocked.clear()
-    # Not what was blocked before. A native thread that another greenlet started while its own waited
-    # to fork has inherited that, and a child that cannot be terminated keeps a `Pool` for ever.
+    # Not what was blocked before. A native thread that another greenlet started while its own
+    # waited to fork has inherited that; a child that cannot be terminated keeps a `Pool` for ever.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 

@@ -253,6 +253,8 @@ def mend_asyncio_run() -> None:
     from gevent import Greenlet, getcurrent
     from gevent.threadpool import ThreadPool
 
+    from .threads import leave_native_thread
+
     def cancel_tasks(loop: Any) -> None:
         for task in asyncio.all_tasks(loop):
             task.cancel()
@@ -274,6 +276,8 @@ def mend_asyncio_run() -> None:
                 nonlocal running
                 outcome = _outcome(context.run, (method, self, *args), kwargs)
                 running = False
+                if name == "close":
+                    leave_native_thread()
                 return outcome
 
             try:
@@ -320,8 +324,15 @@ def mend_asyncio_loops() -> None:
     from gevent.monkey import get_original
     from gevent.threadpool import ThreadPool
 
+    from .threads import leave_native_thread
+
     loop_class: Any = asyncio.BaseEventLoop
     run_forever = loop_class.run_forever
+
+    def run_and_leave(loop: Any) -> tuple[Any, Any]:
+        outcome = _outcome(run_forever, (loop,), {})
+        leave_native_thread()
+        return outcome
 
     @functools.wraps(run_forever)
     def run_in_thread_of_its_own(self: Any) -> None:
@@ -330,7 +341,7 @@ def mend_asyncio_loops() -> None:
             return
         thread = ThreadPool(1)
         try:
-            outcome = thread.apply(_outcome, (run_forever, (self,), {}))
+            outcome = thread.apply(run_and_leave, (self,))
         except BaseException:  # the greenlet is stopped
             self.call_soon_threadsafe(self.stop)
             raise

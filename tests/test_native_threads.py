@@ -177,6 +177,15 @@ def test_all_log_at_once(serve: Serve) -> None:
     assert server.log().count("line 299") == 60
 
 
+def test_a_native_thread_leaves_no_hub(server: Server) -> None:
+    """It was 12 KB for each thread that had waited, for ever."""
+    with Client(server) as client:
+        before = json.loads(client.get("/native/hubs").body)["hubs"]
+        paths = [path("sleep", kind) for kind in ("run", "run-to-thread", "pool-thread")]
+        client.finish(*[client.send(path) for path in paths * 30])
+        assert json.loads(client.get("/native/hubs").body)["hubs"] < before + 30
+
+
 def test_a_forked_child_is_no_worker(serve: Serve) -> None:
     """It waits in a hub of its own. In the worker's it would take connections and answer them."""
     server = serve()

@@ -7,6 +7,7 @@ The other side is another request's, in the same kind or another. Both share the
 import _thread
 import asyncio
 import concurrent.futures
+import gc
 import logging
 import logging.handlers
 import multiprocessing
@@ -24,6 +25,7 @@ from functools import cache
 from typing import Any
 
 import gevent
+import gevent.hub
 from plain.http import JsonResponse, Response
 from plain.urls import path
 from plain.views import View
@@ -680,6 +682,13 @@ class Pid(View):
         return JsonResponse({"pid": os.getpid()})
 
 
+class Hubs(View):
+    def get(self) -> Response:
+        gc.collect()
+        hubs = sum(isinstance(found, gevent.hub.Hub) for found in gc.get_objects())
+        return JsonResponse({"hubs": hubs})
+
+
 class Fork(View):
     """A child that waits; asked for again, it is ended."""
 
@@ -717,6 +726,7 @@ class AsyncLogMuch(View):
 urls = (
     path("native/pid", Pid),
     path("native/fork", Fork),
+    path("native/hubs", Hubs),
     path("native/log", LogMuch),
     path("native/log-async", AsyncLogMuch),
     path("native/view", InView),
