@@ -9,6 +9,7 @@ blocking. SIGCHLD is left alone.
 Imported while the worker is patched: nothing here may import what is to be patched.
 """
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from gevent.monkey.api import patch_item
 _READ, _WRITE = 1, 2
 #: Seconds between two looks at a child where nothing tells that it has ended.
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+#: How often to look whether another thread, which was told a child's status, has noted it: 0.1 s.
+LOOKS_AT_STATUS = 7
 
 
 def can_switch() -> bool:
@@ -78,29 +81,69 @@ def _process_descriptor(pid: int, options: int) -> Iterator[int | None]:
 
 def waitpid(pid: int, options: int) -> tuple[int, int]:
     """`os.waitpid()` that lets other greenlets run."""
-    done = _waitpid(pid, options | os.WNOHANG)
+    done = _ask(pid, options | os.WNOHANG)
     if done[0] or options & os.WNOHANG:
         return done
+    with _waiting_for(pid):
+        try:
+            return _wait(pid, options)
+        except ChildProcessError:
+            return _status_of_another(pid)
+
+
+def _wait(pid: int, options: int) -> tuple[int, int]:
     if not can_switch():
-        return _waitpid(pid, options)
+        return _ask(pid, options)
     with _process_descriptor(pid, options) as fd:
         pause = pauses()
-        while not done[0]:
+        while True:
             if fd is not None:
                 wait_until_ready(fd)
             else:
                 gevent.sleep(next(pause))
-            try:
-                done = _waitpid(pid, options | os.WNOHANG)
-            except ChildProcessError:
-                # Another thread has the status, and in a moment its caller will have noted it:
-                # `multiprocessing` looks after all children whenever it starts one.
-                gevent.sleep(FIRST_PAUSE)
-                raise
+            done = _ask(pid, options | os.WNOHANG)
+            if done[0]:
+                return done
+
+
+def _ask(pid: int, options: int) -> tuple[int, int]:
+    done = _waitpid(pid, options)
+    if done[0] in _waiting:
+        _statuses[done[0]] = done
     return done
 
 
+@contextmanager
+def _waiting_for(pid: int) -> Iterator[None]:
+    with _counting:
+        _waiting[pid] = _waiting.get(pid, 0) + 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _waiting[pid] -= 1
+            if not _waiting[pid]:
+                del _waiting[pid]
+                _statuses.pop(pid, None)
+
+
+def _status_of_another(pid: int) -> tuple[int, int]:
+    """What another one who waited for `pid` was told. Raises `ChildProcessError` if nobody was.
+
+    `multiprocessing` looks after all children whenever it starts one, in any thread.
+    """
+    for pause, _ in zip(pauses(), range(LOOKS_AT_STATUS), strict=False):
+        if pid in _statuses:
+            return _statuses[pid]
+        (gevent.sleep if can_switch() else _sleep)(pause)
+    raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
+
+
 _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
+_sleep = get_original("time", "sleep")  # of a native thread without a hub
+_counting = get_original("_thread", "allocate_lock")()
+_waiting: dict[int, int] = {}  # how many wait for a child
+_statuses: dict[int, tuple[int, int]] = {}  # of children that somebody still waits for
 
 
 def _polling(wait: Callable[..., Any], has_ended: Callable[[Any], object]) -> Callable[..., Any]:
