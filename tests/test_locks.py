@@ -14,6 +14,9 @@ from harness import WAIT
 from plain_gevent_h2 import locks
 from plain_gevent_h2.locks import Lock, SimpleQueue
 
+#: A turn of the hub, in a loop that waits for a condition.
+let_others_run = gevent.sleep
+
 
 def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
     """Start `function` in a native thread. Returns what waits for its result, in a greenlet."""
@@ -23,7 +26,7 @@ def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
 
     def result() -> Any:
         while thread.is_alive():
-            gevent.sleep(0.001)
+            let_others_run(0.001)
         return results[0]
 
     return result
@@ -32,7 +35,7 @@ def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
 def until_waited_for(lock: Lock, count: int = 1) -> None:
     with gevent.Timeout(WAIT):
         while len(lock._waiters) < count:
-            gevent.sleep(0)
+            let_others_run()
 
 
 def held() -> Lock:
@@ -72,7 +75,7 @@ def test_in_a_thread_whose_hub_waits_for_nothing_else() -> None:
     lock = held()
 
     def wait() -> bool:
-        gevent.sleep(0)  # makes the hub
+        let_others_run()  # makes the hub
         return lock.acquire()
 
     result = in_native_thread(wait)
@@ -174,7 +177,7 @@ def test_one_who_takes_it_again_and_again_keeps_nobody_out() -> None:
     def hog() -> None:
         while not waiting.ready():
             with lock:
-                gevent.sleep(0)
+                let_others_run()
 
     hogging = gevent.spawn(hog)
     waiting.start()
@@ -199,7 +202,7 @@ def test_the_hub_itself_gets_an_error_in_place_of_a_deadlock(
     gevent.get_hub().loop.run_callback(callback)
     with gevent.Timeout(WAIT):
         while not outcome:
-            gevent.sleep(0)
+            let_others_run()
     assert isinstance(outcome[0], BlockingSwitchOutError)
     assert not lock._waiters
 
@@ -225,12 +228,12 @@ def test_greenlets_and_threads_of_all_kinds_exclude_each_other() -> None:
         return taken
 
     def in_a_hub() -> int:
-        greenlets = [gevent.spawn(work, 100, lambda: gevent.sleep(0)) for _ in range(4)]
+        greenlets = [gevent.spawn(work, 100, let_others_run) for _ in range(4)]
         return sum(greenlet.get() for greenlet in greenlets)
 
     natives = [in_native_thread(lambda: work(300, lambda: None)) for _ in range(3)]
     natives += [in_native_thread(in_a_hub) for _ in range(2)]
-    greenlets = [gevent.spawn(work, 200, lambda: gevent.sleep(0.0001)) for _ in range(8)]
+    greenlets = [gevent.spawn(work, 200, lambda: let_others_run(0.0001)) for _ in range(8)]
     with gevent.Timeout(WAIT):
         taken = [greenlet.get() for greenlet in greenlets] + [result() for result in natives]
     assert all(taken)
@@ -258,7 +261,7 @@ class TestSimpleQueue:
         first, second = gevent.spawn(items.get), gevent.spawn(items.get)
         with gevent.Timeout(WAIT):
             while len(items._waiters) < 2:
-                gevent.sleep(0)
+                let_others_run()
         first.kill(block=False)  # in the next turn of the hub, before it is woken there
         items.put("item")
         assert second.get(timeout=WAIT) == "item"
