@@ -18,22 +18,17 @@ from typing import Any
 
 import gevent
 import gevent.os
-from gevent import getcurrent
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
+
+from .locks import can_switch
 
 _READ, _WRITE = 1, 2
 #: Seconds between two looks at a child where nothing tells that it has ended.
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 #: How often to look whether another thread, which was told a child's status, has noted it: 0.1 s.
 LOOKS_AT_STATUS = 7
-
-
-def can_switch() -> bool:
-    """Whether the caller can let other greenlets of its native thread run."""
-    hub = get_hub_if_exists()
-    return hub is not None and getcurrent() is not hub
 
 
 def wait_until_ready(fd: int, *, to_write: bool = False) -> None:

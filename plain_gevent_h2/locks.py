@@ -35,6 +35,12 @@ _monotonic = get_original("time", "monotonic")
 HUB_PATIENCE = 1.0
 
 
+def can_switch() -> bool:
+    """Whether the caller can let other greenlets of its native thread run."""
+    hub = get_hub_if_exists()
+    return hub is not None and getcurrent() is not hub
+
+
 class _Waiter:
     """Someone who waits for a lock. Made in the greenlet or thread that waits."""
 
@@ -48,7 +54,7 @@ class _Waiter:
         self.wants_it = False
         #: The lock is this waiter's: the one who released it gave it away. Set before the claim.
         self.owns = False
-        self._greenlet = hub is not None and getcurrent() is not hub
+        self._greenlet = can_switch()
         self._wakeup: Any
         if self._greenlet:
             self._wakeup = Waiter(hub)
@@ -144,7 +150,8 @@ class Lock:
         if not blocking:
             if timeout != -1:
                 raise ValueError("can't specify a timeout for a non-blocking call")
-            self._let_others_run()
+            if can_switch():  # who tries again and again must not keep out the one who holds it
+                sleep(0)
             return False
         if timeout == -1:
             return self._wait(None)
@@ -199,12 +206,6 @@ class Lock:
     def __repr__(self) -> str:
         state = "locked" if self.locked() else "unlocked"
         return f"<{state} {type(self).__module__}.{type(self).__qualname__} at {id(self):#x}>"
-
-    def _let_others_run(self) -> None:
-        """Who tries again and again must not keep out the greenlet that holds the lock."""
-        hub = get_hub_if_exists()
-        if hub is not None and getcurrent() is not hub:
-            sleep(0)
 
     def _wait(self, timeout: float | None) -> bool:
         if timeout == 0:

@@ -17,7 +17,8 @@ from typing import Any
 import gevent
 from gevent.monkey import get_original
 
-from .children import can_switch, pauses, wait_until_ready
+from .children import pauses, wait_until_ready
+from .locks import can_switch
 
 
 def _is_ready(fd: int, event: int) -> bool:

@@ -1,6 +1,5 @@
 """The places for streams that run at once in a worker, and the greenlets that run them."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from sys import getrefcount
@@ -11,6 +10,7 @@ import gevent
 from gevent import Greenlet
 from plain.logs import get_framework_logger
 
+from .rare_lines import OnceAMinute
 from .stream import Stream
 from .turns import give_way
 
@@ -26,9 +26,6 @@ _IDLE_GREENLETS = 200
 #: (measured). With fewer, less of a connection's responses would leave together.
 STREAMS_IN_A_TURN = 10
 AHEAD = 64
-
-#: Seconds between two log lines that say that requests are refused.
-LOG_INTERVAL = 60.0
 
 
 class Source(Protocol):
@@ -63,7 +60,7 @@ class Slots:
         self._least_idle = 0  # since the last `trim()`
         self.running = 0  # streams that hold a place
         self.clientless = 0  # streams whose client left while they ran, those past the limit too
-        self._logged_at = -LOG_INTERVAL  # monotonic
+        self._refusal_line = OnceAMinute()
         self.most_running = 0  # lately; less by a tenth a second
         self._references = self._references_to_idle()
 
@@ -140,21 +137,16 @@ class Slots:
         held = self.clientless - self._limit
         if held <= 0 or 2 * held < self._limit or self.running < self._limit or not self._waiting:
             return
-        self._log_refusal()
+        if self._refusal_line.is_due():
+            log.warning(
+                "Too many requests run on without their clients, refusing others",
+                extra={"clientless": self.clientless},
+            )
         waiting = list(self._waiting)
         self._waiting.clear()
         for source in waiting:
             source.refuse_waiting()
             give_way()
-
-    def _log_refusal(self) -> None:
-        now = time.monotonic()
-        if now - self._logged_at > LOG_INTERVAL:
-            self._logged_at = now
-            log.warning(
-                "Too many requests run on without their clients, refusing others",
-                extra={"clientless": self.clientless},
-            )
 
     def ended(self, stream: Stream) -> None:
         """A stream has ended."""

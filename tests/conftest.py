@@ -39,6 +39,21 @@ def server(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
+@pytest.fixture(scope="module")
+def plaintext(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As `server`, without TLS."""
+    with Server(None, tmp=tmp_path_factory.mktemp("plaintext")) as running:
+        yield running
+
+
+@pytest.fixture(params=["tls", "plaintext"])
+def either(request: pytest.FixtureRequest) -> Server:
+    """The server with TLS, then the one without."""
+    name = {"tls": "server", "plaintext": "plaintext"}[request.param]
+    running: Server = request.getfixturevalue(name)
+    return running
+
+
 @pytest.fixture
 def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a server of the test's own: `serve("--workers", "2", env={...})`."""

@@ -4,7 +4,7 @@ import json
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -75,19 +75,6 @@ class Client:
     @property
     def body(self) -> bytes:
         return self.received.partition(b"\r\n\r\n")[2]
-
-
-@pytest.fixture(scope="module")
-def plaintext(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(None, tmp=tmp_path_factory.mktemp("plaintext")) as running:
-        yield running
-
-
-@pytest.fixture(params=["tls", "plaintext"])
-def either(request: pytest.FixtureRequest) -> Server:
-    name = {"tls": "server", "plaintext": "plaintext"}[request.param]
-    running: Server = request.getfixturevalue(name)
-    return running
 
 
 def open_gate(server: Server, name: str) -> None:

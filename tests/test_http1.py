@@ -141,24 +141,10 @@ def echo(body: bytes) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def plaintext(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(None, tmp=tmp_path_factory.mktemp("plaintext")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Plain's own worker, for comparison."""
     with Server(None, tmp=tmp_path_factory.mktemp("plain"), worker=None) as running:
         yield running
-
-
-@pytest.fixture(params=["tls", "plaintext"])
-def either(request: pytest.FixtureRequest) -> Server:
-    """The server with TLS, then the one without."""
-    name = {"tls": "server", "plaintext": "plaintext"}[request.param]
-    running: Server = request.getfixturevalue(name)
-    return running
 
 
 @pytest.fixture
