@@ -326,9 +326,12 @@ class _WebSockets:
             self._sock.settimeout(ANSWER_TIMEOUT)
             self._sock.sendall(pending)
             self._sock.settimeout(0.0001 if pending else 0.05)
-            while data := self._sock.recv(65536):
+            for _ in range(100):  # some: a view that pushes never lets it be silent
+                data = self._sock.recv(65536)
+                if not data:
+                    self.closed = True
+                    break
                 self._parse(data)
-            self.closed = True
         except TimeoutError:
             pass
         except OSError:

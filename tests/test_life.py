@@ -455,11 +455,12 @@ def test_what_a_request_leaves_running_hits_no_other(
 
 def test_greenlets_run_one_request_after_another(serve: Serve) -> None:
     """Each logs its access, for which `threading` links to its greenlet."""
+    turns = []
     with Client(serve()) as client:
         for _ in range(10):
             streams = [client.send("/life/turn") for _ in range(100)]
-            turns = [int(answer.body) for answer in client.finish(*streams)]
-    assert min(turns) > 1
+            turns += [int(answer.body) for answer in client.finish(*streams)]
+    assert turns.count(1) <= 100  # no more greenlets than ran at once
 
 
 def test_who_left_while_all_places_are_taken_is_forgotten(serve: Serve) -> None:

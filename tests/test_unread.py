@@ -181,6 +181,8 @@ def test_attack(attackers: ProcessPoolExecutor, serve: Serve, name: str) -> None
             outcome, slower, most = attack(attackers, server, name)
             assert most < memory + GROWTH, outcome
             slowdowns.append(slower)
+            echo.send("")  # and answer its pings, or it is closed after 40 s
+            echo.recv()
         if name in ("not-accepted", "push-only"):
             assert outcome.resets["ENHANCE_YOUR_CALM"], outcome
         echo.send("still here")
