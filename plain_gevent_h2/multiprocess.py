@@ -11,26 +11,19 @@ import threading
 import time
 from collections.abc import Callable
 from functools import wraps
-from multiprocessing import connection, forkserver, synchronize, util
+from multiprocessing import connection, synchronize, util
 from typing import Any
 
 import gevent
-from gevent.monkey import get_original
 
-from .children import pauses, wait_until_ready
 from .locks import can_switch
-
-
-def _is_ready(fd: int, event: int) -> bool:
-    poll = get_original("select", "poll")()
-    poll.register(fd, event)
-    return bool(poll.poll(0))
+from .waits import WRITE, pauses, wait_until_ready
 
 
 def _read(fd: int, size: int) -> bytes:
+    """A pipe is one of sockets, which gevent made not to block."""
     while True:
-        if not _is_ready(fd, select.POLLIN):
-            wait_until_ready(fd)
+        wait_until_ready(fd)
         try:
             return os.read(fd, size)
         except BlockingIOError:  # another greenlet was faster
@@ -38,13 +31,9 @@ def _read(fd: int, size: int) -> bytes:
 
 
 def _write(fd: int, data: Any) -> int:
-    """Write some of `data`: as much as never blocks once the pipe can take anything.
-
-    The pipe cannot be made a non-blocking one. Its other writers, in other processes, share it.
-    """
+    """Write some of `data`: as much as never blocks once the pipe can take anything."""
     while True:
-        if not _is_ready(fd, select.POLLOUT):
-            wait_until_ready(fd, to_write=True)
+        wait_until_ready(fd, WRITE)
         try:
             return os.write(fd, data[: select.PIPE_BUF])
         except BlockingIOError:
@@ -108,18 +97,7 @@ def _keep_greenlets_apart(lock: Any) -> None:
     util.register_after_fork(lock, lambda _: mine._at_fork_reinit())
 
 
-_read_signed = forkserver.read_signed
-
-
-def _read_signed_when_ready(fd: int) -> Any:
-    """What the fork server says of a new process, half a second after its own start."""
-    if not _is_ready(fd, select.POLLIN):
-        wait_until_ready(fd)
-    return _read_signed(fd)
-
-
 def patch_multiprocessing() -> None:
-    forkserver.read_signed = _read_signed_when_ready
     pipe: Any = connection.Connection
     pipe._recv = _with(pipe._recv, _read)
     pipe._send = _with(pipe._send, _write)

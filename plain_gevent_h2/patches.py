@@ -91,6 +91,18 @@ def mend_threads() -> None:
     patch_threading()
 
 
+def mend_pipes() -> None:
+    """Let other greenlets run while one waits for a pipe or for the lock of a file.
+
+    What broke: `os.read()` of an empty pipe stopped every request, and so did `fcntl.flock()` of a
+    file that another greenlet has locked. Shown by
+    `tests/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
+    """
+    from .pipes import patch_pipes
+
+    patch_pipes()
+
+
 def mend_children() -> None:
     """Let every native thread start programs, and wait for them.
 
@@ -523,7 +535,7 @@ def mend_psycopg() -> None:
 
 
 #: By `patch()`, right after gevent's.
-FIRST = (mend_threads, mend_children, mend_forks, mend_signals, mend_sockets)
+FIRST = (mend_threads, mend_pipes, mend_children, mend_forks, mend_signals, mend_sockets)
 
 #: Before the app's own patch and the app, in this order.
 BEFORE_APP = (

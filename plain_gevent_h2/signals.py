@@ -15,8 +15,8 @@ import gevent
 from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
-from .children import pauses
 from .locks import can_switch
+from .waits import pauses
 
 _monotonic = get_original("time", "monotonic")
 _native_ident = get_original("_thread", "get_ident")

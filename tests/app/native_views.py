@@ -7,6 +7,7 @@ The other side is another request's, in the same kind or another. Both share the
 import _thread
 import asyncio
 import concurrent.futures
+import fcntl
 import gc
 import logging
 import logging.handlers
@@ -18,6 +19,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -76,6 +78,14 @@ class Room:
         elif primitive in ("process-pipe", "process-pipe-wait"):
             self.pipe = PROCESSES.Pipe()
             self._to_close += self.pipe
+        elif primitive.startswith("pipe-"):
+            ends = os.pipe()
+            self.pipe_reader, self.pipe_writer = os.fdopen(ends[0], "rb"), os.fdopen(ends[1], "wb")
+            self._to_close += self.pipe_reader, self.pipe_writer
+        elif primitive == "flock":
+            self.locked = tempfile.NamedTemporaryFile()  # noqa: SIM115
+            fcntl.flock(self.locked, fcntl.LOCK_EX)
+            self._to_close.append(self.locked)
         elif primitive == "process-queue":
             self.process_queue = PROCESSES.Queue()
             self._to_close.append(self.process_queue)
@@ -176,6 +186,28 @@ def _settle(room: Room) -> None:
     room.future.set_result("result")
 
 
+def _fill_pipe(room: Room) -> int:
+    return os.write(room.pipe_writer.fileno(), bytes(200_000))
+
+
+def _make_room_in_pipe(room: Room) -> None:
+    """Read as many pages as the writer lacks, which closes the pipe as it ends."""
+    page = 4096
+    left = 33 * page  # 200,000 bytes take 49, of which a pipe has 16
+    while left:
+        left -= len(os.read(room.pipe_reader.fileno(), left))
+
+
+def _write_to_pipe(room: Room) -> None:
+    os.write(room.pipe_writer.fileno(), b"line\n")
+
+
+def _lock_file(room: Room) -> bool:
+    with open(room.locked.name) as again:
+        fcntl.flock(again, fcntl.LOCK_EX)
+        return True
+
+
 #: Two sides each: what waits, and what ends the wait.
 PAIRS: dict[str, tuple[Side, Side]] = {
     "event": (lambda room: room.event.wait(PATIENCE), lambda room: room.event.set()),
@@ -205,6 +237,13 @@ PAIRS: dict[str, tuple[Side, Side]] = {
     "poll-selector": (_select_by(selectors.PollSelector), _send),
     "select-selector": (_select_by(selectors.SelectSelector), _send),
     "default-selector": (_select_by(selectors.DefaultSelector), _send),
+    "pipe-read": (
+        lambda room: os.read(room.pipe_reader.fileno(), 100).decode(),
+        _write_to_pipe,
+    ),
+    "pipe-readline": (lambda room: room.pipe_reader.readline().decode(), _write_to_pipe),
+    "pipe-write": (_fill_pipe, _make_room_in_pipe),
+    "flock": (_lock_file, lambda room: fcntl.flock(room.locked, fcntl.LOCK_UN)),
     "process-pipe": (lambda room: room.pipe[0].recv(), lambda room: room.pipe[1].send("sent")),
     "process-pipe-wait": (
         lambda room: len(multiprocessing.connection.wait([room.pipe[0]], PATIENCE)),

@@ -1,0 +1,58 @@
+"""How a greenlet waits for what Python's C code would block on, while other greenlets run.
+
+Imported while the worker is patched: nothing here may import what is to be patched.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+from gevent.monkey import get_original
+
+from .locks import can_switch
+
+READ, WRITE = 1, 2  # a watcher's events
+_POLLIN, _POLLOUT = 1, 4
+
+#: Seconds between two tries where nothing tells that it is time.
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+
+_poll = get_original("select", "poll")
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to sleep between tries of something that cannot be waited for, without end."""
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def wait_until_ready(fd: int, event: int = READ) -> None:
+    """Wait until `fd` can be read or written, in whatever thread it was opened."""
+    while not is_ready(fd, event):
+        _wait_for_event(fd, event)
+
+
+def is_ready(fd: int, event: int = READ) -> bool:
+    """True of a regular file, and of what is no descriptor: the call that follows says so."""
+    return bool(_poller(fd, event).poll(0))
+
+
+def _wait_for_event(fd: int, event: int) -> None:
+    """In the hub of the calling thread, if it has one."""
+    if not can_switch():
+        _poller(fd, event).poll()
+        return
+    hub = gevent.get_hub()
+    watcher = hub.loop.io(fd, event)
+    try:
+        hub.wait(watcher)
+    finally:
+        watcher.close()
+
+
+def _poller(fd: int, event: int) -> Any:
+    poller = _poll()
+    poller.register(fd, _POLLIN if event == READ else _POLLOUT)
+    return poller
