@@ -8,10 +8,9 @@ it. Here the standard library's `subprocess` is used; what it waits with lets ot
 Imported while the worker is patched: nothing here may import what is to be patched.
 """
 
-import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gevent
@@ -23,14 +22,11 @@ from .locks import can_switch
 from .pipes import over_pipe
 from .waits import pauses, wait_until_ready
 
-#: How often to look whether another thread, which was told a child's status, has noted it: 0.1 s.
-LOOKS_AT_STATUS = 7
-
 
 @contextmanager
-def _process_descriptor(pid: int, options: int) -> Iterator[int | None]:
+def _process_descriptor(pid: int) -> Iterator[int | None]:
     """A descriptor that can be read once `pid` has ended, where the system has such."""
-    if pid <= 0 or options or not hasattr(os, "pidfd_open"):
+    if pid <= 0 or not hasattr(os, "pidfd_open"):
         yield None
         return
     try:
@@ -44,71 +40,46 @@ def _process_descriptor(pid: int, options: int) -> Iterator[int | None]:
         os.close(fd)
 
 
+_waitid = os.waitid
+_waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
+
+
 def waitpid(pid: int, options: int) -> tuple[int, int]:
     """`os.waitpid()` that lets other greenlets run."""
-    done = _ask(pid, options | os.WNOHANG)
+    done = _waitpid(pid, options | os.WNOHANG)
     if done[0] or options & os.WNOHANG:
         return done
-    with _waiting_for(pid):
-        try:
-            return _wait(pid, options)
-        except ChildProcessError:
-            return _status_of_another(pid)
-
-
-def _wait(pid: int, options: int) -> tuple[int, int]:
     if not can_switch():
-        return _ask(pid, options)
-    with _process_descriptor(pid, options) as fd:
-        pause = pauses()
+        return _waitpid(pid, options)
+    for _ in _looks_at(0 if options else pid):
+        done = _waitpid(pid, options | os.WNOHANG)
+        if done[0]:
+            break
+    return done
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until the child has ended, and leave its status to who asks for it."""
+    left = os.WEXITED | os.WNOWAIT
+    with suppress(ChildProcessError):  # somebody has asked
+        if not can_switch():
+            _waitid(os.P_PID, pid, left)
+            return
+        for _ in _looks_at(pid):
+            if _waitid(os.P_PID, pid, left | os.WNOHANG) is not None:
+                break
+
+
+def _looks_at(pid: int) -> Iterator[None]:
+    """Go on whenever `pid` may have ended; if it cannot be waited for, again and again."""
+    pause = pauses()
+    with _process_descriptor(pid) as fd:
         while True:
             if fd is not None:
                 wait_until_ready(fd)
             else:
                 gevent.sleep(next(pause))
-            done = _ask(pid, options | os.WNOHANG)
-            if done[0]:
-                return done
-
-
-def _ask(pid: int, options: int) -> tuple[int, int]:
-    done = _waitpid(pid, options)
-    if done[0] in _waiting:
-        _statuses[done[0]] = done
-    return done
-
-
-@contextmanager
-def _waiting_for(pid: int) -> Iterator[None]:
-    with _counting:
-        _waiting[pid] = _waiting.get(pid, 0) + 1
-    try:
-        yield
-    finally:
-        with _counting:
-            _waiting[pid] -= 1
-            if not _waiting[pid]:
-                del _waiting[pid]
-                _statuses.pop(pid, None)
-
-
-def _status_of_another(pid: int) -> tuple[int, int]:
-    """What another one who waited for `pid` was told. Raises `ChildProcessError` if nobody was.
-
-    `multiprocessing` looks after all children whenever it starts one, in any thread.
-    """
-    for pause, _ in zip(pauses(), range(LOOKS_AT_STATUS), strict=False):
-        if pid in _statuses:
-            return _statuses[pid]
-        (gevent.sleep if can_switch() else _sleep)(pause)
-    raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
-
-
-_waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
-_sleep = get_original("time", "sleep")  # of a native thread without a hub
-_counting = get_original("_thread", "allocate_lock")()
-_waiting: dict[int, int] = {}  # how many wait for a child
-_statuses: dict[int, tuple[int, int]] = {}  # of children that somebody still waits for
+            yield
 
 
 def _polling(wait: Callable[..., Any], has_ended: Callable[[Any], object]) -> Callable[..., Any]:

@@ -11,11 +11,19 @@ import threading
 import time
 from collections.abc import Callable
 from functools import wraps
-from multiprocessing import connection, synchronize, util
+from multiprocessing import (
+    connection,
+    popen_fork,
+    popen_forkserver,
+    popen_spawn_posix,
+    synchronize,
+    util,
+)
 from typing import Any
 
 import gevent
 
+from .children import wait_for_end
 from .locks import can_switch
 from .waits import WRITE, pauses, wait_until_ready
 
@@ -97,7 +105,38 @@ def _keep_greenlets_apart(lock: Any) -> None:
     util.register_after_fork(lock, lambda _: mine._at_fork_reinit())
 
 
+_polling: Any = threading.Lock()
+
+
+def _poll_one_at_a_time(poll: Callable[..., Any], wait: Callable[[Any], Any]) -> Callable[..., Any]:
+    """`Popen.poll()`, by which a process learns how its child ended: for all who ask.
+
+    Whoever starts a process looks after all the others too. Another one who asked at that moment
+    was told that there is no such child, and its `exitcode` was None.
+    """
+
+    def call(self: Any, flag: int = os.WNOHANG) -> Any:
+        if self.returncode is None and not flag & os.WNOHANG:
+            wait(self)
+        with _polling:
+            return poll(self, os.WNOHANG)
+
+    return call
+
+
+def _patch_popen() -> None:
+    forked: Any = popen_fork.Popen  # a spawned one is a kind of it
+    forked.poll = _poll_one_at_a_time(forked.poll, lambda self: wait_for_end(self.pid))
+    served: Any = popen_forkserver.Popen
+    served.poll = _poll_one_at_a_time(served.poll, lambda self: connection.wait([self.sentinel]))
+    os.register_at_fork(after_in_child=_polling._at_fork_reinit)
+    for module in (popen_spawn_posix, popen_forkserver):
+        # A new process reads what it is to do once it has started, which takes half a second.
+        vars(module)["open"] = os.fdopen
+
+
 def patch_multiprocessing() -> None:
+    _patch_popen()
     pipe: Any = connection.Connection
     pipe._recv = _with(pipe._recv, _read)
     pipe._send = _with(pipe._send, _write)

@@ -22,12 +22,15 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import gevent
 import gevent.hub
+from gevent.monkey import get_original
 from plain.http import JsonResponse, Response
 from plain.urls import path
 from plain.views import View
@@ -435,6 +438,65 @@ def _end_of_process() -> str:
     return f"{len(ended)}:{process.exitcode}"
 
 
+def _exit_codes() -> list[int]:
+    """Each start of a process looks after all the others, whichever thread joins them."""
+
+    def run(_: int) -> int | None:
+        process = PROCESSES.Process(target=os._exit, args=(3,))
+        process.start()
+        process.join(PATIENCE)
+        return process.exitcode
+
+    with concurrent.futures.ThreadPoolExecutor(6) as executor:
+        return sorted({-1 if code is None else code for code in executor.map(run, range(60))})
+
+
+#: What to call at the next fork, right before it.
+_before_fork: list[Callable[[], None]] = []
+os.register_at_fork(before=lambda: _before_fork.pop()() if _before_fork else None)
+
+
+def _fork_while_another_warns() -> int | None:
+    """The lock of `warnings`, which Python 3.14 has, is another native thread's."""
+    locked = threading.Event()
+
+    def warn() -> None:
+        with getattr(warnings, "_lock", nullcontext()):
+            locked.set()
+            get_original("time", "sleep")(0.1)
+
+    def begin() -> None:
+        get_original("_thread", "start_new_thread")(warn, ())
+        locked.wait(PATIENCE)
+
+    _before_fork.append(begin)
+    process = PROCESSES.Process(target=warnings.warn, args=("in the child",))
+    process.start()
+    process.join(PATIENCE / 2)
+    code = process.exitcode
+    process.kill()
+    return code
+
+
+def _spawn_with_much() -> bool:
+    """A new process that is given more than a pipe holds reads it late. Others run meanwhile."""
+    ended, ticks = threading.Event(), 0
+
+    def tick() -> None:
+        nonlocal ticks
+        while not ended.wait(0.001):
+            ticks += 1
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    process = multiprocessing.get_context("spawn").Process(target=len, args=(bytes(300_000),))
+    process.start()
+    ended.set()
+    ticker.join()
+    process.join()
+    return ticks > 3
+
+
 def _read_late(connection: Any) -> None:
     time.sleep(0.02)
     connection.send(len(connection.recv()))
@@ -558,6 +620,9 @@ CALLS: dict[str, Callable[[], Any]] = {
     "process": _in_process,
     "slow-process": _to_slow_process,
     "end-of-process": _end_of_process,
+    "exit-codes": _exit_codes,
+    "fork-while-another-warns": _fork_while_another_warns,
+    "spawn-with-much": _spawn_with_much,
     "process-pool": _in_process_pool("fork"),
     "process-pool-spawn": _in_process_pool("spawn"),
     "process-executor": _in_process_executor,
