@@ -7,6 +7,7 @@ killed.
 
 import os
 import select
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -135,7 +136,18 @@ def _patch_popen() -> None:
         vars(module)["open"] = os.fdopen
 
 
+def _forget_executors() -> None:
+    """In a forked child, whose end would wake the threads of the parent's `ProcessPoolExecutor`s.
+
+    It has none of them, and waited for ever for a lock that one of them had. CPython has the same
+    fault.
+    """
+    if (process := sys.modules.get("concurrent.futures.process")) is not None:
+        vars(process)["_threads_wakeups"].clear()
+
+
 def patch_multiprocessing() -> None:
+    os.register_at_fork(after_in_child=_forget_executors)
     _patch_popen()
     pipe: Any = connection.Connection
     pipe._recv = _with(pipe._recv, _read)

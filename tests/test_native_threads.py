@@ -118,6 +118,7 @@ CALLS = {
     "end-of-process": "1:-15",
     "exit-codes": [3],
     "fork-while-another-warns": 0,
+    "fork-beside-executor": 0,
     "spawn-with-much": True,
     "process-pool": [0, 1, 4, 9],
     "process-pool-spawn": [0, 1, 4, 9],

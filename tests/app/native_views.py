@@ -478,6 +478,20 @@ def _fork_while_another_warns() -> int | None:
     return code
 
 
+def _fork_beside_executor() -> int | None:
+    """Its manager has the lock by which the executor wakes it, which Python 3.14 has."""
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=PROCESSES) as executor:
+        executor.submit(square, 1).result(PATIENCE)
+        wakeup = vars(executor)["_executor_manager_thread_wakeup"]
+        with getattr(wakeup, "_lock", nullcontext()):
+            process = PROCESSES.Process(target=square, args=(1,))
+            process.start()
+            process.join(PATIENCE / 2)
+            code = process.exitcode
+            process.kill()
+    return code
+
+
 def _spawn_with_much() -> bool:
     """A new process that is given more than a pipe holds reads it late. Others run meanwhile."""
     ended, ticks = threading.Event(), 0
@@ -622,6 +636,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "end-of-process": _end_of_process,
     "exit-codes": _exit_codes,
     "fork-while-another-warns": _fork_while_another_warns,
+    "fork-beside-executor": _fork_beside_executor,
     "spawn-with-much": _spawn_with_much,
     "process-pool": _in_process_pool("fork"),
     "process-pool-spawn": _in_process_pool("spawn"),
