@@ -8,9 +8,11 @@ it. Here the standard library's `subprocess` is used; what it waits with lets ot
 Imported while the worker is patched: nothing here may import what is to be patched.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from typing import Any
 
 import gevent
@@ -46,53 +48,58 @@ _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
 
 def waitpid(pid: int, options: int) -> tuple[int, int]:
     """`os.waitpid()` that lets other greenlets run."""
-    done = _waitpid(pid, options | os.WNOHANG)
-    if done[0] or options & os.WNOHANG:
-        return done
-    if not can_switch():
+    if options & os.WNOHANG or not can_switch():
         return _waitpid(pid, options)
-    for _ in _looks_at(0 if options else pid):
+
+    def ask() -> tuple[int, int] | None:
         done = _waitpid(pid, options | os.WNOHANG)
-        if done[0]:
-            break
-    return done
+        return done if done[0] else None
+
+    return _ask_again(ask, 0 if options else pid)
 
 
 def wait_for_end(pid: int) -> None:
     """Wait until the child has ended, and leave its status to who asks for it."""
     left = os.WEXITED | os.WNOWAIT
     with suppress(ChildProcessError):  # somebody has asked
-        if not can_switch():
+        if can_switch():
+            _ask_again(lambda: _waitid(os.P_PID, pid, left | os.WNOHANG), pid)
+        else:
             _waitid(os.P_PID, pid, left)
-            return
-        for _ in _looks_at(pid):
-            if _waitid(os.P_PID, pid, left | os.WNOHANG) is not None:
-                break
 
 
-def _looks_at(pid: int) -> Iterator[None]:
-    """Go on whenever `pid` may have ended; if it cannot be waited for, again and again."""
-    pause = pauses()
-    with _process_descriptor(pid) as fd:
-        while True:
+def _ask_again[Answer](ask: Callable[[], Answer | None], pid: int = 0) -> Answer:
+    """`ask()` until there is an answer: if `pid` can be waited for, when it has ended."""
+    answer = ask()
+    if answer is None:
+        with _process_descriptor(pid) as fd:
             if fd is not None:
                 wait_until_ready(fd)
-            else:
-                gevent.sleep(next(pause))
-            yield
+        answer = ask()
+    for pause in pauses():  # also then: a debugger may have the status of a child that has ended
+        if answer is not None:
+            break
+        gevent.sleep(pause)
+        answer = ask()
+    assert answer is not None
+    return answer
 
 
 def _polling(wait: Callable[..., Any], has_ended: Callable[[Any], object]) -> Callable[..., Any]:
     """`wait`, whose last argument is its options, asked again and again."""
+    signature = inspect.signature(wait)
 
-    def call(*args: Any) -> Any:
-        *which, options = args
+    @wraps(wait)
+    def call(*args: Any, **named: Any) -> Any:
+        *which, options = signature.bind(*args, **named).args
         if options & os.WNOHANG or not can_switch():
-            return wait(*args)
-        pause = pauses()
-        while not has_ended(result := wait(*which, options | os.WNOHANG)):
-            gevent.sleep(next(pause))
-        return result
+            return wait(*which, options)
+
+        def ask() -> Any:
+            result = wait(*which, options | os.WNOHANG)
+            return result if has_ended(result) else None
+
+        return _ask_again(ask)
 
     return call
 
@@ -109,7 +116,7 @@ class Popen(get_original("subprocess", "Popen")):  # type: ignore[misc]
 
 def _system(command: Any) -> int:
     """`os.system()`: the status that `os.waitpid()` would tell."""
-    process = Popen(command, shell=True)
+    process = Popen(command, shell=True, close_fds=False)
     _, status = waitpid(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return status
@@ -137,8 +144,7 @@ def patch_children() -> None:
     patch_item(os, "forkpty", gevent.os.forkpty_gevent)
     patch_item(os, "waitpid", waitpid)
     patch_item(os, "system", _system)
-    wait3, wait4, waitid = os.wait3, os.wait4, os.waitid
     patch_item(os, "wait", lambda: waitpid(-1, 0))
-    patch_item(os, "wait3", _polling(wait3, lambda result: result[0]))
-    patch_item(os, "wait4", _polling(wait4, lambda result: result[0]))
-    patch_item(os, "waitid", _polling(waitid, lambda result: result is not None))
+    patch_item(os, "wait3", _polling(os.wait3, lambda result: result[0]))
+    patch_item(os, "wait4", _polling(os.wait4, lambda result: result[0]))
+    patch_item(os, "waitid", _polling(os.waitid, lambda result: result is not None))

@@ -8,10 +8,8 @@ control, as there is with native threads: the one that forked.
 Imported while the worker is patched: nothing here may import what is to be patched.
 """
 
-import _warnings
 import os
 import signal
-from contextlib import suppress
 from typing import Any
 
 from gevent import config
@@ -70,30 +68,7 @@ def _start_anew() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _keep_lock_of_warnings() -> None:
-    """Fork while no other native thread has the lock of `warnings`, which is new in Python 3.14.
-
-    A child waited for ever for a thread that it does not have: gevent's `os.fork()` takes this lock
-    in the child. CPython has the same fault, for children that warn.
-    """
-    lock: Any = _warnings
-    if not hasattr(lock, "_acquire_lock"):
-        return
-
-    def release_in_child() -> None:
-        with suppress(RuntimeError):  # also those of greenlets that were about to fork
-            while True:
-                lock._release_lock()
-
-    os.register_at_fork(
-        before=lock._acquire_lock,
-        after_in_parent=lock._release_lock,
-        after_in_child=release_in_child,
-    )
-
-
 def patch_forks() -> None:
-    _keep_lock_of_warnings()  # first, so that it is the last that is taken
     os.register_at_fork(
         before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_start_anew
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import wraps
 from multiprocessing import (
     connection,
+    forkserver,
     popen_fork,
     popen_forkserver,
     popen_spawn_posix,
@@ -23,14 +24,15 @@ from multiprocessing import (
 from typing import Any
 
 import gevent
+from gevent.monkey import get_original
 
 from .children import wait_for_end
 from .locks import can_switch
-from .waits import WRITE, pauses, wait_until_ready
+from .waits import WRITE, is_ready, pauses, wait_until_ready
 
 
 def _read(fd: int, size: int) -> bytes:
-    """A pipe is one of sockets, which gevent made not to block."""
+    """Read some, also from what does not block: the sockets of a `Listener`, say."""
     while True:
         wait_until_ready(fd)
         try:
@@ -106,34 +108,59 @@ def _keep_greenlets_apart(lock: Any) -> None:
     util.register_after_fork(lock, lambda _: mine._at_fork_reinit())
 
 
-_polling: Any = threading.Lock()
+#: A native one, for sections in which nothing waits: a handler of SIGCHLD may ask, too.
+_polling: Any = get_original("_thread", "RLock")()
 
 
-def _poll_one_at_a_time(poll: Callable[..., Any], wait: Callable[[Any], Any]) -> Callable[..., Any]:
+def _ask_one_at_a_time(ask: Callable[[Any], Any], wait: Callable[[Any], Any]) -> Callable[..., Any]:
     """`Popen.poll()`, by which a process learns how its child ended: for all who ask.
 
-    Whoever starts a process looks after all the others too. Another one who asked at that moment
-    was told that there is no such child, and its `exitcode` was None.
+    Whoever starts a process asks for all the others too. Another one who asked at that moment was
+    told that there is no such child, and its `exitcode` was None.
     """
 
-    def call(self: Any, flag: int = os.WNOHANG) -> Any:
+    def poll(self: Any, flag: int = os.WNOHANG) -> Any:
         if self.returncode is None and not flag & os.WNOHANG:
             wait(self)
         with _polling:
-            return poll(self, os.WNOHANG)
+            if self.returncode is None:
+                ask(self)
+            return self.returncode
 
-    return call
+    return poll
+
+
+def _ask_fork_server(popen: Any) -> None:
+    """Its own way to see whether there is an answer lets other greenlets run."""
+    if is_ready(popen.sentinel):
+        try:
+            popen.returncode = forkserver.read_signed(popen.sentinel)
+        except (OSError, EOFError):  # the fork server is gone
+            popen.returncode = 255
 
 
 def _patch_popen() -> None:
     forked: Any = popen_fork.Popen  # a spawned one is a kind of it
-    forked.poll = _poll_one_at_a_time(forked.poll, lambda self: wait_for_end(self.pid))
+    ask = forked.poll
+    forked.poll = _ask_one_at_a_time(ask, lambda popen: wait_for_end(popen.pid))
     served: Any = popen_forkserver.Popen
-    served.poll = _poll_one_at_a_time(served.poll, lambda self: connection.wait([self.sentinel]))
+    wait = connection.wait
+    served.poll = _ask_one_at_a_time(_ask_fork_server, lambda popen: wait([popen.sentinel]))
     os.register_at_fork(after_in_child=_polling._at_fork_reinit)
     for module in (popen_spawn_posix, popen_forkserver):
         # A new process reads what it is to do once it has started, which takes half a second.
         vars(module)["open"] = os.fdopen
+
+
+def _pipe(duplex: bool = True) -> Any:
+    """`Pipe()`, both ends of which block: sockets of gevent's do not, and a child may have one."""
+    ends = _make_pipe(duplex)
+    for end in ends:
+        os.set_blocking(end.fileno(), True)
+    return ends
+
+
+_make_pipe = connection.Pipe
 
 
 def _forget_executors() -> None:
@@ -149,6 +176,7 @@ def _forget_executors() -> None:
 def patch_multiprocessing() -> None:
     os.register_at_fork(after_in_child=_forget_executors)
     _patch_popen()
+    vars(connection)["Pipe"] = _pipe
     pipe: Any = connection.Connection
     pipe._recv = _with(pipe._recv, _read)
     pipe._send = _with(pipe._send, _write)

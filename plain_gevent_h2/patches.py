@@ -30,8 +30,10 @@ def patch() -> None:
     import sys
 
     from .descriptors import open_standard_streams
+    from .fork_and_warnings import take_lock_of_warnings_at_forks
 
     open_standard_streams()
+    take_lock_of_warnings_at_forks()
 
     # The arbiter sends these to every worker, and a new one would die of one before it has its
     # handler: their default is to end the process.

@@ -8,11 +8,14 @@ Imported while the worker is patched: nothing here may import what is to be patc
 """
 
 import fcntl
+import inspect
 import io
 import os
 import select
 import stat
+import threading
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import gevent
@@ -28,16 +31,22 @@ _os_write = os.write
 
 
 def _let_others_run_until_ready(fd: int, event: int = READ) -> None:
-    """Not if `fd` does not block: its caller is told at once that it is not ready."""
-    if can_switch() and not is_ready(fd, event) and os.get_blocking(fd):
-        wait_until_ready(fd, event)
+    """Not where the call returns at once: of what does not block, or is not open for this."""
+    if fd < 0 or not can_switch() or is_ready(fd, event):
+        return
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_NONBLOCK or flags & os.O_ACCMODE == (os.O_WRONLY, os.O_RDONLY)[event == WRITE]:
+        return
+    wait_until_ready(fd, event)
 
 
 def _when_ready(read: Callable[..., Any]) -> Callable[..., Any]:
     """`os.read()` and its like."""
 
+    @wraps(read)
     def call(fd: int, *args: Any) -> Any:
-        _let_others_run_until_ready(fd)
+        if args != (0,):  # no bytes are there at once
+            _let_others_run_until_ready(fd)
         return read(fd, *args)
 
     return call
@@ -46,9 +55,11 @@ def _when_ready(read: Callable[..., Any]) -> Callable[..., Any]:
 def write(fd: int, data: Any, /) -> int:
     """`os.write()`: all of `data`, as a pipe takes it that blocks."""
     with memoryview(data).cast("B") as view:
-        if len(view) > select.PIPE_BUF and can_switch() and _is_pipe(fd) and os.get_blocking(fd):
+        size = len(view)
+        if size > select.PIPE_BUF and can_switch() and _is_pipe(fd) and os.get_blocking(fd):
             return _write_in_pieces(fd, view)
-    _let_others_run_until_ready(fd, WRITE)
+    if size:
+        _let_others_run_until_ready(fd, WRITE)
     return _os_write(fd, data)
 
 
@@ -59,7 +70,7 @@ def _write_in_pieces(fd: int, view: memoryview) -> int:
     """
     written = 0
     while written < len(view):
-        wait_until_ready(fd, WRITE)
+        _let_others_run_until_ready(fd, WRITE)
         try:
             written += _os_write(fd, view[written : written + select.PIPE_BUF])
         except OSError:  # nobody reads it any more: the next write says so
@@ -108,8 +119,52 @@ class _Pipe(io.RawIOBase):
         super().close()
 
 
-def over_pipe(file: Any, bufsize: int = -1) -> Any:
-    """The file object of a pipe, as `io.open()` made it, over a `_Pipe`."""
+class _PipeOfBuffer(_Pipe):
+    """One that tells of each piece: its buffer must know what has gone if it is stopped."""
+
+    def write(self, data: Any) -> int | None:
+        return super().write(memoryview(data)[: select.PIPE_BUF])
+
+
+def _one_after_another(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: Any, *args: Any) -> Any:
+        with self.lock:
+            return method(self, *args)
+
+    return call
+
+
+class _Reader(io.BufferedReader):
+    """Greenlets take turns. The lock of C's is for native threads, and refuses the second."""
+
+    def __init__(self, raw: _Pipe, size: int) -> None:
+        self.lock = threading.RLock()
+        super().__init__(raw, size)
+
+    read = _one_after_another(io.BufferedReader.read)
+    read1 = _one_after_another(io.BufferedReader.read1)
+    readinto = _one_after_another(io.BufferedReader.readinto)
+    readinto1 = _one_after_another(io.BufferedReader.readinto1)
+    readline = _one_after_another(io.BufferedReader.readline)
+    peek = _one_after_another(io.BufferedReader.peek)
+    close = _one_after_another(io.BufferedReader.close)
+
+
+class _Writer(io.BufferedWriter):
+    """As `_Reader`: what the second wrote was lost."""
+
+    def __init__(self, raw: _Pipe, size: int) -> None:
+        self.lock = threading.RLock()
+        super().__init__(raw, size)
+
+    write = _one_after_another(io.BufferedWriter.write)
+    flush = _one_after_another(io.BufferedWriter.flush)
+    close = _one_after_another(io.BufferedWriter.close)
+
+
+def over_pipe(file: Any, buffering: int = -1, newline: str | None = None) -> Any:
+    """The file object of a pipe, as `io.open()` made it with these, over a `_Pipe`."""
     if isinstance(file, io.TextIOWrapper):
         options: dict[str, Any] = {
             "encoding": file.encoding,
@@ -117,19 +172,32 @@ def over_pipe(file: Any, bufsize: int = -1) -> Any:
             "line_buffering": file.line_buffering,
             "write_through": file.write_through,
         }
-        return io.TextIOWrapper(over_pipe(file.detach(), bufsize), **options)
+        mode = vars(file).get("mode")
+        text: Any = io.TextIOWrapper(
+            over_pipe(file.detach(), buffering), newline=newline, **options
+        )
+        if mode is not None:
+            text.mode = mode
+        return text
     if isinstance(file, io.FileIO):
         return _Pipe(file)
-    buffer = io.BufferedReader if file.readable() else io.BufferedWriter
-    return buffer(_Pipe(file.detach()), bufsize if bufsize > 1 else io.DEFAULT_BUFFER_SIZE)
+    buffered = _Reader if file.readable() else _Writer
+    size = buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE
+    return buffered(_PipeOfBuffer(file.detach()), size)
 
 
 _os_fdopen: Callable[..., Any] = os.fdopen
 
 
+_open_signature = inspect.signature(io.open)
+
+
 def _fdopen(fd: int, *args: Any, **options: Any) -> Any:
     file = _os_fdopen(fd, *args, **options)
-    return over_pipe(file) if _is_pipe(fd) else file
+    if not _is_pipe(fd):
+        return file
+    asked = _open_signature.bind(fd, *args, **options).arguments
+    return over_pipe(file, asked.get("buffering", -1), asked.get("newline"))
 
 
 def close(fd: int) -> None:
@@ -150,29 +218,42 @@ _close_now = get_original("os", "close")
 _close_later: Callable[[int], None] = vars(gevent.os)["close"]
 
 
-def _lock_again_and_again(lock: Callable[..., Any]) -> Callable[..., Any]:
-    """`fcntl.flock()` or `fcntl.lockf()`. The system tells nobody that a lock is free."""
+def _lock_again_and_again(lock: Callable[[], Any]) -> Any:
+    """Lock a file by a call that does not wait. The system tells nobody that it is free."""
+    for pause in pauses():
+        try:
+            return lock()
+        except BlockingIOError:
+            gevent.sleep(pause)
+    raise AssertionError  # the pauses have no end
 
+
+def _patch_lock(module: Any, name: str, try_instead: Callable[[int], int | None]) -> None:
+    """Patch a function that locks files.
+
+    `try_instead` gives the operation that does not wait, and None of one that does not in any case.
+    """
+    lock = getattr(module, name)
+
+    @wraps(lock)
     def call(fd: Any, operation: int, *rest: Any) -> Any:
-        if operation & (fcntl.LOCK_NB | fcntl.LOCK_UN) or not can_switch():
+        attempt = try_instead(operation)
+        if attempt is None or not can_switch():
             return lock(fd, operation, *rest)
-        for pause in pauses():
-            try:
-                return lock(fd, operation | fcntl.LOCK_NB, *rest)
-            except BlockingIOError:
-                gevent.sleep(pause)
-        raise AssertionError  # the pauses have no end
+        return _lock_again_and_again(lambda: lock(fd, attempt, *rest))
 
-    return call
+    patch_item(module, name, call)
 
 
 def patch_pipes() -> None:
-    for name in ("read", "readv", "eventfd_read"):
+    for name in ("read", "readv", "readinto", "eventfd_read"):
         if hasattr(os, name):
             patch_item(os, name, _when_ready(getattr(os, name)))
     patch_item(os, "write", write)
     patch_item(os, "writev", _writev)
     patch_item(os, "fdopen", _fdopen)
     patch_item(os, "close", close)
-    patch_item(fcntl, "flock", _lock_again_and_again(fcntl.flock))
-    patch_item(fcntl, "lockf", _lock_again_and_again(fcntl.lockf))
+    at_once = fcntl.LOCK_NB | fcntl.LOCK_UN
+    for name in ("flock", "lockf"):
+        _patch_lock(fcntl, name, lambda op: None if op & at_once else op | fcntl.LOCK_NB)
+    _patch_lock(os, "lockf", lambda op: os.F_TLOCK if op == os.F_LOCK else None)

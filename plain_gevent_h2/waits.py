@@ -3,10 +3,13 @@
 Imported while the worker is patched: nothing here may import what is to be patched.
 """
 
+import errno
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import gevent
+import gevent.os
 from gevent.monkey import get_original
 
 from .locks import can_switch
@@ -28,10 +31,21 @@ def pauses() -> Iterator[float]:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
+#: Descriptors that gevent closes once it has told those who wait for them.
+_closing: dict[int, Any] = vars(gevent.os)["_closing_fd_to_event"]
+
+
 def wait_until_ready(fd: int, event: int = READ) -> None:
-    """Wait until `fd` can be read or written, in whatever thread it was opened."""
+    """Wait until `fd` can be read or written, in whatever thread it was opened.
+
+    Raises `OSError` if it is closed meanwhile: what is opened next has the same number, and its
+    bytes are not for who waits here.
+    """
+    file = os.fstat(fd)
     while not is_ready(fd, event):
         _wait_for_event(fd, event)
+        if fd in _closing or not os.path.samestat(os.fstat(fd), file):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def is_ready(fd: int, event: int = READ) -> bool:

@@ -7,6 +7,7 @@ The other side is another request's, in the same kind or another. Both share the
 import _thread
 import asyncio
 import concurrent.futures
+import errno
 import fcntl
 import gc
 import logging
@@ -451,6 +452,113 @@ def _exit_codes() -> list[int]:
         return sorted({-1 if code is None else code for code in executor.map(run, range(60))})
 
 
+def _exit_codes_with_handler() -> list[int]:
+    """The handler of SIGCHLD asks for the children of all, wherever the main thread is."""
+    try:
+        before = signal.signal(signal.SIGCHLD, lambda *_: multiprocessing.active_children())
+    except ValueError:  # not in the main thread
+        return _exit_codes()
+    try:
+        return _exit_codes()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _receive_in_process(connection: Any) -> None:
+    connection.send(connection.recv() + ":" + "x" * 300_000)
+
+
+def _pipe_of_process(method: str) -> Callable[[], int]:
+    """A process that nobody patches waits for an end of `Pipe()`."""
+
+    def call() -> int:
+        context = multiprocessing.get_context(method)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_receive_in_process, args=(theirs,))
+        process.start()
+        theirs.close()
+        ours.send("said")
+        answer = ours.recv()
+        process.join()
+        return len(answer)
+
+    return call
+
+
+def _text_of_pipe() -> str:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", newline="\r\n") as file:
+        file.write("a\nb\n")
+    with os.fdopen(reader, newline="") as file:
+        return file.read()
+
+
+def _two_writers() -> int:
+    """They take turns: what the second wrote was lost."""
+    with subprocess.Popen(["wc", "-c"], stdin=-1, stdout=-1) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin
+        assert stdout
+        threads = [threading.Thread(target=stdin.write, args=(bytes(200_000),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stdin.close()
+        return int(stdout.read())
+
+
+def _stopped_write() -> bool:
+    """What went out before is not sent again."""
+    reader, writer = os.pipe()
+    file = os.fdopen(writer, "wb")
+    with gevent.Timeout(0.05, False):
+        file.write(bytes(100_000))
+        file.flush()
+    received: list[bytes] = []
+
+    def read() -> None:
+        with os.fdopen(reader, "rb") as other:
+            received.append(other.read())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    file.close()
+    thread.join()
+    return 0 < len(received[0]) <= 100_000
+
+
+def _start_reading(fd: int, outcome: list[Any]) -> threading.Thread:
+    def read() -> None:
+        try:
+            outcome.append(os.read(fd, 100))
+        except OSError as exc:
+            outcome.append(errno.errorcode[exc.errno])
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    time.sleep(0.02)  # it waits in C, which nothing tells
+    return thread
+
+
+def _closed_while_read() -> str:
+    """The next pipe has the same number. Its bytes are not for who read the one before."""
+    before: list[Any] = []
+    after: list[Any] = []
+    reader, writer = os.pipe()
+    first = _start_reading(reader, before)
+    os.close(reader)
+    others = os.pipe()
+    second = _start_reading(others[0], after)
+    os.write(others[1], b"secret")
+    second.join(PATIENCE)
+    os.close(writer)  # ends the read of a thread that is not a greenlet
+    first.join(PATIENCE)
+    for fd in others:
+        os.close(fd)
+    return f"{after[0].decode()}:{before[0] in ('EBADF', b'')}"
+
+
 #: What to call at the next fork, right before it.
 _before_fork: list[Callable[[], None]] = []
 os.register_at_fork(before=lambda: _before_fork.pop()() if _before_fork else None)
@@ -635,6 +743,13 @@ CALLS: dict[str, Callable[[], Any]] = {
     "slow-process": _to_slow_process,
     "end-of-process": _end_of_process,
     "exit-codes": _exit_codes,
+    "exit-codes-with-handler": _exit_codes_with_handler,
+    "pipe-to-spawned": _pipe_of_process("spawn"),
+    "pipe-to-forkserver": _pipe_of_process("forkserver"),
+    "text-of-pipe": _text_of_pipe,
+    "two-writers": _two_writers,
+    "stopped-write": _stopped_write,
+    "closed-while-read": _closed_while_read,
     "fork-while-another-warns": _fork_while_another_warns,
     "fork-beside-executor": _fork_beside_executor,
     "spawn-with-much": _spawn_with_much,
