@@ -107,6 +107,9 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 WEBSOCKET_BACKLOG = 64 * 1024
 
 #: What a client of HTTP/2 says first looks like a request's head (RFC 9113 section 3.4).
+#: How a client's first TLS record begins (RFC 8446 section 5.1).
+_TLS_HANDSHAKE = b"\x16\x03"
+
 _HTTP2_HEAD = b"PRI * HTTP/2.0\r\n"
 
 # The real ones: this poll never waits.
@@ -720,6 +723,9 @@ class Http1Connection:
         Raises `LimitRequestHeaders`.
         """
         buffer, scanned = self._buffer, 0
+        if not self.is_ssl and buffer.startswith(_TLS_HANDSHAKE):
+            self.worker.failed_handshakes.add("TLS to a port without TLS (--certfile)")
+            return None
         self.request_is_head = False
         deadline = time.monotonic() + h1.HEADER_READ_TIMEOUT
         while True:

@@ -459,6 +459,7 @@ def mend_parsers() -> None:
     `tests/test_parsers.py::test_time_grows_no_faster_than_the_input`. Others failed: `charset=hex`
     and `Accept: a;q=x` were a 500 each. Shown by `tests/test_header_bytes.py`.
     """
+    import json
     from functools import cached_property
     from types import SimpleNamespace
 
@@ -472,6 +473,9 @@ def mend_parsers() -> None:
     vars(http)["_parseparam"] = parsers.split_parameters
     vars(http)["unquote"] = parsers.unquote_parameter
     vars(request)["codecs"] = SimpleNamespace(lookup=parsers.find_charset)
+    vars(request)["json"] = SimpleNamespace(
+        loads=parsers.load_json, JSONDecodeError=json.JSONDecodeError
+    )
     request_class: Any = request.Request
     request_class.accepted_types = cached_property(parsers.accepted_types)
     request_class.accepted_types.__set_name__(request_class, "accepted_types")

@@ -59,9 +59,17 @@ _KEEPALIVE = {
     if (option := getattr(gsocket, name, None)) is not None
 }
 
+#: The ALPN name of HTTP/1.0, in IANA's registry (RFC 7301 section 6).
+HTTP10 = "http/1.0"
+
 #: TLS 1.2 suites that RFC 9113 section 9.2.2 lets HTTP/2 use: ephemeral key exchange and
 #: an AEAD cipher. (TLS 1.3 has no others, and is set up apart from this.)
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+def _alpn_names(protocols: Sequence[str]) -> list[str]:
+    """With HTTP/1.1, HTTP/1.0 is served: its name is all that some clients offer (`curl -0`)."""
+    return [*protocols, *([HTTP10] if "http/1.1" in protocols else [])]
 
 
 def server_context(
@@ -78,7 +86,7 @@ def server_context(
     context.set_ciphers(TLS12_CIPHERS)
     # RFC 9113 section 9.2.1: no compression, no renegotiation.
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(list(protocols))
+    context.set_alpn_protocols(_alpn_names(protocols))
     load_certificate(context, certfile, keyfile)
     return context
 
@@ -196,7 +204,8 @@ class TlsSocket:
         self._hello = None
         if hello.is_proxy_header:
             raise ProxyHeader("PROXY protocol")
-        if hello.alpn is not None and not set(hello.alpn) & {p.encode() for p in self._protocols}:
+        ours = {name.encode() for name in _alpn_names(self._protocols)}
+        if hello.alpn is not None and not ours.intersection(hello.alpn):
             self._unsent.append(NO_APPLICATION_PROTOCOL)
             raise NoCommonProtocol(f"ALPN offers {hello.alpn!r}")
 
@@ -219,8 +228,9 @@ class TlsSocket:
 
     @property
     def protocol(self) -> str | None:
-        """The ALPN name that the handshake agreed on."""
-        return self._tls.selected_alpn_protocol()
+        """The ALPN name that the handshake agreed on; that of HTTP/1.1 for HTTP/1.0."""
+        name = self._tls.selected_alpn_protocol()
+        return "http/1.1" if name == HTTP10 else name
 
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end. Once our side is closed, the bytes still come

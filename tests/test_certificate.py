@@ -184,6 +184,14 @@ def test_failed_handshakes_are_in_the_log(serve: Callable[..., Server]) -> None:
     assert "[WARNING] TLS handshakes failed count=" in server.log()
 
 
+def test_tls_to_a_port_without_it_is_in_the_log(serve: Callable[..., Server]) -> None:
+    server = serve(plaintext=True)
+    context = ssl.create_default_context()
+    with server.connect_tcp() as sock, suppress(ssl.SSLError, OSError):
+        context.wrap_socket(sock, server_hostname="localhost")
+    server.wait_log('commonest="TLS to a port without TLS (--certfile)"')
+
+
 class TestHttp2ByPriorKnowledge:
     """A client of HTTP/2 that did not ask by ALPN is told so, in frames."""
 

@@ -191,6 +191,34 @@ def test_multipart_names(exchange: Exchange, value: bytes, part: bytes) -> None:
     assert exchange(Sent(fields, method=b"POST", body=body)).status == 200
 
 
+@pytest.mark.parametrize("charset", [b"nope", b"hex", b"", b"utf-8", b"utf-7"])
+def test_a_file_whose_name_has_no_charset_of_ours_is_there(
+    exchange: Exchange, charset: bytes
+) -> None:
+    head = b'Content-Disposition: form-data; name="a"; filename*=' + charset + b"''b%21.txt"
+    body = b"--x\r\n" + head + b"\r\n\r\nb\r\n--x--\r\n"
+    fields = ((b"content-type", b"multipart/form-data; boundary=x"),)
+    seen = exchange(Sent(fields, target=b"/fields", method=b"POST", body=body))
+    assert (seen.status, b"b!.txt" in seen.body) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"a": "\xc3\xa9"}', 200),
+        (b'{"a": "\xe9"}', 400),
+        (b"[" * 16_000, 400),
+        (b'{"a": ' + b"1" * 5000 + b"}", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+    ],
+    ids=["utf-8", "latin-1", "deep", "long", "half", "bom"],
+)
+def test_json(exchange: Exchange, body: bytes, status: int) -> None:
+    fields = ((b"content-type", b"application/json"),)
+    assert exchange(Sent(fields, target=b"/json", method=b"POST", body=body)).status == status
+
+
 @pytest.mark.parametrize(
     "content_type",
     [

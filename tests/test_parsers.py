@@ -1,6 +1,7 @@
 """The parsers that stand for Plain's: the same results, and in a time that has a bound."""
 
 import encodings
+import json
 import pkgutil
 import random
 import time
@@ -132,5 +133,12 @@ def test_charsets(name: str) -> None:
 def test_no_charsets(name: str) -> None:
     with pytest.raises(LookupError):
         parsers.find_charset(name)
-    with pytest.raises(ValueError, match="unknown encoding"):
-        parsers.unquote_parameter("%61", name)
+    assert parsers.unquote_parameter("%61", name) == "a"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a":"\xe9"}', b"[" * 100_000, b"1" * 5000, b"{", b"", b"\xff\xfe", b'"\\ud8"']
+)
+def test_json_that_is_none(body: bytes) -> None:
+    with pytest.raises(json.JSONDecodeError):
+        parsers.load_json(body)

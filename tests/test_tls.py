@@ -209,7 +209,7 @@ def test_without_alpn_it_is_http1(server: Server) -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize(
-    "offered", [["ftp"], ["imap", "pop3"], ["h3"], ["H2", "http/1.0"]], ids=str
+    "offered", [["ftp"], ["imap", "pop3"], ["h3"], ["H2", "http/0.9"]], ids=str
 )
 def test_a_client_that_offers_nothing_we_have(
     server: Server, offered: list[str], version: ssl.TLSVersion
@@ -224,6 +224,18 @@ def test_a_client_that_offers_nothing_we_have(
         assert isinstance(sock, ssl.SSLSocket)
         assert sock.selected_alpn_protocol() == "http/1.1"
     assert "Unexpected" not in server.log()
+
+
+@pytest.mark.parametrize("offered", [["http/1.0"], ["spdy/3", "http/1.0"]], ids=str)
+def test_a_client_that_offers_http_1_0(server: Server, offered: list[str]) -> None:
+    with server.connect(*offered) as sock:
+        assert isinstance(sock, ssl.SSLSocket)
+        assert sock.selected_alpn_protocol() == "http/1.0"
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.0 200")
+    with server.connect("http/1.0", "http/1.1") as sock:
+        assert isinstance(sock, ssl.SSLSocket)
+        assert sock.selected_alpn_protocol() == "http/1.1"
 
 
 def test_openssl_sees_the_alert(server: Server) -> None:

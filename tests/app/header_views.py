@@ -39,6 +39,11 @@ class Fields(View):
         return Response(repr((list(form.lists()), list(files.lists()))), content_type="text/plain")
 
 
+class Json(View):
+    def post(self) -> Response:
+        return JsonResponse(self.request.json_data)
+
+
 class Sets(View):
     """A response with `text` where `part` says."""
 
@@ -56,4 +61,5 @@ urls = [
     path("fields", Fields),
     path("fields/<str:rest>", Fields),
     path("sets", Sets),
+    path("json", Json),
 ]
