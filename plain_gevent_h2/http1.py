@@ -469,6 +469,12 @@ class Http1Connection:
             self.reset_on_close(on=True)
         self._sock.close()
 
+    def cut(self) -> None:
+        """Close at once, and let go of the request under way: the worker ends."""
+        self.abort()
+        if self._stream is not None:
+            self._stream.client_gone()
+
     def reset_on_close(self, *, on: bool) -> None:
         """Whether a close, also by the end of this process, is a reset: see `tls.py`."""
         if on != self._resets_on_close:

@@ -241,8 +241,22 @@ class GeventWorker(plain_worker.Worker):
             self.notify()
             self._sweep()
             gevent.sleep(SWEEP_INTERVAL / 10)
+        self._cut(until=deadline + margin / 2)
+
+    def _cut(self, until: float) -> None:
+        """Close the connections that are left.
+
+        What they run has until then (monotonic) to clean up and to write its line in the log.
+        """
         for connection in list(self._connections):
-            connection.abort()
+            connection.cut()
+        while (self.slots.running or self.slots.clientless) and time.monotonic() < until:
+            for stream in self.leaving:
+                stream.stop_body(float("inf"))
+            self.notify()
+            gevent.sleep(SWEEP_INTERVAL / 10)
+        if left := self.slots.running + self.slots.clientless:
+            self.log.warning("Worker stops before its requests have ended", extra={"count": left})
 
     def _is_busy(self) -> bool:
         """Whether there are connections or views, also of clients that have left.

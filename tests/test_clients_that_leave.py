@@ -246,3 +246,39 @@ class TestBlockingViews:
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert count(server, "left finished") == 0
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
+def test_what_the_end_of_the_worker_cuts_is_cleaned_up_and_in_the_log(
+    serve: Serve, protocol: str
+) -> None:
+    """Clients that stay longer than the graceful time."""
+    server = serve(env={"PLAIN_SERVER_GRACEFUL_TIMEOUT": "4"})
+    paths = ["/left/async?name=view", "/left/silent?name=stream"]
+    with ExitStack() as stack:
+        if protocol == "h2":
+            client = stack.enter_context(RawClient(server))
+            for path in paths:
+                client.open(request_fields(path))
+        else:
+            for path in paths:
+                stack.enter_context(server.connect("http/1.1")).sendall(get(path))
+        wait_count(server, "view started", 1)
+        wait_count(server, "stream started", 1)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert count(server, "view cleaned up") == count(server, "stream cleaned up") == 1
+    assert server.log().count("Request method=GET") == 2
+    assert "before its requests have ended" not in server.log()
+
+
+def test_the_log_tells_how_many_blocking_views_the_end_of_the_worker_cuts(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(env={"PLAIN_SERVER_GRACEFUL_TIMEOUT": "2"})
+    with RawClient(server) as client:
+        open_streams(client, 3, f"/left/blocking?name=view&gate={tmp_path}/gate")
+        wait_count(server, "view started", 3)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "Worker stops before its requests have ended count=3" in server.log()
