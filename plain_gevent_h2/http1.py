@@ -731,7 +731,8 @@ class Http1Connection:
         buffer, scanned = self._buffer, 0
         if not self.is_ssl and buffer.startswith(_TLS_HANDSHAKE):
             self.worker.failed_handshakes.add("TLS to a port without TLS (--certfile)")
-            return None
+            if b"\r\n\r\n" not in buffer:  # or what came is the head of a bad request
+                return None
         self.request_is_head = False
         deadline = time.monotonic() + h1.HEADER_READ_TIMEOUT
         while True:

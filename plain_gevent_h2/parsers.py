@@ -97,15 +97,25 @@ def find_charset(name: str) -> codecs.CodecInfo:
 
 
 def unquote_parameter(value: str, encoding: str) -> str:
-    """A parameter's value as RFC 8187 has it, taken for UTF-8 if its encoding is unknown.
-
-    Plain disregards the whole field of a part, the file with it, whose head raises ValueError.
-    """
+    """A parameter's value as RFC 8187 has it. Raises `ValueError` for an unknown encoding."""
     try:
         find_charset(encoding)
-    except LookupError:
-        encoding = "utf-8"
+    except LookupError as exc:
+        raise ValueError(str(exc)) from None
     return unquote(value, encoding=encoding)
+
+
+def part_parameters(line: str) -> tuple[str, dict[str, str]]:
+    """A line of a multipart body's part and its parameters, encoded if the encoding is unknown.
+
+    Plain disregards a line that raises ValueError, and so the file that it names.
+    """
+    from plain.utils.http import parse_header_parameters
+
+    try:
+        return parse_header_parameters(line)
+    except ValueError:
+        return parse_header_parameters(line.replace("*=", "="))
 
 
 def load_json(body: bytes) -> Any:

@@ -463,7 +463,7 @@ def mend_parsers() -> None:
     from functools import cached_property
     from types import SimpleNamespace
 
-    from plain.http import request
+    from plain.http import multipartparser, request
     from plain.server.http import request as server_request
     from plain.utils import http
 
@@ -472,6 +472,7 @@ def mend_parsers() -> None:
     vars(server_request)["_decode_path"] = parsers.decode_path
     vars(http)["_parseparam"] = parsers.split_parameters
     vars(http)["unquote"] = parsers.unquote_parameter
+    vars(multipartparser)["parse_header_parameters"] = parsers.part_parameters
     vars(request)["codecs"] = SimpleNamespace(lookup=parsers.find_charset)
     vars(request)["json"] = SimpleNamespace(
         loads=parsers.load_json, JSONDecodeError=json.JSONDecodeError
