@@ -15,14 +15,12 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any
 
-import gevent
-import gevent.os
 from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
 from .locks import can_switch
 from .pipes import over_pipe
-from .waits import pauses, wait_until_ready
+from .waits import ask_again, wait_until_ready
 
 
 @contextmanager
@@ -55,7 +53,7 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
         done = _waitpid(pid, options | os.WNOHANG)
         return done if done[0] else None
 
-    return _ask_again(ask, 0 if options else pid)
+    return _ask_at_end(ask, 0 if options else pid)
 
 
 def wait_for_end(pid: int) -> None:
@@ -63,26 +61,19 @@ def wait_for_end(pid: int) -> None:
     left = os.WEXITED | os.WNOWAIT
     with suppress(ChildProcessError):  # somebody has asked
         if can_switch():
-            _ask_again(lambda: _waitid(os.P_PID, pid, left | os.WNOHANG), pid)
+            _ask_at_end(lambda: _waitid(os.P_PID, pid, left | os.WNOHANG), pid)
         else:
             _waitid(os.P_PID, pid, left)
 
 
-def _ask_again[Answer](ask: Callable[[], Answer | None], pid: int = 0) -> Answer:
-    """`ask()` until there is an answer: if `pid` can be waited for, when it has ended."""
-    answer = ask()
-    if answer is None:
-        with _process_descriptor(pid) as fd:
-            if fd is not None:
-                wait_until_ready(fd)
-        answer = ask()
-    for pause in pauses():  # also then: a debugger may have the status of a child that has ended
-        if answer is not None:
-            break
-        gevent.sleep(pause)
-        answer = ask()
-    assert answer is not None
-    return answer
+def _ask_at_end[Answer](ask: Callable[[], Answer | None], pid: int) -> Answer:
+    """`ask()` now and, if `pid` can be waited for, when it has ended."""
+    if (answer := ask()) is not None:
+        return answer
+    with _process_descriptor(pid) as fd:
+        if fd is not None:
+            wait_until_ready(fd)
+    return ask_again(ask)  # a debugger may have the status of a child that has ended
 
 
 def _polling(wait: Callable[..., Any], has_ended: Callable[[Any], object]) -> Callable[..., Any]:
@@ -99,7 +90,7 @@ def _polling(wait: Callable[..., Any], has_ended: Callable[[Any], object]) -> Ca
             result = wait(*which, options | os.WNOHANG)
             return result if has_ended(result) else None
 
-        return _ask_again(ask)
+        return ask_again(ask)
 
     return call
 

@@ -882,10 +882,6 @@ class Http2Connection:
         self._unpark()
         self._sock.close()  # wakes the reader, which lets go of the streams
 
-    def cut(self) -> None:
-        """The worker ends."""
-        self.abort()
-
     # -- the worker's sweep -----------------------------------------------------
 
     def sweep(self, now: float) -> None:

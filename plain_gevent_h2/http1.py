@@ -106,10 +106,10 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: Bytes of a WebSocket that may wait for its view before nothing more is read.
 WEBSOCKET_BACKLOG = 64 * 1024
 
-#: What a client of HTTP/2 says first looks like a request's head (RFC 9113 section 3.4).
 #: How a client's first TLS record begins (RFC 8446 section 5.1).
 _TLS_HANDSHAKE = b"\x16\x03"
 
+#: What a client of HTTP/2 says first looks like a request's head (RFC 9113 section 3.4).
 _HTTP2_HEAD = b"PRI * HTTP/2.0\r\n"
 
 # The real ones: this poll never waits.
@@ -378,7 +378,7 @@ class Http1Stream(Stream):
         self.keep_alive = False
         with suppress(ClientGone):
             self._flush()  # the headers may still be here
-        self._connection.abort()
+        self._connection.close_at_once()
 
     def finished(self) -> None:
         if self.headers_sent and not self._ended:
@@ -461,19 +461,19 @@ class Http1Connection:
     def evict(self) -> None:
         """Close, being idle."""
         close_our_side(self._sock)
-        self.abort()
+        self.close_at_once()
 
     def abort(self) -> None:
+        """Close at once, and let go of the request under way."""
+        self.close_at_once()
+        if self._stream is not None:
+            self._stream.client_gone()
+
+    def close_at_once(self) -> None:
         # A client that has closed its side may take any end for that of the response.
         if self._stream is not None and self._stream.is_under_way and self._is_half_closed():
             self.reset_on_close(on=True)
         self._sock.close()
-
-    def cut(self) -> None:
-        """Close at once, and let go of the request under way: the worker ends."""
-        self.abort()
-        if self._stream is not None:
-            self._stream.client_gone()
 
     def reset_on_close(self, *, on: bool) -> None:
         """Whether a close, also by the end of this process, is a reset: see `tls.py`."""

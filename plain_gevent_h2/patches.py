@@ -457,7 +457,8 @@ def mend_parsers() -> None:
     What broke: some are quadratic, and run on the hub before any view. A Content-Type of 64 KB
     stopped every other greenlet for 2.9 s, a path of 45 KB for 0.1 s. Shown by
     `tests/test_parsers.py::test_time_grows_no_faster_than_the_input`. Others failed: `charset=hex`
-    and `Accept: a;q=x` were a 500 each. Shown by `tests/test_header_bytes.py`.
+    and `Accept: a;q=x` were a 500 each, and so was JSON that is no UTF-8. Shown by
+    `tests/test_header_bytes.py`.
     """
     import json
     from functools import cached_property

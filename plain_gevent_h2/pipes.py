@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-import gevent
 import gevent.os
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
 from .locks import can_switch
-from .waits import READ, WRITE, is_ready, pauses, wait_until_ready
+from .waits import READ, WRITE, ask_again, is_ready, wait_until_ready
 
 _os_write = os.write
 
@@ -122,6 +121,10 @@ class _Pipe(io.RawIOBase):
 class _PipeOfBuffer(_Pipe):
     """One that tells of each piece: its buffer must know what has gone if it is stopped."""
 
+    def __init__(self, file: io.FileIO) -> None:
+        super().__init__(file)
+        self.lock = threading.RLock()  # the buffer's
+
     def write(self, data: Any) -> int | None:
         return super().write(memoryview(data)[: select.PIPE_BUF])
 
@@ -129,7 +132,7 @@ class _PipeOfBuffer(_Pipe):
 def _one_after_another(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(self: Any, *args: Any) -> Any:
-        with self.lock:
+        with self.raw.lock:
             return method(self, *args)
 
     return call
@@ -137,10 +140,6 @@ def _one_after_another(method: Callable[..., Any]) -> Callable[..., Any]:
 
 class _Reader(io.BufferedReader):
     """Greenlets take turns. The lock of C's is for native threads, and refuses the second."""
-
-    def __init__(self, raw: _Pipe, size: int) -> None:
-        self.lock = threading.RLock()
-        super().__init__(raw, size)
 
     read = _one_after_another(io.BufferedReader.read)
     read1 = _one_after_another(io.BufferedReader.read1)
@@ -153,10 +152,6 @@ class _Reader(io.BufferedReader):
 
 class _Writer(io.BufferedWriter):
     """As `_Reader`: what the second wrote was lost."""
-
-    def __init__(self, raw: _Pipe, size: int) -> None:
-        self.lock = threading.RLock()
-        super().__init__(raw, size)
 
     write = _one_after_another(io.BufferedWriter.write)
     flush = _one_after_another(io.BufferedWriter.flush)
@@ -218,16 +213,6 @@ _close_now = get_original("os", "close")
 _close_later: Callable[[int], None] = vars(gevent.os)["close"]
 
 
-def _lock_again_and_again(lock: Callable[[], Any]) -> Any:
-    """Lock a file by a call that does not wait. The system tells nobody that it is free."""
-    for pause in pauses():
-        try:
-            return lock()
-        except BlockingIOError:
-            gevent.sleep(pause)
-    raise AssertionError  # the pauses have no end
-
-
 def _patch_lock(module: Any, name: str, try_instead: Callable[[int], int | None]) -> None:
     """Patch a function that locks files.
 
@@ -240,7 +225,14 @@ def _patch_lock(module: Any, name: str, try_instead: Callable[[int], int | None]
         attempt = try_instead(operation)
         if attempt is None or not can_switch():
             return lock(fd, operation, *rest)
-        return _lock_again_and_again(lambda: lock(fd, attempt, *rest))
+
+        def try_it() -> tuple[Any] | None:
+            try:
+                return (lock(fd, attempt, *rest),)
+            except BlockingIOError:  # the system tells nobody when it is free
+                return None
+
+        return ask_again(try_it)[0]
 
     patch_item(module, name, call)
 

@@ -16,7 +16,7 @@ from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
 from .locks import can_switch
-from .waits import pauses
+from .waits import ask_again, pauses
 
 _monotonic = get_original("time", "monotonic")
 _native_ident = get_original("_thread", "get_ident")
@@ -49,11 +49,9 @@ def _sigwait(sigset: Iterable[int]) -> int:
     if not can_switch():
         return int(_original["sigwait"](sigset))
     wanted = set(sigset)
-    for pause in pauses():
-        if wanted & signal.sigpending():
-            return int(_original["sigwait"](wanted))
-        gevent.sleep(pause)
-    raise AssertionError
+    return ask_again(
+        lambda: int(_original["sigwait"](wanted)) if wanted & signal.sigpending() else None
+    )
 
 
 def _pthread_kill(thread_id: int, signalnum: int) -> None:

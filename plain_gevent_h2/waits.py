@@ -5,7 +5,7 @@ Imported while the worker is patched: nothing here may import what is to be patc
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -29,6 +29,15 @@ def pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def ask_again[Answer](ask: Callable[[], Answer | None]) -> Answer:
+    """`ask()` until there is an answer."""
+    for pause in pauses():
+        if (answer := ask()) is not None:
+            return answer
+        gevent.sleep(pause)
+    raise AssertionError  # the pauses have no end
 
 
 #: Descriptors that gevent closes once it has told those who wait for them.

@@ -249,7 +249,7 @@ class GeventWorker(plain_worker.Worker):
         What they run has until then (monotonic) to clean up and to write its line in the log.
         """
         for connection in list(self._connections):
-            connection.cut()
+            connection.abort()
         while (self.slots.running or self.slots.clientless) and time.monotonic() < until:
             for stream in self.leaving:
                 stream.stop_body(float("inf"))
