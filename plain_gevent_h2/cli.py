@@ -17,8 +17,8 @@ from plain.exceptions import ImproperlyConfigured
 from plain.logs import get_framework_logger
 
 from .config import WORKERS, Config, unknown_worker
-from .descriptors import open_standard_streams
 from .patches import mends
+from .patching.standard_streams import open_standard_streams
 
 HTTP2_NEEDS_TLS = (
     "HTTP/2 alone was asked for (--http-protocols, SERVER_HTTP_PROTOCOLS), and it needs TLS: give "
@@ -47,8 +47,8 @@ def _serve_with_gevent(
     import plain.server.app
     from plain.runtime import settings
 
-    from . import output
-    from .server import GeventArbiter
+    from .process import standard_output as output
+    from .process.arbiter import GeventArbiter
 
     protocols = _check(settings, options, http_protocols)
     _warn_of_threads(settings)
@@ -66,8 +66,8 @@ def _serve_with_gevent(
 
 def _check(settings: Any, options: dict[str, Any], http_protocols: str | None) -> tuple[str, ...]:
     """Refuse, in one line, what no worker would start with. Returns the protocols."""
-    from .cooperation import patched_late
-    from .tls import server_context
+    from .net.tls import server_context
+    from .process.compatibility import patched_late
 
     try:
         protocols = Config.load(settings, http_protocols).protocols

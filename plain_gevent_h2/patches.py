@@ -29,8 +29,8 @@ def patch() -> None:
     import signal
     import sys
 
-    from .descriptors import open_standard_streams
-    from .fork_and_warnings import take_lock_of_warnings_at_forks
+    from .patching.standard_streams import open_standard_streams
+    from .patching.warnings_lock import take_lock_of_warnings_at_forks
 
     open_standard_streams()
     take_lock_of_warnings_at_forks()
@@ -45,7 +45,7 @@ def patch() -> None:
     import gevent
     from gevent import monkey
 
-    from .threads import lend_lock_to_gevent
+    from .patching.threads import lend_lock_to_gevent
 
     lend_lock_to_gevent()
     monkey.patch_all()
@@ -88,7 +88,7 @@ def mend_threads() -> None:
     in a native one was a greenlet that nobody ran. Requests hung for ever. Shown by
     `tests/test_native_threads.py::test_all_log_at_once`.
     """
-    from .threads import patch_threading
+    from .patching.threads import patch_threading
 
     patch_threading()
 
@@ -100,7 +100,7 @@ def mend_pipes() -> None:
     file that another greenlet has locked. Shown by
     `tests/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
     """
-    from .pipes import patch_pipes
+    from .patching.pipes import patch_pipes
 
     patch_pipes()
 
@@ -111,7 +111,7 @@ def mend_children() -> None:
     What broke: `subprocess` raised TypeError outside the main thread, after the program had run.
     Shown by `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
     """
-    from .children import patch_children
+    from .patching.subprocesses import patch_children
 
     patch_children()
 
@@ -122,7 +122,7 @@ def mend_forks() -> None:
     What broke: a child ran the worker's hub as it waited, took connections and answered them, and
     ignored SIGTERM. Shown by `tests/test_native_threads.py::test_a_forked_child_is_no_worker`.
     """
-    from .forks import patch_forks
+    from .patching.forks import patch_forks
 
     patch_forks()
 
@@ -133,7 +133,7 @@ def mend_signals() -> None:
     What broke: `signal.sigwait()` and its like stopped every request. Shown by
     `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
     """
-    from .signals import patch_signals
+    from .patching.signals import patch_signals
 
     patch_signals()
 
@@ -145,7 +145,7 @@ def mend_sockets() -> None:
     a different thread". Shown by
     `tests/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
     """
-    from .sockets import patch_sockets
+    from .patching.sockets import patch_sockets
 
     patch_sockets()
 
@@ -267,7 +267,7 @@ def mend_asyncio_run() -> None:
     from gevent import Greenlet, getcurrent
     from gevent.threadpool import ThreadPool
 
-    from .threads import leave_native_thread
+    from .patching.threads import leave_native_thread
 
     def cancel_tasks(loop: Any) -> None:
         for task in asyncio.all_tasks(loop):
@@ -338,7 +338,7 @@ def mend_asyncio_loops() -> None:
     from gevent.monkey import get_original
     from gevent.threadpool import ThreadPool
 
-    from .threads import leave_native_thread
+    from .patching.threads import leave_native_thread
 
     loop_class: Any = asyncio.BaseEventLoop
     run_forever = loop_class.run_forever
@@ -389,7 +389,7 @@ def mend_asyncio_threads() -> None:
     from gevent import spawn
     from gevent.monkey import get_original
 
-    from .threads import shared_threads
+    from .patching.threads import shared_threads
 
     native_thread = get_original("_thread", "get_ident")
 
@@ -432,7 +432,7 @@ def mend_imports() -> None:
 
     from gevent.monkey import get_original
 
-    from .locks import Lock
+    from .patching.locks import Lock
 
     locks = {"allocate_lock": Lock, "RLock": get_original("_thread", "RLock")}
     bootstrap: Any = _bootstrap
@@ -446,7 +446,7 @@ def mend_multiprocessing() -> None:
     a `Queue`, `Lock` or `Pipe` for as long as the other process took. Shown by
     `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
     """
-    from .multiprocess import patch_multiprocessing
+    from .patching.multiprocess import patch_multiprocessing
 
     patch_multiprocessing()
 
@@ -468,7 +468,7 @@ def mend_parsers() -> None:
     from plain.server.http import request as server_request
     from plain.utils import http
 
-    from . import parsers
+    from .app import safe_parsers as parsers
 
     vars(server_request)["_decode_path"] = parsers.decode_path
     vars(http)["_parseparam"] = parsers.split_parameters
@@ -494,7 +494,7 @@ def mend_logs() -> None:
     """
     from plain.logs import formatters
 
-    from .log_lines import format_value, safe_lines
+    from .app.log_escaping import format_value, safe_lines
 
     keyvalue: Any = formatters.KeyValueFormatter
     as_json: Any = formatters.JSONFormatter
@@ -512,7 +512,7 @@ def mend_websockets() -> None:
     """
     from plain.server.http import websocket
 
-    from .messages import BoundedWebSocket
+    from .app.bounded_websocket import BoundedWebSocket
 
     vars(websocket)["WebSocket"] = BoundedWebSocket
 
@@ -530,7 +530,7 @@ def mend_psycopg() -> None:
 
     from gevent import GreenletExit, Timeout
 
-    from .deadline import DeadlinePassed
+    from .app.deadline import DeadlinePassed
 
     stops = (GreenletExit, Timeout, DeadlinePassed)
     for module, name in (

@@ -4,8 +4,8 @@ from plain.exceptions import ImproperlyConfigured
 from plain.preflight import PreflightCheck, PreflightResult, register_check
 from plain.runtime import settings
 
-from . import cooperation
 from .config import WORKERS, Config, unknown_worker
+from .process import compatibility as cooperation
 
 
 @register_check(name="gevent_h2.settings")

@@ -22,10 +22,10 @@ from plain.server.http import h1
 from plain.server.http.errors import InvalidHeader, UpgradeRefused
 from plain.server.http.sink import BodySink
 
-from . import metrics
-from .deadline import DeadlinePassed, body_limited, log_passed
-from .pipeline import Handled, ResponseBodyFailed
-from .websocket import WebSocketTransport
+from .app.deadline import DeadlinePassed, body_limited, log_passed
+from .app.pipeline import Handled, ResponseBodyFailed
+from .app.websocket import WebSocketTransport
+from .net import metrics
 
 if TYPE_CHECKING:
     from plain.http import Request

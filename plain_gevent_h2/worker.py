@@ -25,27 +25,30 @@ from plain.server.workers import entry
 from plain.server.workers import worker as plain_worker
 from plain.utils.module_loading import import_string
 
-from . import descriptors, metrics, output, patches
-from .boot import BootReport, describe
+from . import patches
+from .app.pipeline import Pipeline
+from .app.upload_budget import UploadBudget
+from .app.websocket import Unread
 from .config import Config
-from .connection import Http2Connection
-from .cooperation import obstacles
-from .header_budget import HeaderBudget
-from .http1 import Http1Connection
-from .idle import IdleConnections
-from .limits import report_abuse
-from .listener import Listener, turn_away
-from .memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
-from .pipeline import Pipeline
-from .rare_lines import Failures, OnceAMinute
-from .slots import Slots
+from .http1.connection import Http1Connection
+from .http2.connection import Http2Connection
+from .http2.limits import report_abuse
+from .net import metrics
+from .net.fairness import PenaltyBox
+from .net.header_budget import HeaderBudget
+from .net.log_throttle import Failures, OnceAMinute
+from .net.tls import RecordFlood, TlsSocket, server_context, why_handshake_failed
+from .process import descriptors
+from .process import standard_output as output
+from .process.boot_report import BootReport, describe
+from .process.compatibility import obstacles
+from .process.diagnostics import BlockedHub, log_stacks
+from .process.idle_connections import IdleConnections
+from .process.listener import Listener, turn_away
+from .process.memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
+from .process.slots import Slots
+from .process.unread_responses import UnreadResponses
 from .stream import SWEEP_INTERVAL, Stream
-from .tls import RecordFlood, TlsSocket, server_context, why_handshake_failed
-from .turns import PenaltyBox
-from .unread_responses import UnreadResponses
-from .uploads import UploadBudget
-from .watch import BlockedHub, log_stacks
-from .websocket import Unread
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
 #: small response would queue behind that much of a download on the same connection.

@@ -11,15 +11,15 @@ from hpack import Decoder, HPACKError, OversizedHeaderListError
 from plain.server.http import sink
 from plain.server.http.errors import ChunkedFramingError
 
-from plain_gevent_h2.chunked import ChunkedDecoder
-from plain_gevent_h2.compression import MAX_FIELD_LINES, BoundedDecoder
-from plain_gevent_h2.frames import PREFACE, ConnectionFault, FrameReader
-from plain_gevent_h2.headers import (
+from plain_gevent_h2.http1.chunked import ChunkedDecoder
+from plain_gevent_h2.http2.frames import PREFACE, ConnectionFault, FrameReader
+from plain_gevent_h2.http2.headers import (
     MalformedRequest,
     RefusedRequest,
     check_trailers,
     parse_request,
 )
+from plain_gevent_h2.http2.hpack import MAX_FIELD_LINES, BoundedDecoder
 
 MAX_FRAME_SIZE = 16384
 

@@ -9,8 +9,8 @@ import gevent
 import pytest
 from gevent.event import AsyncResult
 
-from plain_gevent_h2.asyncio_bridge import Abandoned, AsyncioThread
-from plain_gevent_h2.turns import give_way
+from plain_gevent_h2.app.asyncio_bridge import Abandoned, AsyncioThread
+from plain_gevent_h2.net.fairness import give_way
 
 
 class Asker:

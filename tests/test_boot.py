@@ -17,7 +17,7 @@ from harness import WAIT_FOR_START, Server, make_certificate, wait_for
 from load_client import Http2Client
 from plain.exceptions import ImproperlyConfigured
 
-from plain_gevent_h2.boot import describe
+from plain_gevent_h2.process.boot_report import describe
 
 Serve = Callable[..., Server]
 

@@ -15,9 +15,9 @@ from harness import Server, make_certificate
 from plain.exceptions import ImproperlyConfigured
 from tools import need
 
-from plain_gevent_h2.frames import PREFACE, FrameType, pack_frame
-from plain_gevent_h2.rare_lines import Failures, OnceAMinute
-from plain_gevent_h2.tls import TlsSocket, server_context, why_handshake_failed
+from plain_gevent_h2.http2.frames import PREFACE, FrameType, pack_frame
+from plain_gevent_h2.net.log_throttle import Failures, OnceAMinute
+from plain_gevent_h2.net.tls import TlsSocket, server_context, why_handshake_failed
 
 CERTIFICATE, KEY = "CERTIFICATE", "KEY"
 
@@ -160,7 +160,7 @@ class TestOnceAMinute:
     def test_failures_are_counted(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("plain_gevent_h2.rare_lines.log.propagate", True)
+        monkeypatch.setattr("plain_gevent_h2.net.log_throttle.log.propagate", True)
         failures = Failures("Things failed")
         for reason in ("rare", "common", "common"):
             failures.add(reason)

@@ -9,8 +9,8 @@ from hpack.huffman_table import decode_huffman
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plain_gevent_h2 import huffman
-from plain_gevent_h2.compression import BoundedDecoder, MemoEncoder
+from plain_gevent_h2.http2 import huffman
+from plain_gevent_h2.http2.hpack import BoundedDecoder, MemoEncoder
 
 NAMES = [b":status", b"content-type", b"date", b"x-a", b"x-b", b"set-cookie"]
 VALUES = [b"200", b"404", b"text/plain", b"", b"v" * 60, b"w" * 3000, b"x" * 5000]

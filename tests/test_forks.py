@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from harness import WAIT
 
-from plain_gevent_h2 import forks
+from plain_gevent_h2.patching import forks
 
 
 def blocked() -> set[int]:
@@ -38,7 +38,7 @@ def test_two_greenlets_of_a_thread_that_fork_at_once_leave_no_signal_blocked(
 
 FORK = """
 import os, signal, time
-from plain_gevent_h2.forks import patch_forks
+from plain_gevent_h2.patching.forks import patch_forks
 
 patch_forks()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

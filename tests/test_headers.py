@@ -3,7 +3,7 @@
 import pytest
 from plain.http import Response
 
-from plain_gevent_h2.headers import (
+from plain_gevent_h2.http2.headers import (
     LIMIT_COOKIE_FIELDS,
     LIMIT_PATH_SIZE,
     HeadersTooLarge,

@@ -3,8 +3,8 @@
 import pytest
 import raw
 
-from plain_gevent_h2.frames import PREFACE, SMALL_DATA, SMALL_SIZE, FrameReader, FrameType
-from plain_gevent_h2.limits import FRAME_LIMITS, STRAINED, Budgets
+from plain_gevent_h2.http2.frames import PREFACE, SMALL_DATA, SMALL_SIZE, FrameReader, FrameType
+from plain_gevent_h2.http2.limits import FRAME_LIMITS, STRAINED, Budgets
 
 
 def test_a_budget_that_slows_down_ends_no_connection() -> None:

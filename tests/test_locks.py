@@ -11,8 +11,8 @@ import pytest
 from gevent.exceptions import BlockingSwitchOutError
 from harness import WAIT
 
-from plain_gevent_h2 import locks
-from plain_gevent_h2.locks import Lock, SimpleQueue
+from plain_gevent_h2.patching import locks
+from plain_gevent_h2.patching.locks import Lock, SimpleQueue
 
 #: A turn of the hub, in a loop that waits for a condition.
 let_others_run = gevent.sleep

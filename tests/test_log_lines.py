@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plain.logs.formatters import JSONFormatter, KeyValueFormatter, _get_context
 from raw import RawClient, request_fields
 
-from plain_gevent_h2.log_lines import MAX_UNSAFE, format_value, safe_lines
+from plain_gevent_h2.app.log_escaping import MAX_UNSAFE, format_value, safe_lines
 
 #: What starts a line, moves a terminal's cursor, or cannot be written.
 BAD = ["\n", "\r", "\x0b", "\0", "\x1b[31m", "\x7f", "\x85", "\x9b", "\u2028", "\u202e", "\udcff"]

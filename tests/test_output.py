@@ -16,8 +16,8 @@ import pytest
 from harness import PLAIN, WAIT_FOR_START, Server, wait_for
 from load_client import Http2Client
 
-from plain_gevent_h2 import output
-from plain_gevent_h2.output import MAX_WAITING, Output
+from plain_gevent_h2.process import standard_output as output
+from plain_gevent_h2.process.standard_output import MAX_WAITING, Output
 
 LINE = b"x" * 99 + b"\n"
 

@@ -15,7 +15,7 @@ from plain.http.request import MediaType
 from plain.server.http.request import _decode_path
 from plain.utils.http import _parseparam
 
-from plain_gevent_h2 import parsers
+from plain_gevent_h2.app import safe_parsers as parsers
 
 #: Pieces of UTF-8, whole and broken: the bytes that decoding turns on.
 UTF8 = st.sampled_from(

@@ -78,11 +78,11 @@ def test_the_worker_is_patched(server: Server) -> None:
     assert answer["classes"] == {
         "ssl.SSLSocket": "gevent.ssl",
         "socket.socket": "gevent._socket3",
-        "threading.Lock": "plain_gevent_h2.locks",
-        "subprocess.Popen": "plain_gevent_h2.children",
-        "queue.SimpleQueue": "plain_gevent_h2.locks",
+        "threading.Lock": "plain_gevent_h2.patching.locks",
+        "subprocess.Popen": "plain_gevent_h2.patching.subprocesses",
+        "queue.SimpleQueue": "plain_gevent_h2.patching.locks",
     }
-    assert set(answer["parsers"]) == {"plain_gevent_h2.parsers"}
+    assert set(answer["parsers"]) == {"plain_gevent_h2.app.safe_parsers"}
     assert "MonkeyPatchWarning" not in server.log()
 
 

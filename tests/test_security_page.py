@@ -7,21 +7,24 @@ from attacks import ATTACKS
 from harness import TESTS
 from plain.runtime import global_settings
 
-from plain_gevent_h2 import default_settings, header_budget, metrics, websocket, writer
-from plain_gevent_h2.compression import MAX_FIELD_LINES
-from plain_gevent_h2.connection import MANY_STREAMS
-from plain_gevent_h2.frames import MAX_CONTINUATIONS, SMALL_DATA, FrameType
-from plain_gevent_h2.headers import (
+from plain_gevent_h2 import default_settings
+from plain_gevent_h2.app import websocket
+from plain_gevent_h2.app.safe_parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
+from plain_gevent_h2.app.upload_budget import PATIENCE
+from plain_gevent_h2.http1.connection import MAX_HEAD_LINES, MAX_HEAD_SIZE
+from plain_gevent_h2.http2 import writer
+from plain_gevent_h2.http2.connection import MANY_STREAMS
+from plain_gevent_h2.http2.frames import MAX_CONTINUATIONS, SMALL_DATA, FrameType
+from plain_gevent_h2.http2.headers import (
     LIMIT_COOKIE_FIELDS,
     LIMIT_COOKIE_PARTS,
     LIMIT_PATH_SIZE,
     LIMIT_REQUEST_FIELDS,
 )
-from plain_gevent_h2.http1 import MAX_HEAD_LINES, MAX_HEAD_SIZE
-from plain_gevent_h2.idle import LEAST_IDLE
-from plain_gevent_h2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
-from plain_gevent_h2.parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
-from plain_gevent_h2.uploads import PATIENCE
+from plain_gevent_h2.http2.hpack import MAX_FIELD_LINES
+from plain_gevent_h2.http2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
+from plain_gevent_h2.net import header_budget, metrics
+from plain_gevent_h2.process.idle_connections import LEAST_IDLE
 
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 

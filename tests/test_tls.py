@@ -16,7 +16,7 @@ from inside import Inside
 from raw import RawClient, request_fields
 from tools import need
 
-from plain_gevent_h2.client_hello import ClientHello
+from plain_gevent_h2.net.client_hello import ClientHello
 
 
 def handshake(server: Server, *options: str, say: str = "") -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 import gevent
 
-from plain_gevent_h2.turns import MOST_PENALIZED, PenaltyBox, give_way
+from plain_gevent_h2.net.fairness import MOST_PENALIZED, PenaltyBox, give_way
 
 
 class Connection:

@@ -17,8 +17,8 @@ from raw import RawClient, data
 from test_attacks import ATTEMPTS, FACTOR, GROWTH, REQUESTS, latency, slowdown
 from ws import Http2Socket, connect_fields
 
-from plain_gevent_h2.uploads import UploadBudget
-from plain_gevent_h2.websocket import MAX_EARLY, MAX_UNREAD, Unread, WebSocketTransport
+from plain_gevent_h2.app.upload_budget import UploadBudget
+from plain_gevent_h2.app.websocket import MAX_EARLY, MAX_UNREAD, Unread, WebSocketTransport
 
 Serve = Callable[..., Server]
 

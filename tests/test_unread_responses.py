@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from plain_gevent_h2.unread_responses import LOOK_AGAIN, MAX_UNTAKEN, UnreadResponses
-from plain_gevent_h2.writer import unsent
+from plain_gevent_h2.http2.writer import unsent
+from plain_gevent_h2.process.unread_responses import LOOK_AGAIN, MAX_UNTAKEN, UnreadResponses
 
 
 class Connection:

@@ -12,8 +12,8 @@ from plain.server.http.errors import BodyBudgetExceeded
 from raw import RawClient, data, request_fields
 from test_bodies import PROTOCOLS, echo, http_client
 
-from plain_gevent_h2.spool import SpooledBody
-from plain_gevent_h2.uploads import PATIENCE, UploadBudget
+from plain_gevent_h2.app.spool import SpooledBody
+from plain_gevent_h2.app.upload_budget import PATIENCE, UploadBudget
 
 Serve = Callable[..., Server]
 

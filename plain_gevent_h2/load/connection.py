@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import gevent
 from gevent.event import Event
 
-from plain_gevent_h2.compression import BoundedDecoder, MemoEncoder
-from plain_gevent_h2.frames import (
+from plain_gevent_h2.http2.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,
@@ -27,6 +26,7 @@ from plain_gevent_h2.frames import (
     pack_frame,
     parse_frame_header,
 )
+from plain_gevent_h2.http2.hpack import BoundedDecoder, MemoEncoder
 
 Fields = list[tuple[str, str]]
 

@@ -23,11 +23,11 @@ from plain.server.http.sink import BodySink
 from plain.urls import path
 from plain.views import View
 
-from plain_gevent_h2.connection import Http2Connection
-from plain_gevent_h2.http1 import Http1Connection
+from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.http1.connection import Http1Connection
+from plain_gevent_h2.http2.connection import Http2Connection
+from plain_gevent_h2.process.diagnostics import stream_of
 from plain_gevent_h2.stream import Stream
-from plain_gevent_h2.watch import stream_of
-from plain_gevent_h2.websocket import WebSocketTransport
 
 
 class Turnstile:

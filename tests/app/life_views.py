@@ -15,7 +15,7 @@ from plain.logs import app_logger
 from plain.urls import path
 from plain.views import View
 
-from plain_gevent_h2.watch import stream_of
+from plain_gevent_h2.process.diagnostics import stream_of
 
 #: What `Raise` and `RaiseInBody` raise: none of them an `Exception`.
 RAISED: dict[str, type[BaseException]] = {

@@ -20,8 +20,8 @@ from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
 from hpack.exceptions import HPACKError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame
 
-from .compression import BoundedDecoder, MemoEncoder
-from .config import Config
+from plain_gevent_h2.config import Config
+
 from .frames import (
     END_HEADERS,
     END_STREAM,
@@ -34,6 +34,7 @@ from .frames import (
     pack_frame,
     parse_frame_header,
 )
+from .hpack import BoundedDecoder, MemoEncoder
 
 #: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
 #: only has to be larger than what a fast network holds in flight.

@@ -10,9 +10,9 @@ import gevent
 from gevent import Greenlet
 from plain.logs import get_framework_logger
 
-from .rare_lines import OnceAMinute
-from .stream import Stream
-from .turns import give_way
+from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.log_throttle import OnceAMinute
+from plain_gevent_h2.stream import Stream
 
 log = get_framework_logger("plain.server")
 

@@ -24,7 +24,7 @@ from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
 from .locks import can_switch
-from .waits import READ, WRITE, ask_again, is_ready, wait_until_ready
+from .waiting import READ, WRITE, ask_again, is_ready, wait_until_ready
 
 _os_write = os.write
 

@@ -13,12 +13,13 @@ from gevent.event import Event
 from h2.exceptions import ProtocolError
 from plain.logs import get_framework_logger
 
-from . import metrics
+from plain_gevent_h2.net import metrics
+from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.tls import TlsSocket
+
 from .frames import FRAME_HEADER_SIZE, FrameType
 from .limits import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, Budgets
 from .state_machine import StateMachine
-from .tls import TlsSocket
-from .turns import give_way
 
 log = get_framework_logger("plain.server")
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from gevent import monkey
 from plain.urls import get_resolver
 
-from .patches import ssl_came_first
+from plain_gevent_h2.patches import ssl_came_first
 
 
 class Obstacle(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from plain.server.http.sink import BodyBudget
 
-from .stream import SWEEP_INTERVAL
+from plain_gevent_h2.stream import SWEEP_INTERVAL
 
 #: Seconds over which an upload's rate is measured: the last one to two of these. Not its whole
 #: life, since an attacker may start fast.

@@ -15,7 +15,7 @@ from plain.exceptions import ImproperlyConfigured
 
 from .certificate import load_certificate
 from .client_hello import NO_APPLICATION_PROTOCOL, ClientHello
-from .turns import give_way
+from .fairness import give_way
 
 #: Seconds that a client may keep its TLS handshake waiting. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0

@@ -21,7 +21,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.selectors import GeventSelector
 
-from .threads import shared_threads
+from plain_gevent_h2.patching.threads import shared_threads
 
 _start_new_thread = get_original("_thread", "start_new_thread")
 _native_thread = get_original("_thread", "get_ident")
@@ -81,6 +81,25 @@ class Call:
         self._hub = hub
         self._waiter: Any = Waiter()
         self._is_waiting = False
+        self.task: asyncio.Task[Any] | None = None  # what it does, once that has started
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> None:
+        """Run `coroutine` in a task, in `context`. Called in the loop's thread."""
+        self.task = asyncio.get_running_loop().create_task(coroutine, context=context)
+        self.task.add_done_callback(self.notify)
+
+    def cancel(self) -> None:
+        """Cancel the task, if it has started. Called in the loop's thread."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def is_done(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    def result(self) -> Any:
+        """What the task returned; raises what it raised. Called once it is done."""
+        assert self.task is not None
+        return self.task.result()
 
     def notify(self, _task: object = None) -> None:
         """Have the greenlet look again. Called in the loop's thread."""
@@ -211,32 +230,26 @@ class AsyncioThread:
         """
         call = Call(self.hub)
         loop = self.loop()
-        task: asyncio.Task[Any] | None = None
-
-        def start() -> None:
-            nonlocal task
-            task = asyncio.get_running_loop().create_task(coroutine, context=context)
-            task.add_done_callback(call.notify)
 
         def cancel() -> None:
-            loop.post(lambda: task and task.cancel())
+            loop.post(call.cancel)
 
         if asker.gone_at is not None:
             coroutine.close()
             raise Abandoned
         asker.cancel = cancel
-        loop.post(start)
+        loop.post(call.start, coroutine, context)
         try:
-            call.wait(lambda: task is not None and task.done())
+            call.wait(call.is_done)
         except BaseException:
             cancel()
             raise
         finally:
             asker.cancel = None
-        assert task is not None
-        if task.cancelled() and asker.gone_at is not None:
+        assert call.task is not None
+        if call.task.cancelled() and asker.gone_at is not None:
             raise Abandoned
-        return task.result()
+        return call.result()
 
     def iterate(
         self, stream: AsyncIterable[bytes], context: contextvars.Context
@@ -250,7 +263,6 @@ class AsyncioThread:
         call = Call(self.hub)
         loop = self.loop()
         chunks = Pieces(call, loop)
-        task: asyncio.Task[None] | None = None
 
         async def pump() -> None:
             iterator = aiter(stream)
@@ -264,21 +276,12 @@ class AsyncioThread:
                     if (aclose := getattr(closing, "aclose", None)) is not None:
                         await aclose()
 
-        def start() -> None:
-            nonlocal task
-            task = asyncio.get_running_loop().create_task(pump(), context=context)
-            task.add_done_callback(call.notify)
-
-        def is_done() -> bool:
-            return task is not None and task.done()
-
-        loop.post(start)
+        loop.post(call.start, pump(), context)
         try:
-            while not is_done() or chunks:
+            while not call.is_done() or chunks:
                 yield from chunks.take()
-                call.wait(lambda: chunks or is_done())
-            assert task is not None
-            task.result()
+                call.wait(lambda: chunks or call.is_done())
+            call.result()
         finally:
-            loop.post(lambda: task and task.cancel())
-            call.wait(is_done)
+            loop.post(call.cancel)
+            call.wait(call.is_done)

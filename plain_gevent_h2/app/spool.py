@@ -10,11 +10,12 @@ from gevent.event import Event
 from plain.server.http.errors import BodyBudgetExceeded
 from plain.server.http.sink import BodySink
 
-from .patches import in_native_thread
-from .uploads import Pace
+from plain_gevent_h2.patches import in_native_thread
+
+from .upload_budget import Pace
 
 if TYPE_CHECKING:
-    from .worker import GeventWorker
+    from plain_gevent_h2.worker import GeventWorker
 
 #: Bytes that may wait for the disk before no more is read of an HTTP/1.1 body. Over HTTP/2
 #: they are part of the stream's window until they are written.

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from typing import Protocol
 
-from . import metrics
+from plain_gevent_h2.net import metrics
 
 #: Seconds for which a connection may be idle whatever others ask for: those who connect as fast
 #: as they can should not take it from who is about to send.

@@ -16,7 +16,7 @@ from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
 from .locks import can_switch
-from .waits import ask_again, pauses
+from .waiting import ask_again, pauses
 
 _monotonic = get_original("time", "monotonic")
 _native_ident = get_original("_thread", "get_ident")

@@ -15,7 +15,14 @@ from plain.logs import get_framework_logger
 from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
 from plain.server.util import HEALTHCHECK_BODY
 
-from . import metrics
+from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.net import metrics
+from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.header_budget import FREE, LONG_BLOCK, size_to_charge
+from plain_gevent_h2.net.send_timeout import SEND_TIMEOUT_UNDER_PRESSURE, send_timeout
+from plain_gevent_h2.net.tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
+from plain_gevent_h2.stream import ClientGone, log_unwritten, release
+
 from .frames import (
     GOAWAY_SIZE,
     MAX_STREAM_ID,
@@ -28,7 +35,6 @@ from .frames import (
     goaway,
     window_update,
 )
-from .header_budget import FREE, LONG_BLOCK, size_to_charge
 from .headers import (
     HeadersTooLarge,
     MalformedRequest,
@@ -38,7 +44,6 @@ from .headers import (
     check_trailers,
     parse_request,
 )
-from .http2_stream import Http2Stream
 from .limits import (
     DATA_ON_CLOSED_STREAM,
     LONG_PATH_COST,
@@ -48,16 +53,12 @@ from .limits import (
     Budgets,
     report_abuse,
 )
-from .send_timeout import SEND_TIMEOUT_UNDER_PRESSURE, send_timeout
 from .state_machine import HeadersDiscarded, error_code, h2_connection
-from .stream import ClientGone, log_unwritten, release
-from .tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
-from .turns import give_way
-from .websocket import WebSocketTransport
+from .stream import Http2Stream
 from .writer import LOW_WATER, MAX_UNREAD_RESPONSES, MIN_PROGRESS, SendBuffer, Writer, unsent
 
 if TYPE_CHECKING:
-    from .worker import GeventWorker
+    from plain_gevent_h2.worker import GeventWorker
 
 log = get_framework_logger("plain.server")
 

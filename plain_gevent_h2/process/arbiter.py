@@ -16,8 +16,8 @@ from plain.runtime import settings
 from plain.server.arbiter import Arbiter, WorkerInfo
 from plain.server.errors import WORKER_BOOT_ERROR, HaltServer
 
-from . import output
-from .boot import MAX_LINE
+from . import standard_output as output
+from .boot_report import MAX_LINE
 
 #: What a worker's command line runs before anything else.
 _PATCH = "from plain_gevent_h2.patches import patch; patch(); "
@@ -62,7 +62,7 @@ class _PatchedSpawnContext(context.SpawnContext):
     """Starts processes as "spawn" does, with gevent's patch first and our target."""
 
     def Process(self, *, target: Any, args: tuple[Any, ...]) -> process.BaseProcess:  # type: ignore[override]
-        from .worker import worker_main
+        from plain_gevent_h2.worker import worker_main
 
         boot_failure = self.Array("c", MAX_LINE, lock=False)
         worker = _PatchedProcess(target=worker_main, args=(boot_failure, *args))

@@ -22,8 +22,14 @@ from gevent.monkey import get_original
 from greenlet import gettrace, greenlet, settrace
 from plain.logs import get_framework_logger
 
-from . import asyncio_bridge, connection, http1, metrics, slots
-from .stream import Stream
+import plain_gevent_h2
+from plain_gevent_h2.app import asyncio_bridge
+from plain_gevent_h2.http1 import connection as http1
+from plain_gevent_h2.http2 import connection
+from plain_gevent_h2.net import metrics
+from plain_gevent_h2.stream import Stream
+
+from . import slots
 
 log = get_framework_logger("plain.server")
 
@@ -66,7 +72,7 @@ _FRAMEWORK = tuple(
         *plain.views.__path__,
         *plain.http.__path__,
         *gevent.__path__,
-        os.path.dirname(__file__),
+        *plain_gevent_h2.__path__,
     )
 )
 
@@ -173,9 +179,9 @@ def _stack(frame: FrameType) -> list[_Place]:
 def _task_of(frame: FrameType | None) -> "asyncio.Task[Any] | None":
     """The task on the asyncio loop that the greenlet with `frame` waits for."""
     while frame is not None:
-        task = frame.f_locals.get("task")
-        if isinstance(task, asyncio.Task) and frame.f_globals.get("__package__") == __package__:
-            return task
+        if frame.f_code is asyncio_bridge.Call.wait.__code__:
+            call = frame.f_locals["self"]
+            return call.task if isinstance(call, asyncio_bridge.Call) else None
         frame = frame.f_back
     return None
 

@@ -24,7 +24,7 @@ from plain.server.http.message import (
 )
 from plain.server.http.response import HEADER_VALUE_RE
 
-from .compression import FIELD_OVERHEAD
+from .hpack import FIELD_OVERHEAD
 
 #: Cookies a request may be split into (RFC 9113 section 8.2.3), beside the limit for other
 #: fields, which is Plain's own. Browsers keep at most 180 cookies for a site.

@@ -26,9 +26,9 @@ from typing import Any
 import gevent
 from gevent.monkey import get_original
 
-from .children import wait_for_end
 from .locks import can_switch
-from .waits import WRITE, is_ready, pauses, wait_until_ready
+from .subprocesses import wait_for_end
+from .waiting import WRITE, is_ready, pauses, wait_until_ready
 
 
 def _read(fd: int, size: int) -> bytes:

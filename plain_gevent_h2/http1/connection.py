@@ -40,15 +40,21 @@ from plain.server.http.request import create_request
 from plain.server.http.response import HEADER_VALUE_RE
 from plain.server.http.sink import BodyRateFloor
 
-from .chunked import ChunkedDecoder
-from .frames import FrameType, goaway, pack_frame
-from .header_budget import FREE, size_to_charge
-from .headers import AUTHORITY_RE, LIMIT_COOKIE_PARTS, ascii_uri, same_authority
-from .limits import report_abuse
-from .send_timeout import send_timeout
-from .spool import SpooledBody
-from .stream import ClientGone, Stream, log_unwritten, release
-from .tls import (
+from plain_gevent_h2.app.spool import SpooledBody
+from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.http2.frames import FrameType, goaway, pack_frame
+from plain_gevent_h2.http2.headers import (
+    AUTHORITY_RE,
+    LIMIT_COOKIE_PARTS,
+    ascii_uri,
+    same_authority,
+)
+from plain_gevent_h2.http2.limits import report_abuse
+from plain_gevent_h2.http2.writer import MIN_PROGRESS, unsent
+from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.header_budget import FREE, size_to_charge
+from plain_gevent_h2.net.send_timeout import send_timeout
+from plain_gevent_h2.net.tls import (
     BATCH_SIZE,
     RECV_SIZE,
     RecordFlood,
@@ -59,14 +65,14 @@ from .tls import (
     reset,
     reset_on_close,
 )
-from .turns import give_way
-from .websocket import WebSocketTransport
-from .writer import MIN_PROGRESS, unsent
+from plain_gevent_h2.stream import ClientGone, Stream, log_unwritten, release
+
+from .chunked import ChunkedDecoder
 
 if TYPE_CHECKING:
     from plain.http import Request
 
-    from .worker import GeventWorker
+    from plain_gevent_h2.worker import GeventWorker
 
 log = get_framework_logger("plain.server")
 

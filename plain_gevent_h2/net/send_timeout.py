@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from .writer import unsent
+from plain_gevent_h2.http2.writer import unsent
 
 if TYPE_CHECKING:
-    from .worker import GeventWorker
+    from plain_gevent_h2.worker import GeventWorker
 
 #: Seconds in place of `SERVER_SEND_TIMEOUT` while requests wait for a place to run: those who
 #: do not take their responses should not keep out those who would.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from .writer import unsent
+from plain_gevent_h2.http2.writer import unsent
 
 #: Bytes of whole responses, beside the largest, that clients may leave in a worker who take nothing
 #: at all. (An HTTP/1.1 response keeps its place, and has time limits.) With the gate of

@@ -10,11 +10,12 @@ from plain.server.http import h1
 from plain.server.http.h2 import _prepare_stream_request
 from plain.server.http.sink import BodyRateFloor
 
+from plain_gevent_h2.app.spool import SpooledBody
+from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.stream import SWEEP_INTERVAL, ClientGone, Stream, release
+
 from .headers import RequestHead, response_headers
-from .spool import SpooledBody
-from .stream import SWEEP_INTERVAL, ClientGone, Stream, release
-from .turns import give_way
-from .websocket import WebSocketTransport
 from .writer import SendBuffer
 
 if TYPE_CHECKING:

@@ -1,8 +1,6 @@
 """The file descriptors that a process may have, and those of them that are for files."""
 
-import os
 import resource
-import sys
 
 #: The limit that is asked for where the system has none.
 MOST = 1_048_576
@@ -23,17 +21,3 @@ def raise_limit() -> int:
     except (OSError, ValueError):  # macOS has a lower one that it does not tell
         return soft
     return wanted
-
-
-def open_standard_streams() -> None:
-    """Open /dev/null where standard input, output or error is closed.
-
-    Their descriptor would be the next socket's: what is printed would go to a client.
-    """
-    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
-            os.set_inheritable(fd, True)
-            setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8", closefd=False))

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from h2.errors import ErrorCodes
 from plain.logs import get_framework_logger
 
-from . import metrics
+from plain_gevent_h2.net import metrics
+
 from .frames import SMALL_DATA, ConnectionFault, FrameType
 
 log = get_framework_logger("plain.server")

@@ -16,7 +16,7 @@ from gevent.event import Event
 from .asyncio_bridge import AsyncioThread, Call, Mailbox, Pieces
 
 if TYPE_CHECKING:
-    from .uploads import UploadBudget
+    from .upload_budget import UploadBudget
 
 #: Reads in a turn of one WebSocket: those of some 40 small frames, which keep the GIL for half a
 #: millisecond. Plain's reader never waits while there is more, and the hub would get the GIL back
@@ -239,18 +239,11 @@ class WebSocketTransport:
         worker shuts down.
         """
         call = Call(bridge.hub)
-        task: asyncio.Task[Any] | None = None
         context = contextvars.copy_context()
 
         def start() -> None:
-            nonlocal task
-            loop = asyncio.get_running_loop()
-            self._shutdown = loop.create_future()
-            task = loop.create_task(run(self, self._shutdown), context=context)
-            task.add_done_callback(call.notify)
-
-        def is_done() -> bool:
-            return task is not None and task.done()
+            self._shutdown = asyncio.get_running_loop().create_future()
+            call.start(run(self, self._shutdown), context)
 
         self._hub = bridge.hub
         self._loop = bridge.loop()
@@ -261,14 +254,13 @@ class WebSocketTransport:
         if self._is_lost:  # while the loop was started
             self._loop.post(self._lose)
         try:
-            while not is_done() or sent:
+            while not call.is_done() or sent:
                 yield from sent.take()
-                call.wait(lambda: sent or is_done())
-            assert task is not None
-            task.result()
+                call.wait(lambda: sent or call.is_done())
+            call.result()
         finally:
             self.lost()
-            call.wait(is_done)
+            call.wait(call.is_done)
             self.dropped = None  # whose object holds this one
             self._is_void = True
             self._taken(self.waiting, 0)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from plain.logs import get_framework_logger
 
-from .rare_lines import OnceAMinute
+from .log_throttle import OnceAMinute
 
 log = get_framework_logger("plain.server")
 

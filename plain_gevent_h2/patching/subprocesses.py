@@ -20,7 +20,7 @@ from gevent.monkey.api import patch_item
 
 from .locks import can_switch
 from .pipes import over_pipe
-from .waits import ask_again, wait_until_ready
+from .waiting import ask_again, wait_until_ready
 
 
 @contextmanager
