@@ -86,7 +86,7 @@ def mend_threads() -> None:
 
     What broke: gevent's locks and queues lose wake-ups between native threads, and a thread started
     in a native one was a greenlet that nobody ran. Requests hung for ever. Shown by
-    `tests/test_native_threads.py::test_all_log_at_once`.
+    `tests/server/test_native_threads.py::test_all_log_at_once`.
     """
     from .patching.threads import patch_threading
 
@@ -98,7 +98,7 @@ def mend_pipes() -> None:
 
     What broke: `os.read()` of an empty pipe stopped every request, and so did `fcntl.flock()` of a
     file that another greenlet has locked. Shown by
-    `tests/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
+    `tests/server/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
     """
     from .patching.pipes import patch_pipes
 
@@ -109,7 +109,7 @@ def mend_children() -> None:
     """Let every native thread start programs, and wait for them.
 
     What broke: `subprocess` raised TypeError outside the main thread, after the program had run.
-    Shown by `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
+    Shown by `tests/server/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
     """
     from .patching.subprocesses import patch_children
 
@@ -120,7 +120,8 @@ def mend_forks() -> None:
     """Give a forked child a hub of its own.
 
     What broke: a child ran the worker's hub as it waited, took connections and answered them, and
-    ignored SIGTERM. Shown by `tests/test_native_threads.py::test_a_forked_child_is_no_worker`.
+    ignored SIGTERM. Shown by
+    `tests/server/test_native_threads.py::test_a_forked_child_is_no_worker`.
     """
     from .patching.forks import patch_forks
 
@@ -131,7 +132,7 @@ def mend_signals() -> None:
     """Let other greenlets run while one waits for a signal; refuse `signal.pause()`.
 
     What broke: `signal.sigwait()` and its like stopped every request. Shown by
-    `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
+    `tests/server/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
     """
     from .patching.signals import patch_signals
 
@@ -143,7 +144,7 @@ def mend_sockets() -> None:
 
     What broke: a client whose connections views and native threads share raised "Cannot switch to
     a different thread". Shown by
-    `tests/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
+    `tests/server/test_native_threads.py::test_a_wait_ends_from_every_kind_of_thread`.
     """
     from .patching.sockets import patch_sockets
 
@@ -155,7 +156,7 @@ def mend_reloader() -> None:
 
     What broke: the watcher is a `threading.Thread` that waits inside a Rust extension.
     Patched, that thread is a greenlet, and the wait stops every other greenlet of the
-    worker. Shown by `tests/test_reload.py::test_watcher_does_not_block_the_hub`.
+    worker. Shown by `tests/server/test_reload.py::test_watcher_does_not_block_the_hub`.
     """
     from gevent.monkey import get_original
     from plain.internal.reloader import Reloader
@@ -182,7 +183,7 @@ def mend_hashing() -> None:
     of the GIL, so in another thread they disturb nobody. The threads leave a core to the hub,
     and are not those of gevent's own pool: files and host names would wait for a burst of
     logins. Called before the app is imported, which may take names out of these modules. Shown
-    by `tests/test_hub.py::TestHashing::test_others_run_meanwhile`.
+    by `tests/server/test_hub.py::TestHashing::test_others_run_meanwhile`.
     """
     import hashlib
     import importlib.util
@@ -258,7 +259,7 @@ def mend_asyncio_run() -> None:
     What broke: a running loop is known by its native thread, so of two greenlets that call
     `asyncio.run()` the second fails ("cannot be called from a running event loop"). In a thread
     of its own it is alone; its tasks are cancelled if the greenlet is stopped. Shown by
-    `tests/test_hub.py::TestAsyncio::test_100_blocking_views_at_once`.
+    `tests/server/test_hub.py::TestAsyncio::test_100_blocking_views_at_once`.
     """
     import asyncio
     import contextvars
@@ -329,7 +330,7 @@ def mend_asyncio_loops() -> None:
     blocking view was that of all blocking views, and one of an async view failed beside the
     worker's own. Such a loop waits with the system's selector, which belongs to no thread: it may
     be made in one and run in another. Shown by
-    `tests/test_native_threads.py::test_a_loop_in_the_background`.
+    `tests/server/test_native_threads.py::test_a_loop_in_the_background`.
     """
     import asyncio
     import functools
@@ -382,7 +383,7 @@ def mend_asyncio_threads() -> None:
     What broke: from CPython 3.13.12 and 3.14.3 on they stall under gevent's patch (gevent issue
     2213): a 50 ms job took 3 s. In the thread of the async views' loop, an executor's threads are
     greenlets anyway. Other loops have native threads for it, as ever. Shown by
-    `tests/test_hub.py::TestAsyncio::test_an_async_view_goes_to_threads_and_back`.
+    `tests/server/test_hub.py::TestAsyncio::test_an_async_view_goes_to_threads_and_back`.
     """
     import asyncio
 
@@ -425,7 +426,7 @@ def mend_imports() -> None:
     What broke: the lock of a module that is being imported is one of gevent's, and with
     several native threads waiting for one it does not wake them all: of ten views at once in
     `asyncio.run()`, whose client library imports as it goes, some hung for ever. Shown by
-    `tests/test_hub.py::TestAsyncio::test_an_async_client_in_a_view`.
+    `tests/server/test_hub.py::TestAsyncio::test_an_async_client_in_a_view`.
     """
     import types
     from importlib import _bootstrap  # type: ignore[attr-defined]
@@ -444,7 +445,7 @@ def mend_multiprocessing() -> None:
 
     What broke: a `multiprocessing.Pool` stopped the worker until the arbiter killed it, and so did
     a `Queue`, `Lock` or `Pipe` for as long as the other process took. Shown by
-    `tests/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
+    `tests/server/test_native_threads.py::test_a_call_in_every_kind_of_thread`.
     """
     from .patching.multiprocess import patch_multiprocessing
 
@@ -456,9 +457,9 @@ def mend_parsers() -> None:
 
     What broke: some are quadratic, and run on the hub before any view. A Content-Type of 64 KB
     stopped every other greenlet for 2.9 s, a path of 45 KB for 0.1 s. Shown by
-    `tests/test_parsers.py::test_time_grows_no_faster_than_the_input`. Others failed: `charset=hex`
-    and `Accept: a;q=x` were a 500 each, and so was JSON that is no UTF-8. Shown by
-    `tests/test_header_bytes.py`.
+    `tests/unit/test_safe_parsers.py::test_time_grows_no_faster_than_the_input`. Others failed:
+    `charset=hex` and `Accept: a;q=x` were a 500 each, and so was JSON that is no UTF-8. Shown by
+    `tests/server/test_header_bytes.py`.
     """
     import json
     from functools import cached_property
@@ -490,7 +491,7 @@ def mend_logs() -> None:
 
     What broke: a path with `%0a` started a line of its own, one with `%1b` was an escape sequence
     for the terminal, and a byte that is no UTF-8 in a user agent made the access log's line fail.
-    Shown by `tests/test_log_lines.py::test_no_client_writes_a_line_of_its_own`.
+    Shown by `tests/server/test_log_lines.py::test_no_client_writes_a_line_of_its_own`.
     """
     from plain.logs import formatters
 
@@ -508,7 +509,7 @@ def mend_websockets() -> None:
 
     What broke: Plain's reader takes 16 messages of up to 1 MiB that the view has not asked for: 20
     sockets of one connection held 395 MiB. Shown by
-    `tests/test_unread.py::test_attack`.
+    `tests/server/test_unread.py::test_attack`.
     """
     from plain.server.http import websocket
 
@@ -524,7 +525,7 @@ def mend_psycopg() -> None:
     next connection, which is then lost to the pool; stopped in a query, it leaves the server
     at work. Both clean up, but only after the exceptions that stop a thread or a task. Called
     once the app is imported. Shown by
-    `tests/test_postgres.py::test_a_deadline_in_a_query_gives_its_connection_back`.
+    `tests/server/test_postgres.py::test_a_deadline_in_a_query_gives_its_connection_back`.
     """
     import sys
 

@@ -150,7 +150,7 @@ class TlsSocket:
     OpenSSL works on memory here and makes no system call, for two reasons. CPython leaves a
     system error of one `SSLSocket` (EPIPE, ECONNRESET) in OpenSSL's error queue, which is the
     thread's: the next call for *another* connection finds it and fails. (Shown by
-    `tests/test_http2.py`: 1 of 5 runs of h2load lost an innocent connection.) And an
+    `tests/server/test_http2.py`: 1 of 5 runs of h2load lost an innocent connection.) And an
     `SSLSocket` makes one system call for each record of 16 KiB, this one for each batch.
 
     One greenlet may read and another write. Raises `OSError`, of which `ssl.SSLError` is one.

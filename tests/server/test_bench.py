@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tools
 
-LOAD = Path(__file__).parent.parent / "load"
+LOAD = Path(__file__).parents[2] / "load"
 
 
 @pytest.fixture
