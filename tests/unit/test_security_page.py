@@ -51,7 +51,7 @@ def row(start: str) -> list[str]:
 
 
 def test_the_tests_exist() -> None:
-    tests = {path.name: path.read_text() for path in TESTS.glob("test_*.py")}
+    tests = {path.name: path.read_text() for path in TESTS.rglob("test_*.py")}
     assert set(re.findall(r"`(test_\w+\.py)`", PAGE)) <= set(tests)
     code = "\n".join(tests.values())
     for name in re.findall(r"`((?:test_|Test)\w+)`", PAGE):
