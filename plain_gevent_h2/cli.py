@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from plain.cli.options import SettingOption
-from plain.cli.server import server
 from plain.exceptions import ImproperlyConfigured
 from plain.logs import get_framework_logger
 
+from .app.plain_internals import SettingOption, arbiter_replaced, server_command
 from .config import WORKERS, Config, unknown_worker
 from .patches import mends
 from .patching.standard_streams import open_standard_streams
@@ -44,7 +43,6 @@ def _serve_with_gevent(
     """Check what can be checked now, then let Plain start its server with our arbiter."""
     open_standard_streams()
 
-    import plain.server.app
     from plain.runtime import settings
 
     from .process import standard_output as output
@@ -53,15 +51,9 @@ def _serve_with_gevent(
     protocols = _check(settings, options, http_protocols)
     _warn_of_threads(settings)
     output.install()
-    # Plain's ServerApplication takes its arbiter from this name when it runs.
-    arbiter = plain.server.app.Arbiter
-    vars(plain.server.app)["Arbiter"] = partial(
-        GeventArbiter, http_protocols=http_protocols, protocols=protocols
-    )
-    try:
+    make_arbiter = partial(GeventArbiter, http_protocols=http_protocols, protocols=protocols)
+    with arbiter_replaced(make_arbiter):
         serve(**options)
-    finally:
-        vars(plain.server.app)["Arbiter"] = arbiter
 
 
 def _check(settings: Any, options: dict[str, Any], http_protocols: str | None) -> tuple[str, ...]:
@@ -133,4 +125,4 @@ def install(command: click.Command) -> None:
     command.callback = run
 
 
-install(server)
+install(server_command)

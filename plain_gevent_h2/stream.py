@@ -17,13 +17,18 @@ from plain.http import (
     response_omits_body,
 )
 from plain.logs import get_framework_logger
-from plain.server.accesslog import log_access
-from plain.server.http import h1
-from plain.server.http.errors import InvalidHeader, UpgradeRefused
-from plain.server.http.sink import BodySink
 
 from .app.deadline import DeadlinePassed, body_limited, log_passed
 from .app.pipeline import Handled, ResponseBodyFailed
+from .app.plain_internals import (
+    WEBSOCKET_CLOSE_TIMEOUT,
+    BodySink,
+    InvalidHeader,
+    UpgradeRefused,
+    log_access,
+    recv_timeout,
+    stored_headers,
+)
 from .app.websocket import WebSocketTransport
 from .net import metrics
 
@@ -33,10 +38,6 @@ if TYPE_CHECKING:
     from .worker import GeventWorker
 
 log = get_framework_logger("plain.server")
-
-#: Seconds between heartbeats, and between looks at what time asks of connections; while
-#: the worker drains, every tenth of that.
-SWEEP_INTERVAL = 1.0
 
 #: Seconds after its client left that a response body may go on without a write. A body
 #: that blocks for longer (on a queue, say) is stopped at that blocking point.
@@ -54,7 +55,7 @@ class ClientGone(Exception):
 
 def promised_length(response: Response) -> int | None:
     """The number of bytes that the view promises. Raises `InvalidHeader` for what is none."""
-    _, value = response.headers._store.get("content-length", _NO_FIELD)
+    _, value = stored_headers(response).get("content-length", _NO_FIELD)
     if value is None or content_length_forbidden(response.status_code):
         return None  # or it is not sent
     if not _LENGTH_RE.fullmatch(value.strip(" \t")):
@@ -324,7 +325,7 @@ class Stream(ABC):
 
     def _close_timeout(self) -> float:
         """Seconds for a WebSocket's closing handshake: while the worker drains, what is left."""
-        return h1._recv_timeout(self.worker, h1.WEBSOCKET_CLOSE_TIMEOUT)
+        return recv_timeout(self.worker, WEBSOCKET_CLOSE_TIMEOUT)
 
     # -- called from outside the stream's greenlet ----------------------------
 

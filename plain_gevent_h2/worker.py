@@ -18,15 +18,21 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.server import StreamServer
 from gevent.socket import IPPROTO_TCP, socket
-from plain.server import util
-from plain.server.connection import RECV_PROGRESS_TIMEOUT, is_client_socket_noise
-from plain.server.errors import WORKER_BOOT_ERROR
-from plain.server.workers import entry
-from plain.server.workers import worker as plain_worker
-from plain.utils.module_loading import import_string
 
 from . import patches
 from .app.pipeline import Pipeline
+from .app.plain_internals import (
+    DRAIN_TEARDOWN_MARGIN,
+    RECV_PROGRESS_TIMEOUT,
+    WORKER_BOOT_ERROR,
+    Reloader,
+    Worker,
+    close_on_exec,
+    import_string,
+    is_client_socket_noise,
+    run_worker,
+    seed,
+)
 from .app.upload_budget import UploadBudget
 from .app.websocket import Unread
 from .config import Config
@@ -34,7 +40,7 @@ from .http1.connection import Http1Connection
 from .http2.connection import Http2Connection
 from .http2.limits import report_abuse
 from .net import metrics
-from .net.fairness import PenaltyBox
+from .net.fairness import SWEEP_INTERVAL, PenaltyBox
 from .net.header_budget import HeaderBudget
 from .net.log_throttle import Failures, OnceAMinute
 from .net.tls import RecordFlood, TlsSocket, server_context, why_handshake_failed
@@ -48,7 +54,7 @@ from .process.listener import Listener, turn_away
 from .process.memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
 from .process.slots import Slots
 from .process.unread_responses import UnreadResponses
-from .stream import SWEEP_INTERVAL, Stream
+from .stream import Stream
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
 #: small response would queue behind that much of a download on the same connection.
@@ -66,7 +72,6 @@ log = logging.getLogger("plain.server")
 def worker_main(boot_failure: Any, *args: Any) -> None:
     """The target of a worker process: Plain's own, with our worker in place of its."""
     output.install()
-    vars(plain_worker)["Worker"] = GeventWorker
     for mend in patches.BEFORE_APP:
         mend()
     _, _, app, *_ = args
@@ -75,7 +80,7 @@ def worker_main(boot_failure: Any, *args: Any) -> None:
         _call_patch_of_the_app(app.gevent_patch, report)
     if not app.reload:  # there, Plain serves the traceback
         log.addFilter(report)
-    entry.worker_main(*args)
+    run_worker(GeventWorker, *args)
 
 
 def _call_patch_of_the_app(path: str, report: BootReport) -> None:
@@ -99,7 +104,7 @@ class _Handshake:
     abort = evict
 
 
-class GeventWorker(plain_worker.Worker):
+class GeventWorker(Worker):
     """Plain's worker with greenlets in place of its asyncio loop and thread pool.
 
     Its settings, counters, heartbeat and drain deadlines are Plain's. Everything here runs
@@ -145,10 +150,10 @@ class GeventWorker(plain_worker.Worker):
 
     def init_process(self) -> None:
         """Run the worker. Called by Plain's entry point; returns when it is to exit."""
-        util.seed()
+        seed()
         self._apply_jitter()
         for listener in self.sockets:
-            util.close_on_exec(listener.fileno())
+            close_on_exec(listener.fileno())
         self._install_signals()
         for mend in patches.AFTER_APP:
             mend()
@@ -211,7 +216,7 @@ class GeventWorker(plain_worker.Worker):
         def changed(_file: str) -> None:  # in the watcher's native thread
             loop.run_callback_threadsafe(self._signal_exit)
 
-        self.reloader = plain_worker.Reloader(callback=changed, watch_html=True)
+        self.reloader = Reloader(callback=changed, watch_html=True)
         self.reloader.start()
 
     def _live(self) -> None:
@@ -231,7 +236,7 @@ class GeventWorker(plain_worker.Worker):
     def _drain(self) -> None:
         started = time.monotonic()
         deadline = started + self.graceful_timeout
-        margin = min(plain_worker.DRAIN_TEARDOWN_MARGIN, self.graceful_timeout / 2)
+        margin = min(DRAIN_TEARDOWN_MARGIN, self.graceful_timeout / 2)
         for connection in list(self._connections):
             connection.drain()
         while self._is_busy() or self._handshakes_since(started):

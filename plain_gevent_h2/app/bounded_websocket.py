@@ -9,8 +9,7 @@ import asyncio
 import sys
 from typing import Any
 
-from plain.http.websocket import RECEIVE_QUEUE_SIZE, WebSocket
-from plain.http.websocket_frames import (
+from .plain_internals import (
     CLOSE_INVALID_PAYLOAD,
     CLOSE_MESSAGE_TOO_BIG,
     CLOSE_PROTOCOL_ERROR,
@@ -19,15 +18,16 @@ from plain.http.websocket_frames import (
     OP_PING,
     OP_PONG,
     OP_TEXT,
+    RECEIVE_QUEUE_SIZE,
     Frame,
     IncompleteFrame,
     PayloadTooLarge,
     ProtocolError,
+    WebSocket,
     encode_frame,
     parse_close_payload,
     read_frame,
 )
-
 from .websocket import WebSocketTransport
 
 #: Bytes of messages that wait for the view before nothing more is read. One always may.

@@ -1,40 +1,30 @@
-"""Runs Plain's middleware, view and response body in the calling greenlet.
-
-The only file that touches the inside of Plain's handler, and the only one that knows its
-two lines apart: 0.164 (the last for Python 3.13) ends the request's span when the view
-returns, 0.165 and later when the response is closed.
-"""
+"""Runs Plain's middleware, view and response body in the calling greenlet."""
 
 import contextvars
 import io
 import sys
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gevent
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from plain.http import AsyncStreamingResponse, FileResponse, NotAllowedResponse, Response
-from plain.http.websocket import is_websocket_upgrade
-from plain.internal.handlers import base
 from plain.logs import get_framework_logger
-from plain.server.http import websocket as plain_websocket
 from plain.views import View
 
 from .asyncio_bridge import Abandoned, Asker, AsyncioThread
 from .deadline import limited
+from .plain_internals import (
+    PendingView,
+    RequestHandler,
+    Resolve,
+    ResponseOwner,
+    is_websocket_upgrade,
+    run_websocket,
+)
 from .websocket import WebSocketTransport
-
-try:
-    from plain.internal.handlers.response_lifecycle import (  # type: ignore[import-not-found, unused-ignore]
-        ResponseLifecycle,
-    )
-except ImportError:  # Plain 0.164
-    ResponseLifecycle = None  # type: ignore[assignment, misc, unused-ignore]
 
 if TYPE_CHECKING:
     from plain.http import Request
@@ -65,7 +55,7 @@ class BodyTooShort(Exception):
         super().__init__(f"the body ended after {sent} of {promised} bytes (Content-Length)")
 
 
-class Handled(ABC):
+class Handled:
     """A request that the pipeline has run, with a response that is not sent yet.
 
     Used by one greenlet, the stream's: read `chunks()` (or not), then `close()` once. A
@@ -73,16 +63,12 @@ class Handled(ABC):
     """
 
     def __init__(
-        self,
-        response: "Response",
-        context: contextvars.Context,
-        bridge: AsyncioThread,
-        path: str,
+        self, owner: ResponseOwner, context: contextvars.Context, bridge: AsyncioThread
     ) -> None:
-        self.response = response
+        self.response = owner.response
+        self._owner = owner
         self._context = context
         self._bridge = bridge
-        self._path = path
         self._handed_over = False
 
     @property
@@ -105,11 +91,11 @@ class Handled(ABC):
                 try:
                     chunk = next(pull, _END)
                 except Exception as exc:
-                    self._body_failed(exc)
+                    self._owner.body_failed(exc, self._context)
                     raise ResponseBodyFailed(str(exc)) from exc
                 if chunk is _END:
                     return
-                self._body_sent(len(chunk))
+                self._owner.body_sent(len(chunk))
                 yield chunk
 
     def websocket(
@@ -122,17 +108,11 @@ class Handled(ABC):
         """
 
         def run(transport: WebSocketTransport, shutdown: Any) -> Coroutine[Any, Any, Any]:
-            return plain_websocket.run_websocket(
-                self._upgrade(), transport, shutdown_wait=shutdown, close_timeout=close_timeout
-            )
+            return run_websocket(self._owner.for_websocket, transport, shutdown, close_timeout)
 
         self._handed_over = True
         with closing(transport.serve(self._bridge, run)) as sent:
             yield from sent
-
-    @abstractmethod
-    def _upgrade(self) -> Any:
-        """What Plain's WebSocket runner takes: the response, or its lifecycle."""
 
     def _pull(self, promised: int | None) -> Generator[bytes]:
         response = self.response
@@ -154,7 +134,7 @@ class Handled(ABC):
                 if len(chunk) > left:
                     log.warning(
                         "Response body is longer than its Content-Length and is cut",
-                        extra={"path": self._path, "content_length": promised},
+                        extra={"path": self._owner.path, "content_length": promised},
                     )
                     yield chunk[:left]
                     return
@@ -169,96 +149,46 @@ class Handled(ABC):
         while (chunk := run(next, iterator, _END)) is not _END:
             yield chunk
 
-    @abstractmethod
-    def _body_failed(self, exc: Exception) -> None:
-        """Log what the body raised, in the request's context."""
-
-    @abstractmethod
-    def _body_sent(self, size: int) -> None:
-        """Count `size` bytes of a streaming body for the span."""
-
     def close(self, sent_status: int | None) -> None:
         """Run the response's closers and end what is left of the span.
 
         `sent_status` is the status that went out: None if nothing did.
         """
         if not self._handed_over:
-            self._close(sent_status)
-
-    @abstractmethod
-    def _close(self, sent_status: int | None) -> None: ...
-
-
-class _Handled164(Handled):
-    """Plain 0.164: the span is over, only the closers are left."""
-
-    def _body_failed(self, exc: Exception) -> None:
-        extra = {"path": self._path}
-        self._context.run(log.error, "Response body failed", extra=extra, exc_info=exc)
-
-    def _body_sent(self, size: int) -> None:
-        pass  # the span is over
-
-    def _upgrade(self) -> Any:
-        return self.response
-
-    def _close(self, sent_status: int | None) -> None:
-        self._context.run(self.response.close)
-
-
-class _HandledWithLifecycle(Handled):
-    """Plain 0.165 and later: its `ResponseLifecycle` owns the closers and the span.
-
-    This does what `ResponseLifecycle.read()` does, a chunk at a time.
-    """
-
-    def __init__(self, lifecycle: Any, context: contextvars.Context, bridge: AsyncioThread) -> None:
-        super().__init__(lifecycle.response, context, bridge, lifecycle.request.path)
-        self._lifecycle = lifecycle
-
-    def _body_failed(self, exc: Exception) -> None:
-        self._lifecycle._body_failed(exc, in_context=False)
-
-    def _body_sent(self, size: int) -> None:
-        self._lifecycle._body_read = True
-        self._lifecycle._body_bytes += size
-
-    def _upgrade(self) -> Any:
-        return self._lifecycle
-
-    def _close(self, sent_status: int | None) -> None:
-        self._lifecycle.sent_status_code = sent_status
-        self._context.run(self._lifecycle._finish)
+            self._owner.finish(sent_status, self._context)
 
 
 class Pipeline:
     """Plain's request handler, called from greenlets. One for a worker."""
 
-    def __init__(self, handler: base.BaseHandler, deadline: float) -> None:
-        self._handler: Any = handler
+    def __init__(self, handler: Any, deadline: float) -> None:
+        self._handler = RequestHandler(handler)
         self._deadline = deadline  # seconds; 0 is none
         self._bridge = AsyncioThread()
-        self._resolve_request = self._handler._resolve_request
-        vars(handler)["_resolve_request"] = self._resolve_limited
+        self._handler.wrap_resolving(self._limit)
 
-    def _resolve_limited(self, request: "Request") -> Any:
+    def _limit(self, resolve: Resolve) -> Resolve:
         """Plain's resolving; a view that has a deadline is replaced by one that keeps it.
 
         So is one that would answer an extended CONNECT with a page.
         """
-        match = self._resolve_request(request)
-        if _is_connect.get() and not (
-            getattr(match.view_class, "implements_websocket", False)
-            and is_websocket_upgrade(request)
-        ):
-            match = copy(match)
-            match.view_class = _NoWebSocket
+
+        def resolve_limited(request: "Request") -> Any:
+            match = resolve(request)
+            if _is_connect.get() and not (
+                getattr(match.view_class, "implements_websocket", False)
+                and is_websocket_upgrade(request)
+            ):
+                match = copy(match)
+                match.view_class = _NoWebSocket
+                return match
+            seconds = getattr(match.view_class, "request_deadline", self._deadline)
+            if seconds:
+                match = copy(match)
+                match.view_class = limited(match.view_class, seconds)
             return match
-        seconds = getattr(match.view_class, "request_deadline", self._deadline)
-        if seconds:
-            match = copy(match)
-            match.view_class = limited(match.view_class, seconds)
-        return match
+
+        return resolve_limited
 
     def handle(self, request: "Request", *, is_connect: bool, asker: Asker) -> Handled:
         """Run `request` through middleware and its view, in the calling greenlet.
@@ -272,70 +202,32 @@ class Pipeline:
         own with the server span in it, and every part of it runs there. What the app
         raises has become a response; what this raises is a failure of the framework.
         """
-        handler = self._handler
         context = contextvars.Context()
         if is_connect:
             context.run(_is_connect.set, True)
-        traced = _is_traced()
-        if ResponseLifecycle is None:
-            return self._handle_164(handler, request, context, asker, traced=traced)
-        started = time.perf_counter()
-        span = trace.INVALID_SPAN
-        if traced:
-            span = handler._start_request_span(request)
-            context.run(otel_context.attach, trace.set_span_in_context(span))
-        try:
-            response = self._run(handler, request, context, asker)
-        except BaseException as exc:
-            handler._fail_request_span(span, exc)
-            raise
-        lifecycle = handler._response_lifecycle(
-            response,
-            request=request,
-            request_context=context,
-            span=span,
-            started=started,
-            executor=None,
-        )
-        return _HandledWithLifecycle(lifecycle, context, self._bridge)
 
-    def _handle_164(
-        self,
-        handler: Any,
-        request: "Request",
-        context: contextvars.Context,
-        asker: Asker,
-        *,
-        traced: bool,
-    ) -> Handled:
-        with handler._start_request_span(request) if traced else nullcontext() as span:
-            if traced:
-                context.run(otel_context.attach, otel_context.get_current())
-            started = time.perf_counter()
-            response = self._run(handler, request, context, asker)
-            response._resource_closers.append(request.close)
-            response.request_context = context
-            if traced:
-                handler._finalize_span(span, response)
-            _record_duration_164(request, response, time.perf_counter() - started)
-        return _Handled164(response, context, self._bridge, request.path)
+        def run() -> Response:
+            return self._run(request, context, asker)
 
-    def _run(
-        self, handler: Any, request: "Request", context: contextvars.Context, asker: Asker
-    ) -> Any:
-        response = context.run(handler._run_sync_pipeline, request)
-        if isinstance(response, base._AsyncViewPending):
-            pending = response
+        owner = self._handler.handle(request, context, run, traced=_is_traced())
+        return Handled(owner, context, self._bridge)
+
+    def _run(self, request: "Request", context: contextvars.Context, asker: Asker) -> Response:
+        handler = self._handler
+        response = context.run(handler.run_until_view_returns, request)
+        if handler.is_pending(response):
+            pending: PendingView = response
             try:
-                response = self._bridge.run(_await_view(handler, request, pending), context, asker)
+                view = handler.await_view(request, pending)
+                response = self._bridge.run(view, context, asker)
             except Abandoned:
                 pending.coroutine.close()  # it may never have started
                 # For the middleware, which gives back what it holds for the request.
                 response = Response(status_code=CLIENT_LEFT)
-            response = context.run(handler._finish_pipeline, request, response, pending.ran_before)
+            response = context.run(handler.finish_pipeline, request, response, pending)
         if _is_connect in context:
-            return context.run(_accepts_or_refuses, response)
-        return response
+            response = context.run(_accepts_or_refuses, response)
+        return cast(Response, response)
 
 
 class _NoWebSocket(View):
@@ -369,34 +261,6 @@ def _is_traced() -> bool:
     for it (measured: 9 % of a small response on Plain 0.164).
     """
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-
-
-async def _await_view(handler: Any, request: "Request", pending: Any) -> Any:
-    """An async view's response, or the error response for what it raised."""
-    try:
-        response = await pending.coroutine
-        handler._check_response(response, pending.view_class)
-    except Exception as exc:
-        return base.response_for_exception(request, exc)
-    return response
-
-
-def _record_duration_164(request: "Request", response: "Response", seconds: float) -> None:
-    """The server's duration metric, with the attributes that Plain 0.164 gives it."""
-    method = request.method or ""
-    attributes: dict[str, str | int] = {
-        base.http_attributes.HTTP_REQUEST_METHOD: (
-            method if method in base._KNOWN_HTTP_METHODS else "_OTHER"  # type: ignore[attr-defined]
-        ),
-        base.http_attributes.HTTP_RESPONSE_STATUS_CODE: response.status_code,
-        base.url_attributes.URL_SCHEME: request.scheme,
-        base.network_attributes.NETWORK_PROTOCOL_NAME: "http",  # type: ignore[attr-defined]
-    }
-    if request.resolver_match and request.resolver_match.route is not None:
-        attributes[base.http_attributes.HTTP_ROUTE] = f"/{request.resolver_match.route}"
-    if response.status_code >= 500:
-        attributes[base.error_attributes.ERROR_TYPE] = str(response.status_code)
-    base.request_duration_histogram.record(seconds, attributes)  # type: ignore[attr-defined]
 
 
 def _is_event_stream(response: "Response") -> bool:

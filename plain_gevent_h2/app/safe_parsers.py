@@ -18,6 +18,8 @@ from encodings.aliases import aliases
 from typing import Any
 from urllib.parse import unquote
 
+from .plain_internals import MediaType, parse_header_parameters
+
 #: Parameters that one field's value may have. What comes after is part of the last.
 MAX_PARAMETERS = 100
 
@@ -58,8 +60,6 @@ def split_parameters(value: str) -> Iterator[str]:
 
 def accepted_types(request: Any) -> list[Any]:
     """The media types of a request's Accept field, those with the highest quality first."""
-    from plain.http.request import MediaType
-
     tokens = request.headers.get("Accept", "*/*").split(",", MAX_MEDIA_TYPES)[:MAX_MEDIA_TYPES]
     types = [MediaType(token) for token in tokens if token.strip()]
     return sorted(types, key=lambda media_type: media_type.quality, reverse=True)
@@ -110,8 +110,6 @@ def part_parameters(line: str) -> tuple[str, dict[str, str]]:
 
     Plain disregards a line that raises ValueError, and so the file that it names.
     """
-    from plain.utils.http import parse_header_parameters
-
     try:
         return parse_header_parameters(line)
     except ValueError:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
-from plain.server.http.errors import BodyBudgetExceeded
-from plain.server.http.sink import BodySink
 
 from plain_gevent_h2.patches import in_native_thread
 
+from .plain_internals import BodyBudgetExceeded, BodySink
 from .upload_budget import Pace
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from plain.server.http.sink import BodyBudget
+from plain_gevent_h2.net.fairness import SWEEP_INTERVAL
 
-from plain_gevent_h2.stream import SWEEP_INTERVAL
+from .plain_internals import BodyBudget
 
 #: Seconds over which an upload's rate is measured: the last one to two of these. Not its whole
 #: life, since an attacker may start fast.

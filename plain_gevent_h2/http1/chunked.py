@@ -2,8 +2,11 @@
 
 import re
 
-from plain.server.http.errors import ChunkedFramingError
-from plain.server.http.sink import CHUNK_SIZE_LINE_MAX, MAX_TRAILER_SIZE
+from plain_gevent_h2.app.plain_internals import (
+    CHUNK_SIZE_LINE_MAX,
+    MAX_TRAILER_SIZE,
+    ChunkedFramingError,
+)
 
 # An extension has no control character: whoever takes a bare LF for the end of the line finds
 # other chunks than we do, and in them another request.

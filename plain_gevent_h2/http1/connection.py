@@ -22,24 +22,37 @@ from gevent.socket import socket
 from h2.errors import ErrorCodes
 from plain.http import Response
 from plain.logs import get_framework_logger
-from plain.server import util
-from plain.server.accesslog import log_access
-from plain.server.connection import DRAIN_MIN_RECV, RECV_PROGRESS_TIMEOUT
-from plain.server.http import h1
-from plain.server.http.errors import (
+
+from plain_gevent_h2.app.plain_internals import (
+    BODY_RECV_TIMEOUT,
+    DRAIN_MIN_RECV,
+    HEADER_READ_TIMEOUT,
+    HEADER_VALUE_RE,
+    HEALTHCHECK_RESPONSE,
+    HEALTHCHECK_RESPONSE_HEAD,
+    LINGER_CLOSE_MAX_BYTES,
+    LINGER_CLOSE_TIMEOUT,
+    RECV_PROGRESS_TIMEOUT,
     BodyBudgetExceeded,
+    BodyRateFloor,
     InvalidHeader,
     InvalidHostHeader,
     InvalidRequestLine,
     LimitRequestBody,
     LimitRequestHeaders,
+    ParsedRequest,
     ParseException,
+    answer_error,
+    create_request,
+    drain_expired,
+    error_page,
+    expects_continue,
+    extract_request_path,
+    http1_response,
+    log_access,
+    recv_timeout,
+    stored_headers,
 )
-from plain.server.http.message import Request as ParsedRequest
-from plain.server.http.request import create_request
-from plain.server.http.response import HEADER_VALUE_RE
-from plain.server.http.sink import BodyRateFloor
-
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.http2.frames import FrameType, goaway, pack_frame
@@ -395,7 +408,7 @@ class Http1Stream(Stream):
 
 
 def _asks_to_close(response: Response) -> bool:
-    value = response.headers._store.get("connection", _NO_FIELD)[1]
+    value = stored_headers(response).get("connection", _NO_FIELD)[1]
     return value is not None and "close" in _members(value)
 
 
@@ -442,7 +455,7 @@ class Http1Connection:
 
     def sweep(self, now: float) -> None:
         """Close the connection if it was idle for too long, or its client left a request."""
-        if self._body_reader is not None and h1._drain_expired(self.worker):
+        if self._body_reader is not None and drain_expired(self.worker):
             self._stop_body_later(_IncompleteBody())
         if self._idle_since is None:
             if self._stream is not None:
@@ -622,9 +635,10 @@ class Http1Connection:
         if self._is_healthcheck(head):
             return self._answer_healthcheck()
         try:
-            parsed, response, _ = h1.parse_request(self.worker, self, head)  # type: ignore[arg-type]
+            parsed = ParsedRequest(self.is_ssl, head, self.client, self.req_count + 1)
             _check_request(parsed)
             parsed.version = min(parsed.version, _HIGHEST_VERSION)
+            response = http1_response(parsed, self.output, is_tls=self.is_ssl)
         except Exception as exc:
             return self._refuse(None, exc)
         try:
@@ -637,7 +651,7 @@ class Http1Connection:
         return self._serve_parsed(parsed, response)
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
-        if h1._expects_continue(parsed):
+        if expects_continue(parsed):
             self.output.write(_CONTINUE)
             self.output.flush()
         worker = self.worker
@@ -722,7 +736,7 @@ class Http1Connection:
     def end_websocket(self) -> None:
         """Close our side; the client has a while to close its own."""
         close_our_side(self._sock)
-        self._abort_later = gevent.spawn_later(h1.LINGER_CLOSE_TIMEOUT, self.abort)
+        self._abort_later = gevent.spawn_later(LINGER_CLOSE_TIMEOUT, self.abort)
 
     def _check_length(self, parsed: ParsedRequest) -> None:
         limit, length = self.worker.max_request_body, parsed.content_length
@@ -740,7 +754,7 @@ class Http1Connection:
             if b"\r\n\r\n" not in buffer:  # or what came is the head of a bad request
                 return None
         self.request_is_head = False
-        deadline = time.monotonic() + h1.HEADER_READ_TIMEOUT
+        deadline = time.monotonic() + HEADER_READ_TIMEOUT
         while True:
             self._skip_empty_lines()
             end = buffer.find(b"\r\n\r\n", scanned)
@@ -759,9 +773,9 @@ class Http1Connection:
             self.worker.header_budget.unfinished(self, max(0, len(buffer) - FREE))
             scanned = max(0, len(buffer) - 3)
             now = time.monotonic()
-            if now >= deadline or (self._drain_since and h1._drain_expired(self.worker)):
+            if now >= deadline or (self._drain_since and drain_expired(self.worker)):
                 return None
-            self._sock.settimeout(min(deadline - now, h1._recv_timeout(self.worker)))
+            self._sock.settimeout(min(deadline - now, recv_timeout(self.worker)))
             try:
                 if not self._receive(HEAD_RECV_SIZE):
                     return None
@@ -807,10 +821,10 @@ class Http1Connection:
             parsed.parse_headers(decoder.trailers)  # to refuse bad ones
 
     def _receive_body(self, rate: BodyRateFloor) -> None:
-        if rate.violated() or h1._drain_expired(self.worker):
+        if rate.violated() or drain_expired(self.worker):
             raise _IncompleteBody
         started, before = time.monotonic(), len(self._buffer)
-        self._sock.settimeout(h1._recv_timeout(self.worker, h1.BODY_RECV_TIMEOUT))
+        self._sock.settimeout(recv_timeout(self.worker, BODY_RECV_TIMEOUT))
         self._body_reader = gevent.getcurrent()
         try:
             received = self._receive()
@@ -843,17 +857,17 @@ class Http1Connection:
 
     def _is_healthcheck(self, head: bytes) -> bool:
         path = self.worker.healthcheck_path_bytes
-        return bool(path) and h1.extract_request_path(head) == path
+        return bool(path) and extract_request_path(head) == path
 
     def _answer_healthcheck(self) -> bool:
         head_only = self.request_is_head
-        self.output.write(h1.HEALTHCHECK_RESPONSE_HEAD if head_only else h1.HEALTHCHECK_RESPONSE)
+        self.output.write(HEALTHCHECK_RESPONSE_HEAD if head_only else HEALTHCHECK_RESPONSE)
         self.output.flush()
         return self._linger()
 
     def _refuse(self, parsed: ParsedRequest | None, exc: Exception) -> bool:
         """Answer with Plain's error page for `exc`, which is being handled, and close."""
-        _run(h1.async_handle_error(self.worker, parsed, self, exc))  # type: ignore[arg-type, misc]
+        _run(answer_error(self.worker, parsed, self, exc))
         return self._linger()
 
     def _refused_as_http2(self, head: bytes) -> bool:
@@ -873,7 +887,7 @@ class Http1Connection:
         return self._linger()
 
     async def write_error(self, status: int, reason: str, message: str) -> None:
-        page = util._error_response_bytes(status, reason, message, head=self.request_is_head)
+        page = error_page(status, reason, message, head=self.request_is_head)
         self.output.write(page)
         try:
             self.output.flush()
@@ -886,8 +900,8 @@ class Http1Connection:
         close_our_side(self._sock)
         self._buffer.clear()
         discarded = 0
-        with gevent.Timeout(h1.LINGER_CLOSE_TIMEOUT, False):  # type: ignore[arg-type]
-            while discarded < h1.LINGER_CLOSE_MAX_BYTES:
+        with gevent.Timeout(LINGER_CLOSE_TIMEOUT, False):  # type: ignore[arg-type]
+            while discarded < LINGER_CLOSE_MAX_BYTES:
                 try:
                     data = self._sock.recv(RECV_SIZE)
                 except OSError:

@@ -12,9 +12,12 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from plain.http import NotAllowedResponse, Response
 from plain.logs import get_framework_logger
-from plain.server.http.errors import BodyBudgetExceeded, LimitRequestBody
-from plain.server.util import HEALTHCHECK_BODY
 
+from plain_gevent_h2.app.plain_internals import (
+    HEALTHCHECK_BODY,
+    BodyBudgetExceeded,
+    LimitRequestBody,
+)
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.fairness import give_way

@@ -15,14 +15,17 @@ from urllib.parse import quote
 
 from hpack.struct import NeverIndexedHeaderTuple
 from plain.http import content_length_forbidden
-from plain.server.http.errors import InvalidHeader, InvalidHeaderName
-from plain.server.http.message import (
+
+from plain_gevent_h2.app.plain_internals import (
+    HEADER_VALUE_RE,
     LIMIT_REQUEST_FIELD_SIZE,
     LIMIT_REQUEST_FIELDS,
     METHOD_BADCHAR_RE,
     TOKEN_RE,
+    InvalidHeader,
+    InvalidHeaderName,
+    stored_headers,
 )
-from plain.server.http.response import HEADER_VALUE_RE
 
 from .hpack import FIELD_OVERHEAD
 
@@ -357,8 +360,7 @@ def response_headers(response: Any) -> list[Field]:
     """
     status = response.status_code
     fields = [(b":status", b"%d" % status), _SERVER, _date.field()]
-    # Its items() looks every name up again: 2 % of a small response.
-    for lower, (_, value) in response.headers._store.items():
+    for lower, (_, value) in stored_headers(response).items():
         if value is None or lower in _NOT_IN_RESPONSES:
             continue
         if lower == "content-length" and content_length_forbidden(status):

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 from plain.http import Response
-from plain.server.http import h1
-from plain.server.http.h2 import _prepare_stream_request
-from plain.server.http.sink import BodyRateFloor
 
+from plain_gevent_h2.app.plain_internals import BODY_RECV_TIMEOUT, BodyRateFloor, http2_request
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.websocket import WebSocketTransport
-from plain_gevent_h2.net.fairness import give_way
-from plain_gevent_h2.stream import SWEEP_INTERVAL, ClientGone, Stream, release
+from plain_gevent_h2.net.fairness import SWEEP_INTERVAL, give_way
+from plain_gevent_h2.stream import ClientGone, Stream, release
 
 from .headers import RequestHead, response_headers
 from .writer import SendBuffer
@@ -95,7 +93,7 @@ class Http2Stream(Stream):
             return now - self.received_at > self.worker.keepalive_timeout
         if self.content_length is not None and self.sink.received >= self.content_length:
             # Only END_STREAM or trailers are missing.
-            return now - self.received_at > h1.BODY_RECV_TIMEOUT
+            return now - self.received_at > BODY_RECV_TIMEOUT
         if self._rate is None:
             self._rate = BodyRateFloor(self.worker.body_min_rate)
         received = self.sink.received if self.websocket is None else self.websocket.waiting
@@ -116,8 +114,8 @@ class Http2Stream(Stream):
 
     def build_request(self) -> "Request":
         connection = self.connection
-        self.log_request, request, self.log_response = _prepare_stream_request(
-            self,  # type: ignore[arg-type]
+        self.log_request, request, self.log_response = http2_request(
+            self,
             connection.client,
             connection.server,
             "https" if connection.worker.app.is_ssl else "http",

@@ -5,6 +5,10 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
+#: Seconds between heartbeats of the worker, and between its sweeps, in which timeouts are checked.
+#: While it drains, every tenth of that.
+SWEEP_INTERVAL = 1.0
+
 #: Connections that may be in the penalty box at once: the last of them waits for 0.2 s.
 MOST_PENALIZED = 100
 

@@ -13,8 +13,13 @@ from multiprocessing import context, popen_spawn_posix, process, spawn
 from typing import Any
 
 from plain.runtime import settings
-from plain.server.arbiter import Arbiter, WorkerInfo
-from plain.server.errors import WORKER_BOOT_ERROR, HaltServer
+
+from plain_gevent_h2.app.plain_internals import (
+    WORKER_BOOT_ERROR,
+    Arbiter,
+    HaltServer,
+    WorkerInfo,
+)
 
 from . import standard_output as output
 from .boot_report import MAX_LINE
