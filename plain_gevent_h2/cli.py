@@ -47,11 +47,17 @@ def _serve_with_gevent(
 
     from .process import standard_output as output
     from .process.arbiter import GeventArbiter
+    from .worker import worker_main
 
     protocols = _check(settings, options, http_protocols)
     _warn_of_threads(settings)
     output.install()
-    make_arbiter = partial(GeventArbiter, http_protocols=http_protocols, protocols=protocols)
+    make_arbiter = partial(
+        GeventArbiter,
+        worker_main=worker_main,
+        http_protocols=http_protocols,
+        protocols=protocols,
+    )
     with arbiter_replaced(make_arbiter):
         serve(**options)
 

@@ -19,6 +19,7 @@ from plain.http import (
 from plain.logs import get_framework_logger
 
 from .app.deadline import DeadlinePassed, body_limited, log_passed
+from .app.host import Host
 from .app.pipeline import Handled, ResponseBodyFailed
 from .app.plain_internals import (
     WEBSOCKET_CLOSE_TIMEOUT,
@@ -34,8 +35,6 @@ from .net import metrics
 
 if TYPE_CHECKING:
     from plain.http import Request
-
-    from .worker import GeventWorker
 
 log = get_framework_logger("plain.server")
 
@@ -93,6 +92,7 @@ class Stream(ABC):
         "gone_at",
         "greenlet",
         "headers_sent",
+        "host",
         "in_body",
         "is_clientless",
         "is_over",
@@ -101,15 +101,14 @@ class Stream(ABC):
         "pipelined",
         "started_at",
         "websocket",
-        "worker",
     )
 
     #: Plain's access log reads these two.
     log_request: Any
     log_response: Any
 
-    def __init__(self, worker: "GeventWorker") -> None:
-        self.worker = worker
+    def __init__(self, host: Host) -> None:
+        self.host = host
         self.greenlet: Greenlet[..., None] | None = None
         self.headers_sent = False
         self.gone_at: float | None = None  # monotonic time at which the client left
@@ -215,7 +214,7 @@ class Stream(ABC):
             log_unwritten(exc)
             self.send_error(500)
             return
-        scheme = "https" if self.worker.app.is_ssl else "http"
+        scheme = self.host.rules.scheme
         metrics.active_requests_changed(1, request.method or "", scheme)
         try:
             self._answer(request)
@@ -225,7 +224,7 @@ class Stream(ABC):
     def _answer(self, request: "Request") -> None:
         started = datetime.now(UTC)
         is_connect = self.websocket is not None
-        handled = self.worker.pipeline.handle(request, is_connect=is_connect, asker=self)
+        handled = self.host.pipeline.handle(request, is_connect=is_connect, asker=self)
         status: int | None = handled.response.status_code
         try:
             self._send(handled)
@@ -311,7 +310,7 @@ class Stream(ABC):
         self.end()
 
     def _send_websocket(self, handled: Handled) -> None:
-        if not self.worker.alive:
+        if not self.host.alive:
             raise UpgradeRefused("worker is shutting down")
         if self.pipelined:
             raise UpgradeRefused("bytes received before the upgrade completed")
@@ -325,7 +324,7 @@ class Stream(ABC):
 
     def _close_timeout(self) -> float:
         """Seconds for a WebSocket's closing handshake: while the worker drains, what is left."""
-        return recv_timeout(self.worker, WEBSOCKET_CLOSE_TIMEOUT)
+        return recv_timeout(self.host, WEBSOCKET_CLOSE_TIMEOUT)
 
     # -- called from outside the stream's greenlet ----------------------------
 
@@ -340,13 +339,13 @@ class Stream(ABC):
         self.gone_at = time.monotonic()
         if self.greenlet is not None:
             self.is_clientless = True
-            self.worker.slots.client_left()
+            self.host.limits.slots.client_left()
         if self.cancel is not None:
             self.cancel()
         if self.websocket is not None:
             self.websocket.lost()
         elif self.greenlet is not None:
-            self.worker.leaving.add(self)
+            self.host.stop_body_later(self)
 
     def drain(self) -> None:
         """The worker shuts down: a WebSocket, which has no end of its own, is told so."""

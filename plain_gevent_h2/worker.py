@@ -20,6 +20,7 @@ from gevent.server import StreamServer
 from gevent.socket import IPPROTO_TCP, socket
 
 from . import patches
+from .app.host import SharedLimits
 from .app.pipeline import Pipeline
 from .app.plain_internals import (
     DRAIN_TEARDOWN_MARGIN,
@@ -33,15 +34,20 @@ from .app.plain_internals import (
     run_worker,
     seed,
 )
+from .app.request_rules import RequestRules
 from .app.upload_budget import UploadBudget
 from .app.websocket import Unread
 from .config import Config
 from .http1.connection import Http1Connection
 from .http2.connection import Http2Connection
 from .http2.limits import report_abuse
+from .limits.idle_connections import IdleConnections
+from .limits.send_timeout import SendTimeout
+from .limits.slots import Slots
+from .limits.unread_responses import UnreadResponses
+from .limits.unsent import UnsentBytes
 from .net import metrics
-from .net.fairness import SWEEP_INTERVAL, PenaltyBox
-from .net.header_budget import HeaderBudget
+from .net.fairness import SWEEP_INTERVAL, HandshakeTurns
 from .net.log_throttle import Failures, OnceAMinute
 from .net.tls import RecordFlood, TlsSocket, server_context, why_handshake_failed
 from .process import descriptors
@@ -49,11 +55,8 @@ from .process import standard_output as output
 from .process.boot_report import BootReport, describe
 from .process.compatibility import obstacles
 from .process.diagnostics import BlockedHub, log_stacks
-from .process.idle_connections import IdleConnections
 from .process.listener import Listener, turn_away
 from .process.memory import Trimmer, expect_streams, tune_allocator, tune_garbage_collector
-from .process.slots import Slots
-from .process.unread_responses import UnreadResponses
 from .stream import Stream
 
 #: Bytes that the kernel may hold unsent for a connection. With its default of megabytes, a
@@ -116,23 +119,15 @@ class GeventWorker(Worker):
         from plain.runtime import settings
 
         self.config = Config.load(settings, self.app.http_protocols)  # type: ignore[attr-defined]
-        # Threads play no part here, so every connection may be kept alive.
-        self.max_keepalived = sys.maxsize
         self.graceful_timeout: float = settings.SERVER_GRACEFUL_TIMEOUT
-        self.healthcheck_path = self.healthcheck_path_bytes.decode("ascii")
+        self.rules = RequestRules.of(self)
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)
-        self.body_budget: UploadBudget = UploadBudget(self.max_inflight_body)
         self._descriptors = descriptors.raise_limit()
         self._reserved_descriptors = int(self._descriptors * descriptors.RESERVED_SHARE)
-        self.idle = IdleConnections(min(self.max_connections, self._descriptors))
-        self.slots = Slots(self.config.max_running_streams, self._count_request)
-        self.penalty_box = PenaltyBox()
-        self.header_budget = HeaderBudget()
-        self.open_streams = 0  # of HTTP/2 connections, which count them
-        self.unread = Unread(self.body_budget)
-        self.leaving: set[Stream] = set()  # streams whose client left before they ended
+        self.limits = self._make_limits()
+        self._handshake_turns = HandshakeTurns()
+        self._leaving: set[Stream] = set()  # streams whose client left before they ended
         self._connections: set[Http1Connection | Http2Connection] = set()
-        self.unread_responses = UnreadResponses(self._http2_connections)
         self._listening: list[StreamServer] = []
         self._trimmer = Trimmer()
         # The worker is at its limit of connections, or of file descriptors.
@@ -144,6 +139,20 @@ class GeventWorker(Worker):
             server_context(self.app.certfile, self.app.keyfile, self.config.protocols)
             if self.app.is_ssl
             else None
+        )
+
+    def _make_limits(self) -> SharedLimits:
+        slots = Slots(self.config.max_running_streams, self._count_request)
+        uploads = UploadBudget(self.max_inflight_body)
+        unsent = UnsentBytes()
+        return SharedLimits(
+            slots=slots,
+            idle=IdleConnections(min(self.max_connections, self._descriptors)),
+            uploads=uploads,
+            unsent=unsent,
+            unread_responses=UnreadResponses(self._http2_connections, unsent),
+            send_timeout=SendTimeout(self.config.send_timeout, slots.is_full, unsent),
+            unread_websockets=Unread(uploads),
         )
 
     # -- life -----------------------------------------------------------------
@@ -258,12 +267,14 @@ class GeventWorker(Worker):
         """
         for connection in list(self._connections):
             connection.abort()
-        while (self.slots.running or self.slots.clientless) and time.monotonic() < until:
-            for stream in self.leaving:
+        while (
+            self.limits.slots.running or self.limits.slots.clientless
+        ) and time.monotonic() < until:
+            for stream in self._leaving:
                 stream.stop_body(float("inf"))
             self.notify()
             gevent.sleep(SWEEP_INTERVAL / 10)
-        if left := self.slots.running + self.slots.clientless:
+        if left := self.limits.slots.running + self.limits.slots.clientless:
             self.log.warning("Worker stops before its requests have ended", extra={"count": left})
 
     def _is_busy(self) -> bool:
@@ -271,7 +282,7 @@ class GeventWorker(Worker):
 
         Their async views are cancelled, and so over soon. Their blocking ones are let finish.
         """
-        return bool(self._connections or self.slots.running or self.slots.clientless)
+        return bool(self._connections or self.limits.slots.running or self.limits.slots.clientless)
 
     def _handshakes_since(self, drain_started: float) -> bool:
         """Whether clients that connected before the drain are still to be served."""
@@ -342,8 +353,8 @@ class GeventWorker(Worker):
         """Whether there is room for a connection, or another makes it."""
         # The lowest number that is free (POSIX), and so it tells how many are taken.
         descriptors_left = self._descriptors - self._reserved_descriptors - descriptor
-        places_left = self.max_connections - self.nr_conns + self.idle.closing
-        if (descriptors_left > 0 and places_left > 0) or self.idle.make_room():
+        places_left = self.max_connections - self.nr_conns + self.limits.idle.closing
+        if (descriptors_left > 0 and places_left > 0) or self.limits.idle.make_room():
             return True
         if descriptors_left > 0:
             self._log_capacity()
@@ -356,16 +367,16 @@ class GeventWorker(Worker):
         server = sock.getsockname()
         if self._tls is None:
             return Http1Connection(self, sock, client, server)
-        tls = TlsSocket(sock, self._tls, self.config.protocols)
+        tls = TlsSocket(sock, self._tls, self.config.protocols, self._handshake_turns)
         handshake = _Handshake(sock)
-        self.idle.add_handshake(handshake)
+        self.limits.idle.add_handshake(handshake)
         try:
             tls.handshake()
         except ssl.SSLError as exc:
             self.failed_handshakes.add(why_handshake_failed(exc))
             raise
         finally:
-            self.idle.closed(handshake)
+            self.limits.idle.closed(handshake)
         protocol = tls.protocol or "http/1.1"
         if protocol not in self.config.protocols:
             self.failed_handshakes.add("the client offers no protocol (ALPN), and h1 is turned off")
@@ -382,9 +393,13 @@ class GeventWorker(Worker):
             self._log_failure(exc, connection.client)
         if over:
             self._connections.discard(connection)
-            self.idle.closed(connection)
+            self.limits.idle.closed(connection)
             self.nr_conns -= 1
             metrics.connections_changed(-1, connection.protocol_version)
+
+    def stop_body_later(self, stream: Stream) -> None:
+        """Have `stream.stop_body()` called each second, since its client has left."""
+        self._leaving.add(stream)
 
     def _http2_connections(self) -> list[Http2Connection]:
         return [c for c in self._connections if isinstance(c, Http2Connection)]
@@ -421,15 +436,15 @@ class GeventWorker(Worker):
         self.failed_handshakes.report()
         self.http2_without_alpn.report()
         self._trimmer.sweep(now)
-        self.body_budget.sweep(now)
-        self.unread_responses.sweep()
-        self.slots.refuse_waiting()
+        self.limits.uploads.sweep(now)
+        self.limits.unread_responses.sweep()
+        self.limits.slots.refuse_waiting()
         for connection in list(self._connections):
             try:
                 connection.sweep(now)
             except Exception:
                 self.log.exception("Unexpected connection error")
                 connection.abort()
-        self.leaving = {stream for stream in self.leaving if not stream.stop_body(now)}
-        expect_streams(self.slots.most_running)
-        self.slots.trim()
+        self._leaving = {stream for stream in self._leaving if not stream.stop_body(now)}
+        expect_streams(self.limits.slots.most_running)
+        self.limits.slots.trim()

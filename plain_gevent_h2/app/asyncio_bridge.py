@@ -21,6 +21,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.selectors import GeventSelector
 
+from plain_gevent_h2.net.fairness import AsyncPenaltyBox
 from plain_gevent_h2.patching.threads import shared_threads
 
 _start_new_thread = get_original("_thread", "start_new_thread")
@@ -194,6 +195,7 @@ class AsyncioThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mailbox: Mailbox | None = None
         self._starting = BoundedSemaphore(1)
+        self.penalty_box = AsyncPenaltyBox()  # the loop's
 
     def loop(self) -> Mailbox:
         """Calls for the loop, which is started if need be. Called in greenlets of the hub."""

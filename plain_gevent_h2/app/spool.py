@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -11,10 +11,8 @@ from gevent.event import Event
 from plain_gevent_h2.patches import in_native_thread
 
 from .plain_internals import BodyBudgetExceeded, BodySink
-from .upload_budget import Pace
-
-if TYPE_CHECKING:
-    from plain_gevent_h2.worker import GeventWorker
+from .request_rules import RequestRules
+from .upload_budget import Pace, UploadBudget
 
 #: Bytes that may wait for the disk before no more is read of an HTTP/1.1 body. Over HTTP/2
 #: they are part of the stream's window until they are written.
@@ -127,16 +125,15 @@ class SpooledBody(BodySink):
 
     def __init__(
         self,
-        worker: "GeventWorker",
+        rules: RequestRules,
+        uploads: UploadBudget,
         on_evicted: Callable[[], None],
         on_written: Callable[[int], None] = lambda _: None,
     ) -> None:
         super().__init__(
-            spool_size=worker.body_max_memory_size,
-            max_size=worker.max_request_body,
-            budget=worker.body_budget,
+            spool_size=rules.body_memory_size, max_size=rules.max_body_size, budget=uploads
         )
-        self._uploads = worker.body_budget
+        self._uploads = uploads
         self._on_evicted = on_evicted
         self._on_written = on_written
         self._spool: Spool | None = None

@@ -9,26 +9,14 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent.event import Event
 
+from plain_gevent_h2.net.fairness import ReadTurns
+
 from .asyncio_bridge import AsyncioThread, Call, Mailbox, Pieces
-
-if TYPE_CHECKING:
-    from .upload_budget import UploadBudget
-
-#: Reads in a turn of one WebSocket: those of some 40 small frames, which keep the GIL for half a
-#: millisecond. Plain's reader never waits while there is more, and the hub would get the GIL back
-#: after 5 ms each time it lets go of it: a flood of empty fragments made small requests beside it
-#: wait 23 times as long (measured).
-READS_IN_A_TURN = 128
-
-#: Reads a second past which a WebSocket then waits so many seconds for its next turn. All such of
-#: a worker wait one after another: together they have a fifth of it. (Of a flood of empty
-#: messages 15,000 a second are still echoed, of 21,000 before; measured.)
-READS_PER_SECOND = 10_000
-PENALTY = 0.002
+from .upload_budget import UploadBudget
 
 #: Bytes that the view has taken before the hub is told, unless there is no more: to tell it of
 #: each read, as of the two bytes of a frame's header, cost more than the read. Fewer that the view
@@ -50,34 +38,13 @@ MAX_UNREAD = 16 * 1024 * 1024
 UNREAD_LOW_WATER = MAX_UNREAD * 3 // 4
 
 
-class _Turns:
-    """Those of one WebSocket that always has more to read."""
-
-    _penalty_box = asyncio.Lock()  # of the worker: it has one loop
-
-    def __init__(self) -> None:
-        self._reads = 0
-        self._began_at = 0.0
-
-    async def count(self) -> None:
-        """Count a read; wait if that was the turn's last."""
-        self._reads += 1
-        if self._reads < READS_IN_A_TURN:
-            return
-        if time.monotonic() - self._began_at < READS_IN_A_TURN / READS_PER_SECOND:
-            async with self._penalty_box:
-                await asyncio.sleep(PENALTY)
-        self._reads = 0
-        self._began_at = time.monotonic()
-
-
 class Unread:
     """What the WebSockets of one worker hold that their views have not taken. Lives in the hub.
 
     It counts in the worker's budget for bodies, and has a limit of its own.
     """
 
-    def __init__(self, budget: "UploadBudget") -> None:
+    def __init__(self, budget: UploadBudget) -> None:
         self._budget = budget
         self._held: dict[WebSocketTransport, int] = {}  # bytes; without those that hold none
         self._since: dict[WebSocketTransport, float] = {}  # when its view last took some
@@ -164,7 +131,7 @@ class WebSocketTransport:
         self._read_of_frame = 0  # bytes of the frame that comes
         self._of_messages = 0  # bytes of those that came before
         self._told: tuple[int, int] = 0, 0  # bytes taken and kept, as the hub knows them
-        self._turns = _Turns()
+        self._turns: ReadTurns | None = None  # the same
         self._broken = False  # nothing more reaches the client
         self._arrived = asyncio.Event()
         self._shutdown: asyncio.Future[None] | None = None
@@ -247,6 +214,7 @@ class WebSocketTransport:
 
         self._hub = bridge.hub
         self._loop = bridge.loop()
+        self._turns = ReadTurns(bridge.penalty_box)
         self._sent = sent = Pieces(call, self._loop)
         self._loop.post(start)
         if self._is_draining:
@@ -305,6 +273,7 @@ class WebSocketTransport:
 
     async def recv(self, n: int) -> bytes:
         """Up to `n` bytes; none at the end."""
+        assert self._turns is not None
         await self._turns.count()
         while len(self._received) < min(n, MIN_READ) and not self._ended:
             self._arrived.clear()

@@ -23,6 +23,7 @@ from h2.errors import ErrorCodes
 from plain.http import Response
 from plain.logs import get_framework_logger
 
+from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     BODY_RECV_TIMEOUT,
     DRAIN_MIN_RECV,
@@ -63,12 +64,11 @@ from plain_gevent_h2.http2.headers import (
     same_authority,
 )
 from plain_gevent_h2.http2.limits import report_abuse
-from plain_gevent_h2.http2.writer import MIN_PROGRESS, unsent
-from plain_gevent_h2.net.fairness import give_way
-from plain_gevent_h2.net.header_budget import FREE, size_to_charge
-from plain_gevent_h2.net.send_timeout import send_timeout
+from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
+from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS
+from plain_gevent_h2.limits.unsent import UnsentBytes
+from plain_gevent_h2.net.fairness import HTTP1_SEND_TURN, give_way
 from plain_gevent_h2.net.tls import (
-    BATCH_SIZE,
     RECV_SIZE,
     RecordFlood,
     TlsSocket,
@@ -84,8 +84,6 @@ from .chunked import ChunkedDecoder
 
 if TYPE_CHECKING:
     from plain.http import Request
-
-    from plain_gevent_h2.worker import GeventWorker
 
 log = get_framework_logger("plain.server")
 
@@ -205,8 +203,9 @@ class _Output:
     Small pieces are kept until `flush()`, so that headers and body leave in one packet.
     """
 
-    def __init__(self, sock: socket | TlsSocket, timeout: float) -> None:
+    def __init__(self, sock: socket | TlsSocket, timeout: float, unsent: UnsentBytes) -> None:
         self._sock = sock
+        self._unsent = unsent
         self._timeout = timeout  # seconds without progress
         self._pieces: list[bytes] = []
         self._progress_at: float | None = None  # monotonic, of the send under way
@@ -225,29 +224,29 @@ class _Output:
         head: list[bytes] = []
         for piece in pieces:
             head.append(piece)
-            if len(piece) >= BATCH_SIZE:  # not worth a copy
+            if len(piece) >= HTTP1_SEND_TURN:  # not worth a copy
                 self._send(b"".join(head[:-1]))
                 self._send(piece)
                 head.clear()
         self._send(b"".join(head))
 
     def _send(self, data: bytes) -> None:
-        rest = data if len(data) <= BATCH_SIZE else memoryview(data)
-        unsent.http1 += len(rest)
+        rest = data if len(data) <= HTTP1_SEND_TURN else memoryview(data)
+        self._unsent.http1 += len(rest)
         try:
             while rest:
                 self._progress_at = self.sent_at = time.monotonic()
                 self._sock.settimeout(self._timeout)  # the reader of a WebSocket has another
-                batch = rest[:BATCH_SIZE]
+                batch = rest[:HTTP1_SEND_TURN]
                 self._sock.sendall(batch)
-                unsent.http1 -= len(batch)
-                rest = rest[BATCH_SIZE:]
+                self._unsent.http1 -= len(batch)
+                rest = rest[HTTP1_SEND_TURN:]
         except TimeoutError:
             reset(self._sock)
             raise
         finally:
             self._progress_at = None
-            unsent.http1 -= len(rest)
+            self._unsent.http1 -= len(rest)
 
     @property
     def is_sending(self) -> bool:
@@ -295,7 +294,7 @@ class Http1Stream(Stream):
         sink: SpooledBody,
         ingest_seconds: float,
     ) -> None:
-        super().__init__(connection.worker)
+        super().__init__(connection.host)
         self._connection = connection
         self._sink = sink
         self._ingest_seconds = ingest_seconds
@@ -320,7 +319,7 @@ class Http1Stream(Stream):
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         # The one place where a shutdown is looked at: a response that promises keep-alive
         # is followed by one more wait for a request.
-        if not self.worker.alive or _asks_to_close(response):
+        if not self.host.alive or _asks_to_close(response):
             self._response.force_close()
         self._response.prepare_response(response)
         # With the reason phrase, of which Plain lets all pass.
@@ -350,7 +349,9 @@ class Http1Stream(Stream):
         self.send_headers(response, end_stream=False)
         self._flush()
         self.websocket = WebSocketTransport(
-            self.worker.unread, lambda _size: None, self._connection.websocket_refused
+            self.host.limits.unread_websockets,
+            lambda _size: None,
+            self._connection.websocket_refused,
         )
         self.websocket.accept()
         self.done.set()  # the connection's greenlet reads on, for the WebSocket
@@ -403,7 +404,7 @@ class Http1Stream(Stream):
         if self.headers_sent and not self._ended:
             self.abort()  # stopped without its client, as far as we know
         release(self._sink)
-        self.worker.header_budget.release(self._connection, self.header_bytes)
+        self.host.limits.headers.release(self._connection, self.header_bytes)
         self.done.set()
 
 
@@ -422,16 +423,15 @@ class Http1Connection:
 
     protocol_version = "1.1"
 
-    def __init__(
-        self, worker: "GeventWorker", sock: socket | TlsSocket, client: Any, server: Any
-    ) -> None:
-        self.worker = worker
+    def __init__(self, host: Host, sock: socket | TlsSocket, client: Any, server: Any) -> None:
+        self.host = host
+        self._limits = host.limits
         self.client = client
         self.server = server
-        self.is_ssl = worker.app.is_ssl
+        self.is_ssl = host.rules.is_tls
         self.req_count = 0
         self.request_is_head = False
-        self.output = self.writer = _Output(sock, worker.config.send_timeout)
+        self.output = self.writer = _Output(sock, host.config.send_timeout, host.limits.unsent)
         self._sock = sock
         self._buffer = bytearray()  # received, not yet used
         self._idle_since: float | None = time.monotonic()
@@ -455,14 +455,14 @@ class Http1Connection:
 
     def sweep(self, now: float) -> None:
         """Close the connection if it was idle for too long, or its client left a request."""
-        if self._body_reader is not None and drain_expired(self.worker):
+        if self._body_reader is not None and drain_expired(self.host):
             self._stop_body_later(_IncompleteBody())
         if self._idle_since is None:
             if self._stream is not None:
                 self._sweep_stream(self._stream, now)
             return
         grace = min(RECV_PROGRESS_TIMEOUT, max(DRAIN_MIN_RECV, self._drain_seconds_left(now)))
-        if now - self._idle_since > self.worker.keepalive_timeout or (
+        if now - self._idle_since > self.host.rules.keepalive_timeout or (
             self._drain_since is not None and now - self._drain_since > grace
         ):
             self.evict()
@@ -471,7 +471,7 @@ class Http1Connection:
         if self._unstarted is not None:
             if self._has_event(0):  # a reset: who only closes its side may still read
                 self._leave_queue(stream)
-        elif self.output.stalled(now) > send_timeout(self.worker):
+        elif self.output.stalled(now) > self._limits.send_timeout.now():
             log.debug("Client does not take its response", extra={"client": self.client})
             reset(self._sock)  # wakes who sends
         elif self._client_left(stream, now):
@@ -548,13 +548,13 @@ class Http1Connection:
 
     def _leave_queue(self, stream: Http1Stream) -> None:
         """Give up a request that has no place yet, and with it the connection."""
-        self.worker.slots.leave(self)
+        self._limits.slots.leave(self)
         self._unstarted = None
         stream.is_over = True
         stream.finished()
 
     def _drain_seconds_left(self, now: float) -> float:
-        deadline = self.worker.drain_read_deadline
+        deadline = self.host.drain_read_deadline
         return RECV_PROGRESS_TIMEOUT if deadline is None else deadline - now
 
     # -- the connection's greenlet --------------------------------------------
@@ -573,20 +573,20 @@ class Http1Connection:
         finally:
             self._sock.close()
             self._release_head()
-            self.worker.header_budget.forget(self)
+            self._limits.headers.forget(self)
             if self._abort_later is not None:
                 self._abort_later.kill(block=False)
         return True
 
     def _charge_head(self, size: int) -> None:
         """Have `size` bytes of the request's head counted. Raises `_NoRoomForHead`."""
-        if not self.worker.header_budget.charge(self, size):
+        if not self._limits.headers.charge(self, size):
             raise _NoRoomForHead
         self._head_charged = size
 
     def _release_head(self) -> None:
         if self._head_charged:
-            self.worker.header_budget.release(self, self._head_charged)
+            self._limits.headers.release(self, self._head_charged)
             self._head_charged = 0
 
     def close_for_headers(self) -> None:
@@ -596,7 +596,7 @@ class Http1Connection:
     def _wait_for_request(self) -> bool:
         self._release_head()
         self._idle_since = time.monotonic()
-        self.worker.idle.add(self)
+        self._limits.idle.add(self)
         self._skip_empty_lines()
         while not self._buffer:
             self._sock.settimeout(None)  # sweep() ends it
@@ -629,7 +629,7 @@ class Http1Connection:
         except LimitRequestHeaders as exc:
             return self._refuse(None, exc)
         finally:
-            self.worker.idle.remove(self)  # half a head is as good as none
+            self._limits.idle.remove(self)  # half a head is as good as none
         if head is None or self._refused_as_http2(head):
             return False
         if self._is_healthcheck(head):
@@ -642,7 +642,7 @@ class Http1Connection:
         except Exception as exc:
             return self._refuse(None, exc)
         try:
-            self._check_length(parsed)
+            self.host.rules.check_length(parsed.content_length)
             if len(head) > FREE:
                 self._charge_head(size_to_charge(parsed.headers, len(head)))
         except LimitRequestBody as exc:
@@ -654,8 +654,7 @@ class Http1Connection:
         if expects_continue(parsed):
             self.output.write(_CONTINUE)
             self.output.flush()
-        worker = self.worker
-        sink = SpooledBody(worker, self._upload_evicted)
+        sink = SpooledBody(self.host.rules, self._limits.uploads, self._upload_evicted)
         started = time.monotonic()
         try:
             self._ingest(sink, parsed)
@@ -685,7 +684,7 @@ class Http1Connection:
         self._stream = stream
         stream.pipelined = bool(self._buffer)
         self._unstarted = stream
-        worker.slots.run(self)
+        self._limits.slots.run(self)
         stream.done.wait()
         if stream.websocket is not None:
             self._read_websocket(stream, stream.websocket)
@@ -738,11 +737,6 @@ class Http1Connection:
         close_our_side(self._sock)
         self._abort_later = gevent.spawn_later(LINGER_CLOSE_TIMEOUT, self.abort)
 
-    def _check_length(self, parsed: ParsedRequest) -> None:
-        limit, length = self.worker.max_request_body, parsed.content_length
-        if limit is not None and length is not None and length > limit:
-            raise LimitRequestBody(length, limit)
-
     def _read_head(self) -> bytes | None:
         """A request's line and headers; None if they do not come.
 
@@ -750,7 +744,7 @@ class Http1Connection:
         """
         buffer, scanned = self._buffer, 0
         if not self.is_ssl and buffer.startswith(_TLS_HANDSHAKE):
-            self.worker.failed_handshakes.add("TLS to a port without TLS (--certfile)")
+            self.host.failed_handshakes.add("TLS to a port without TLS (--certfile)")
             if b"\r\n\r\n" not in buffer:  # or what came is the head of a bad request
                 return None
         self.request_is_head = False
@@ -762,7 +756,7 @@ class Http1Connection:
                 self.request_is_head = buffer.startswith(b"HEAD ")
             if end >= 0:
                 if scanned:  # it came in pieces
-                    self.worker.header_budget.unfinished(self, 0)
+                    self._limits.headers.unfinished(self, 0)
                 head = bytes(buffer[: end + 4])
                 del buffer[: end + 4]
                 if len(head) > MAX_HEAD_SIZE or head.count(b"\r\n") > MAX_HEAD_LINES:
@@ -770,12 +764,12 @@ class Http1Connection:
                 return head
             if len(buffer) > MAX_HEAD_SIZE:
                 raise LimitRequestHeaders("Request headers exceeded max size")
-            self.worker.header_budget.unfinished(self, max(0, len(buffer) - FREE))
+            self._limits.headers.unfinished(self, max(0, len(buffer) - FREE))
             scanned = max(0, len(buffer) - 3)
             now = time.monotonic()
-            if now >= deadline or (self._drain_since and drain_expired(self.worker)):
+            if now >= deadline or (self._drain_since and drain_expired(self.host)):
                 return None
-            self._sock.settimeout(min(deadline - now, recv_timeout(self.worker)))
+            self._sock.settimeout(min(deadline - now, recv_timeout(self.host)))
             try:
                 if not self._receive(HEAD_RECV_SIZE):
                     return None
@@ -787,7 +781,7 @@ class Http1Connection:
 
         Raises `_IncompleteBody`, and what `BodySink` and `ChunkedDecoder` raise.
         """
-        rate = BodyRateFloor(self.worker.body_min_rate)
+        rate = self.host.rules.rate_floor()
         if parsed.content_length is None:
             self._ingest_chunked(sink, parsed, rate)
             return
@@ -821,10 +815,10 @@ class Http1Connection:
             parsed.parse_headers(decoder.trailers)  # to refuse bad ones
 
     def _receive_body(self, rate: BodyRateFloor) -> None:
-        if rate.violated() or drain_expired(self.worker):
+        if rate.violated() or drain_expired(self.host):
             raise _IncompleteBody
         started, before = time.monotonic(), len(self._buffer)
-        self._sock.settimeout(recv_timeout(self.worker, BODY_RECV_TIMEOUT))
+        self._sock.settimeout(recv_timeout(self.host, BODY_RECV_TIMEOUT))
         self._body_reader = gevent.getcurrent()
         try:
             received = self._receive()
@@ -838,7 +832,7 @@ class Http1Connection:
 
     def _upload_evicted(self) -> None:
         """The body was given up since another needs its room. Called by any greenlet."""
-        limit = self.worker.body_budget.limit
+        limit = self._limits.uploads.limit
         assert limit is not None
         self._stop_body_later(BodyBudgetExceeded(limit))
 
@@ -856,8 +850,8 @@ class Http1Connection:
     # -- answers that need no view --------------------------------------------
 
     def _is_healthcheck(self, head: bytes) -> bool:
-        path = self.worker.healthcheck_path_bytes
-        return bool(path) and extract_request_path(head) == path
+        path = extract_request_path(head)
+        return self.host.rules.is_health_check(path.decode("latin-1"))
 
     def _answer_healthcheck(self) -> bool:
         head_only = self.request_is_head
@@ -867,7 +861,7 @@ class Http1Connection:
 
     def _refuse(self, parsed: ParsedRequest | None, exc: Exception) -> bool:
         """Answer with Plain's error page for `exc`, which is being handled, and close."""
-        _run(answer_error(self.worker, parsed, self, exc))
+        _run(answer_error(self.host, parsed, self, exc))
         return self._linger()
 
     def _refused_as_http2(self, head: bytes) -> bool:
@@ -875,7 +869,7 @@ class Http1Connection:
         if not head.startswith(_HTTP2_HEAD):
             return False
         why = "HTTP/2 needs TLS and ALPN"
-        self.worker.http2_without_alpn.add(f"{why}{'' if self.is_ssl else ' (--certfile)'}")
+        self.host.http2_without_alpn.add(f"{why}{'' if self.is_ssl else ' (--certfile)'}")
         settings = pack_frame(FrameType.SETTINGS, 0, 0)
         self.output.write(settings + goaway(0, ErrorCodes.HTTP_1_1_REQUIRED, why.encode()))
         self.output.flush()

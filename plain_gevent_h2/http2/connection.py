@@ -3,7 +3,7 @@
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from h2 import events
@@ -13,16 +13,19 @@ from h2.settings import SettingCodes
 from plain.http import NotAllowedResponse, Response
 from plain.logs import get_framework_logger
 
+from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     HEALTHCHECK_BODY,
     BodyBudgetExceeded,
     LimitRequestBody,
 )
+from plain_gevent_h2.app.request_rules import expects_continue
 from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.limits.header_budget import FREE, LONG_BLOCK, size_to_charge
+from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS, SEND_TIMEOUT_UNDER_PRESSURE
+from plain_gevent_h2.limits.unsent import MAX_UNREAD_RESPONSES
 from plain_gevent_h2.net import metrics
-from plain_gevent_h2.net.fairness import give_way
-from plain_gevent_h2.net.header_budget import FREE, LONG_BLOCK, size_to_charge
-from plain_gevent_h2.net.send_timeout import SEND_TIMEOUT_UNDER_PRESSURE, send_timeout
+from plain_gevent_h2.net.fairness import LONG_TURN, TURN, give_way, penalty
 from plain_gevent_h2.net.tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
 from plain_gevent_h2.stream import ClientGone, log_unwritten, release
 
@@ -58,10 +61,7 @@ from .limits import (
 )
 from .state_machine import HeadersDiscarded, error_code, h2_connection
 from .stream import Http2Stream
-from .writer import LOW_WATER, MAX_UNREAD_RESPONSES, MIN_PROGRESS, SendBuffer, Writer, unsent
-
-if TYPE_CHECKING:
-    from plain_gevent_h2.worker import GeventWorker
+from .writer import LOW_WATER, SendBuffer, Writer
 
 log = get_framework_logger("plain.server")
 
@@ -85,18 +85,6 @@ DECODING_A_BYTE = 80e-9
 #: NO_ERROR. Resetting at once would turn frames already under way into faults.
 DISCARD_BYTES = 256 * 1024
 DISCARD_TIMEOUT = 2.0
-
-#: Seconds that a connection which always has more to say keeps the hub to itself.
-TURN = 0.0005
-
-#: Seconds that it then waits for its next turn if it has used up much of its budgets, or still
-#: sends when it was told to go; or so many times what its turn took beyond that of a long one, as
-#: for a long header block, if that is more. All such connections of a worker wait one after
-#: another: however many attack at once, they have a fifth of it. (20 that flood made a request
-#: beside them wait 20 times as long; measured.)
-PENALTY = 0.002
-PENALTY_FOR_TURN = 4
-LONG_TURN = 0.002
 
 #: Sweeps, of a second each, in which a client should have taken the whole responses that it has
 #: asked for, while those of all connections are past `MAX_UNREAD_RESPONSES`.
@@ -154,6 +142,7 @@ class Http2Connection:
         "_idle_since",
         "_last_progress",
         "_last_stream_id",
+        "_limits",
         "_most_running",
         "_opened_at",
         "_parked",
@@ -169,21 +158,22 @@ class Http2Connection:
         "_waiting",
         "_writer",
         "client",
+        "host",
         "penalties",
         "server",
-        "worker",
     )
 
     protocol_version = "2"
 
-    def __init__(self, worker: "GeventWorker", sock: TlsSocket, client: Any, server: Any) -> None:
+    def __init__(self, host: Host, sock: TlsSocket, client: Any, server: Any) -> None:
         # Set once.
-        self.worker = worker
+        self.host = host
+        self._limits = limits = host.limits
         self.client = client
         self.server = server
         self._sock = sock
-        self._few_streams = min(FEW_STREAMS, worker.config.max_concurrent_streams)
-        self._most_running = worker.slots.share(worker.config.max_concurrent_streams)
+        self._few_streams = min(FEW_STREAMS, host.config.max_concurrent_streams)
+        self._most_running = limits.slots.share(host.config.max_concurrent_streams)
         self._opened_at = time.monotonic()
 
         # The reader, and what stands for it while it is parked.
@@ -194,10 +184,10 @@ class Http2Connection:
         # Changed by the reader alone.
         self._budgets = Budgets()
         self._frames = FrameReader(
-            worker.config.max_frame_size,
+            host.config.max_frame_size,
             self._check_data,
             self._count_frame,
-            2 * worker.config.max_header_list_size,
+            2 * host.config.max_header_list_size,
         )
         self._turn_began = self._opened_at  # monotonic
         # Bytes taken from the socket at once: many for a body alone, since a connection that is
@@ -209,7 +199,7 @@ class Http2Connection:
         self._last_stream_id = 0  # the highest stream that was not refused
 
         # Shared by the reader, the writer and the streams.
-        self._h2 = h2_connection(worker.config)
+        self._h2 = h2_connection(host.config)
         self._writer = Writer(
             sock, self._h2, self._budgets, ended=self._response_ended, failed=self.abort
         )
@@ -229,7 +219,7 @@ class Http2Connection:
         self._unsent = 0  # bytes in the kernel, when it was last looked at
         self._last_progress = 0.0  # monotonic time at which that changed
         self._aborted = False
-        worker.idle.add(self)
+        limits.idle.add(self)
 
     @property
     def active_streams(self) -> int:
@@ -278,7 +268,7 @@ class Http2Connection:
             # What comes after a GOAWAY is thrown away: the sooner it is read, the sooner it ends.
             self._recv_size = RECV_SIZE if self.is_faulty else RECORD_SIZE
             began = time.monotonic()
-            self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * too_long))
+            self._limits.penalty_box.wait(self, penalty(too_long))
             # Else one of many would get back as much as it uses, and never be closed.
             self._budgets.forgo(time.monotonic() - began)
         else:
@@ -308,7 +298,7 @@ class Http2Connection:
         if self._closing_since is None and not self._aborted:
             report_abuse(self.client, reason)
             self._close(ErrorCodes.ENHANCE_YOUR_CALM, reason.encode())
-        self.worker.penalty_box.leave(self)
+        self._limits.penalty_box.leave(self)
 
     def _recv(self) -> bytes:
         self._receiving = True
@@ -320,8 +310,8 @@ class Http2Connection:
     def _over(self) -> None:
         self._aborted = True
         self._let_go_of_streams()
-        self.worker.header_budget.forget(self)
-        self.worker.slots.leave(self)
+        self._limits.headers.forget(self)
+        self._limits.slots.leave(self)
         self._writer.close()
         self._sock.close()
         # Of what holds the connection in turn: a cycle is left to the garbage collector, which
@@ -341,7 +331,7 @@ class Http2Connection:
             self._parked.stop()
             self._parked.close()
             self._parked = None
-            gevent.spawn(self.worker.read, self)
+            gevent.spawn(self.host.read, self)
 
     def _receive(self, data: bytes) -> None:
         try:
@@ -370,9 +360,8 @@ class Http2Connection:
     def _may_decode(self) -> bool:
         """Wait before a long header block is decoded, if need be; False if that was the end."""
         size = self._frames.take_finished_block()
-        if size > LONG_BLOCK and self.worker.header_budget.must_wait(size):
-            takes = size * DECODING_A_BYTE
-            self.worker.penalty_box.wait(self, max(PENALTY, PENALTY_FOR_TURN * takes))
+        if size > LONG_BLOCK and self._limits.headers.must_wait(size):
+            self._limits.penalty_box.wait(self, penalty(size * DECODING_A_BYTE))
             self._turn_began = time.monotonic()
         return self._closing_since is None and not self._aborted
 
@@ -384,7 +373,7 @@ class Http2Connection:
             self._block_since = time.monotonic()
         elif not size:
             self._block_since = None
-        self.worker.header_budget.unfinished(self, max(0, size - BLOCK_NOT_CHARGED))
+        self._limits.headers.unfinished(self, max(0, size - BLOCK_NOT_CHARGED))
 
     def _receive_frames(self, data: bytes) -> None:
         try:
@@ -449,7 +438,7 @@ class Http2Connection:
             return
         self._last_stream_id = stream_id
         try:
-            head = parse_request(event.headers, self.worker.config.max_header_list_size)  # type: ignore[arg-type]
+            head = parse_request(event.headers, self.host.config.max_header_list_size)  # type: ignore[arg-type]
         except MalformedRequest as exc:
             log.debug("Malformed request", extra={"client": self.client, "error": str(exc)})
             self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
@@ -474,7 +463,7 @@ class Http2Connection:
                 self._answer_expectation(stream_id, head)
         elif head.protocol == "websocket":
             stream.websocket = WebSocketTransport(
-                self.worker.unread,
+                self._limits.unread_websockets,
                 partial(self.consumed, stream_id),
                 partial(self._websocket_refused, stream_id),
             )
@@ -485,7 +474,7 @@ class Http2Connection:
     def _take_long_headers(self, stream: Http2Stream, head: RequestHead) -> bool:
         """Count what the request's header fields take; whether there is room for them."""
         size = size_to_charge(head.fields, head.size)
-        if self.worker.header_budget.charge(self, size):
+        if self._limits.headers.charge(self, size):
             stream.header_bytes = size
             if self._closing_since is None:
                 return True
@@ -499,8 +488,8 @@ class Http2Connection:
 
         Not asked below those few.
         """
-        config = self.worker.config
-        if self.worker.open_streams < max(MANY_STREAMS, 2 * config.max_running_streams):
+        config = self.host.config
+        if self._limits.open_streams < max(MANY_STREAMS, 2 * config.max_running_streams):
             return config.max_concurrent_streams
         return self._few_streams
 
@@ -530,36 +519,35 @@ class Http2Connection:
 
     def _open(self, stream: Http2Stream) -> None:
         self._streams[stream.stream_id] = stream
-        self.worker.open_streams += 1
+        self._limits.open_streams += 1
         if self._idle_since is not None:
             self._idle_since = None
-            self.worker.idle.remove(self)
+            self._limits.idle.remove(self)
         self._requests += 1
-        if self._requests == self.worker.config.max_requests_per_connection:
+        if self._requests == self.host.config.max_requests_per_connection:
             self.drain()
 
     def _answer_early(self, stream: Http2Stream, head: RequestHead) -> None:
         """Answer what needs no body and no view: CONNECT, a health check, a body over the limit."""
-        limit = self.worker.max_request_body
+        rules = self.host.rules
         if head.method == "CONNECT":
             # This is no proxy. Of a tunnel's client no end of a body is to be waited for.
             stream.respond_whole(NotAllowedResponse([]))
-        elif limit is not None and (head.content_length or 0) > limit:
-            log.warning(
-                "H2 stream declared body over max size",
-                extra={"content_length": head.content_length, "max_size": limit},
-            )
+            return
+        try:
+            rules.check_length(head.content_length)
+        except LimitRequestBody as exc:
+            log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             stream.send_error(413)
-        elif (path := self.worker.healthcheck_path) and head.path.split("?", 1)[0] == path:
+            return
+        if rules.is_health_check(head.path.split("?", 1)[0]):
             stream.respond_whole(Response(HEALTHCHECK_BODY, content_type="text/plain"))
 
     def _answer_expectation(self, stream_id: int, head: RequestHead) -> None:
         """Send the 100 that the client may be waiting for (RFC 9110 section 10.1.1)."""
-        for name, value in head.fields:
-            if name == "expect" and "100-continue" in value.lower():
-                with suppress(ProtocolError):  # as in _refuse()
-                    self._h2.send_headers(stream_id, [(b":status", b"100")])
-                return
+        if expects_continue(value for name, value in head.fields if name == "expect"):
+            with suppress(ProtocolError):  # as in _refuse()
+                self._h2.send_headers(stream_id, [(b":status", b"100")])
 
     def _data_received(self, event: events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
@@ -666,14 +654,14 @@ class Http2Connection:
         """Give `stream` its greenlet, or let it wait for one that ends."""
         stream.started = True
         self._waiting.append(stream)
-        self.worker.slots.run(self)
+        self._limits.slots.run(self)
 
     @property
     def has_stream_to_start(self) -> bool:
         """Whether a stream waits, and no more run than the client may open and leave behind."""
         return (
             bool(self._waiting)
-            and self._running - self._clientless < self.worker.config.max_concurrent_streams
+            and self._running - self._clientless < self.host.config.max_concurrent_streams
             and self._running < self._most_running
             and not self._takes_too_little()
         )
@@ -684,10 +672,11 @@ class Http2Connection:
         Only while other connections leave too much as well. It may leave what it takes in a few
         seconds: who reads is not held up.
         """
-        if unsent.size <= MAX_UNREAD_RESPONSES:
+        if self._limits.unsent.http2 <= MAX_UNREAD_RESPONSES:
             return False
         streams = self._streams.values()
-        if unsent.size - sum(stream.buffer.size for stream in streams) <= MAX_UNREAD_RESPONSES:
+        own = sum(stream.buffer.size for stream in streams)
+        if self._limits.unsent.http2 - own <= MAX_UNREAD_RESPONSES:
             return False
         if any(stream.greenlet is not None and not stream.started_at for stream in streams):
             return True  # one after another: what they will leave is not known yet
@@ -711,7 +700,7 @@ class Http2Connection:
 
     def _start_waiting(self) -> None:
         if self._waiting:
-            self.worker.slots.run(self)
+            self._limits.slots.run(self)
 
     def stream_finished(self, stream: Http2Stream) -> None:
         """The greenlet of `stream` is at its end."""
@@ -789,7 +778,7 @@ class Http2Connection:
     def _forget(self, stream: Http2Stream) -> None:
         """The stream is closed, whole or reset."""
         if self._streams.pop(stream.stream_id, None) is not None:
-            self.worker.open_streams -= 1
+            self._limits.open_streams -= 1
         if stream.response_ended:
             self._budgets.earn(FrameType.RST_STREAM, 1)
             self._budgets.earn(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
@@ -797,7 +786,7 @@ class Http2Connection:
         self._start_waiting()  # perhaps one waits for this one's bytes to be gone
         if not self._streams:
             self._idle_since = time.monotonic()
-            self.worker.idle.add(self)
+            self._limits.idle.add(self)
             self._h2.forget_closed_streams()
             if self._drain_since is not None or self._client_is_going:
                 self._close(ErrorCodes.NO_ERROR)
@@ -819,7 +808,7 @@ class Http2Connection:
     def _let_go_of_streams(self) -> None:
         for stream in self._streams.values():
             self._let_go(stream)
-        self.worker.open_streams -= len(self._streams)
+        self._limits.open_streams -= len(self._streams)
         self._streams.clear()
 
     # -- the end of the connection ----------------------------------------------
@@ -857,9 +846,9 @@ class Http2Connection:
             return
         self._closing_since = time.monotonic()
         self._closing_code = code
-        self.worker.idle.remove(self)
+        self._limits.idle.remove(self)
         if code != ErrorCodes.NO_ERROR:
-            self.worker.idle.faulty(self)
+            self._limits.idle.faulty(self)
         self._unpark()
         if self._final_stream_id is None or code != ErrorCodes.NO_ERROR:
             self._writer.send_raw(goaway(self._last_stream_id, code, reason))
@@ -880,8 +869,8 @@ class Http2Connection:
     def abort(self) -> None:
         """Close at once, whatever is still to be sent."""
         self._aborted = True
-        self.worker.penalty_box.leave(self)
-        self.worker.idle.remove(self)
+        self._limits.penalty_box.leave(self)
+        self._limits.idle.remove(self)
         self._writer.close()
         self._unpark()
         self._sock.close()  # wakes the reader, which lets go of the streams
@@ -895,7 +884,7 @@ class Http2Connection:
         if self._closing_since is not None:
             self._sweep_closing(now)
         elif (since := self._writer.writing_since) is not None and (
-            now - since > self.worker.config.send_timeout
+            now - since > self.host.config.send_timeout
         ):
             if self._writer.backlogged:
                 report_abuse(self.client, "answers that are not read")
@@ -923,7 +912,7 @@ class Http2Connection:
             self._last_progress = now
         limit = LINGER_TIMEOUT
         if self._closing_code == ErrorCodes.NO_ERROR and (in_kernel or not self._writer.idle):
-            limit = self.worker.config.send_timeout
+            limit = self.host.config.send_timeout
         if now - max(self._last_progress, self._closing_since or 0) > limit:
             self.abort()
 
@@ -935,7 +924,7 @@ class Http2Connection:
             self._send_final_goaway()
 
     def _sweep_idle(self, now: float, since: float) -> None:
-        if now - since > self.worker.keepalive_timeout:
+        if now - since > self.host.rules.keepalive_timeout:
             self._close(ErrorCodes.NO_ERROR)
         elif not self._frames.preface_seen and now - self._opened_at > PREFACE_TIMEOUT:
             self._close(ErrorCodes.PROTOCOL_ERROR, b"no connection preface")
@@ -958,8 +947,8 @@ class Http2Connection:
 
     def _send_timeout(self, stream: Http2Stream, now: float) -> float:
         if self._holds_back(stream.buffer, now):
-            return send_timeout(self.worker, holds_place=not stream.is_over)
-        return self.worker.config.send_timeout
+            return self._limits.send_timeout.now(holds_place=not stream.is_over)
+        return self.host.config.send_timeout
 
     def untaken(self) -> list[int]:
         """The bytes left of each whole response, if the client has taken nothing for a while.

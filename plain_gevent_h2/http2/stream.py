@@ -52,18 +52,19 @@ class Http2Stream(Stream):
     )
 
     def __init__(self, connection: "Http2Connection", stream_id: int, head: RequestHead) -> None:
-        worker = connection.worker
-        super().__init__(worker)
+        host = connection.host
+        super().__init__(host)
         self.connection = connection
         self.stream_id = stream_id
-        self.buffer = SendBuffer(stream_id)
+        self.buffer = SendBuffer(stream_id, host.limits.unsent)
         self._raw_path = head.path.partition("?")[0]
         # Plain's request builder reads these four.
         self.method = head.method
         self.headers = head.fields
         self.opened = time.monotonic()
         self.sink = SpooledBody(
-            worker,
+            host.rules,
+            host.limits.uploads,
             partial(connection.upload_evicted, stream_id),
             partial(connection.consumed, stream_id),
         )
@@ -89,13 +90,13 @@ class Http2Stream(Stream):
             return False
         if self.sink.writing:
             return False  # it is our disk that is slow
-        if not self.worker.body_min_rate:
-            return now - self.received_at > self.worker.keepalive_timeout
+        if not self.host.rules.min_body_rate:
+            return now - self.received_at > self.host.rules.keepalive_timeout
         if self.content_length is not None and self.sink.received >= self.content_length:
             # Only END_STREAM or trailers are missing.
             return now - self.received_at > BODY_RECV_TIMEOUT
         if self._rate is None:
-            self._rate = BodyRateFloor(self.worker.body_min_rate)
+            self._rate = self.host.rules.rate_floor()
         received = self.sink.received if self.websocket is None else self.websocket.waiting
         # More than the interval was not the client's time: a view kept the hub busy.
         waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
@@ -107,7 +108,7 @@ class Http2Stream(Stream):
         """Nobody needs the request's header fields any more."""
         self.headers = []
         if self.header_bytes:
-            self.worker.header_budget.release(self.connection, self.header_bytes)
+            self.host.limits.headers.release(self.connection, self.header_bytes)
             self.header_bytes = 0
 
     # -- the verbs of Stream --------------------------------------------------
@@ -118,7 +119,7 @@ class Http2Stream(Stream):
             self,
             connection.client,
             connection.server,
-            "https" if connection.worker.app.is_ssl else "http",
+            self.host.rules.scheme,
         )
         # For the log: Plain's is decoded, so what a client encoded could be a line of its own.
         self.log_request.path = self._raw_path
@@ -162,7 +163,7 @@ class Http2Stream(Stream):
         self.log_response.sent += len(data)
         self.buffer.put_whole(data)
         self.connection.end(self)
-        self.worker.unread_responses.make_room()
+        self.host.limits.unread_responses.make_room()
 
     def send_error(self, status: int) -> None:
         body = f"<h1>{status}</h1>".encode()

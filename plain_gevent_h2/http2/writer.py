@@ -13,8 +13,10 @@ from gevent.event import Event
 from h2.exceptions import ProtocolError
 from plain.logs import get_framework_logger
 
+from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS
+from plain_gevent_h2.limits.unsent import MAX_UNSENT, UnsentBytes
 from plain_gevent_h2.net import metrics
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, give_way
 from plain_gevent_h2.net.tls import TlsSocket
 
 from .frames import FRAME_HEADER_SIZE, FrameType
@@ -28,19 +30,6 @@ log = get_framework_logger("plain.server")
 HIGH_WATER = 64 * 1024
 LOW_WATER = 16 * 1024
 
-#: Bytes of all bodies of a worker that may wait to be sent. Past them a view waits until the
-#: last that it gave is framed: 10,000 streams whose clients do not read would take 640 MiB.
-MAX_UNSENT = 64 * 1024 * 1024
-
-#: The same past which a connection that takes little of what it has asked for starts no more.
-MAX_UNREAD_RESPONSES = 8 * 1024 * 1024
-
-#: Bytes that the writer frames before it calls the socket. One call for the responses that
-#: finished in one turn of the loop: +30 % to +60 % requests (DESIGN, measured). Then it gives way
-#: to other greenlets: a peer that always takes more must not keep the hub to itself. (Twice as
-#: much in a turn would let small requests beside a download wait twice as long.)
-BATCH_SIZE = 128 * 1024
-
 #: The largest DATA frame sent, in bytes: the turn of one stream among those that have data. With
 #: its header it fills one TLS record.
 MAX_DATA_FRAME = 16 * 1024 - FRAME_HEADER_SIZE
@@ -48,30 +37,12 @@ MAX_DATA_FRAME = 16 * 1024 - FRAME_HEADER_SIZE
 #: Bytes of DATA from which on a TLS record is not filled up with the next frames.
 FULL_RECORD = 8 * 1024
 
-#: Bytes of a response that count as progress: less in `SERVER_SEND_TIMEOUT` seconds, and
-#: its stream is reset. A client could keep it for ever by a window of one byte at a time.
-MIN_PROGRESS = 1024
-
 #: Seconds that count as lately, once or twice over. Less than a second, at which the sweeps come.
 TAKEN_INTERVAL = 0.9
 
 #: Bytes of control frames and headers that may wait for a peer that does not read. Past
 #: it, nothing more is read from the peer either.
 MAX_CONTROL_BACKLOG = 64 * 1024
-
-
-class _Unsent:
-    """A number that changes for each piece. (Of a class, it would undo CPython's caches for it.)"""
-
-    __slots__ = ("http1", "size")
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.http1 = 0
-
-
-#: Bytes in the buffers of all streams, and those of HTTP/1.1 responses.
-unsent = _Unsent()
 
 
 class SendBuffer:
@@ -85,6 +56,7 @@ class SendBuffer:
         "_offset",
         "_progress",
         "_room",
+        "_unsent",
         "_waits_since",
         "closed",
         "ending",
@@ -94,8 +66,9 @@ class SendBuffer:
         "stream_id",
     )
 
-    def __init__(self, stream_id: int) -> None:
+    def __init__(self, stream_id: int, unsent: UnsentBytes) -> None:
         self.stream_id = stream_id
+        self._unsent = unsent
         self.size = 0  # bytes
         self.ending = False  # END_STREAM goes with the last byte
         self.queued = False  # the writer has it among those to send
@@ -115,7 +88,7 @@ class SendBuffer:
             self._chunks = deque()
         self._chunks.append(data)
         self.size += len(data)
-        unsent.size += len(data)
+        self._unsent.http2 += len(data)
 
     def put_whole(self, data: bytes) -> None:
         """Put a whole body. Nobody waits for it, but how long it waits is counted all the same."""
@@ -129,7 +102,7 @@ class SendBuffer:
         data = self._take_piece(limit)
         if self.size and len(data) < limit:
             data = self._take_more(data, limit)
-        unsent.size -= len(data)
+        self._unsent.http2 -= len(data)
         self._progress += len(data)
         if self._progress >= MIN_PROGRESS or not self.size:
             self._progress = 0
@@ -158,7 +131,7 @@ class SendBuffer:
 
     def wait_for_room(self) -> None:
         """Block the stream's greenlet while too much of its body is still here."""
-        if self.size <= (HIGH_WATER if unsent.size <= MAX_UNSENT else 0) or self.closed:
+        if self.size <= (HIGH_WATER if self._unsent.http2 <= MAX_UNSENT else 0) or self.closed:
             return
         started = time.monotonic()
         self._room = Event()
@@ -170,7 +143,7 @@ class SendBuffer:
         """Let the stream's greenlet go on if there is room, or nothing to wait for."""
         if self._room is None and not self._waits_since:
             return  # nobody waits, as for nearly every body
-        low = LOW_WATER if unsent.size <= MAX_UNSENT else 0
+        low = LOW_WATER if self._unsent.http2 <= MAX_UNSENT else 0
         if self.size > low and not self.closed:
             return
         if self._room is not None:
@@ -182,7 +155,7 @@ class SendBuffer:
     def close(self) -> None:
         self.closed = True
         self._chunks = None
-        unsent.size -= self.size
+        self._unsent.http2 -= self.size
         self.size = 0
         self.wake()
 
@@ -355,7 +328,7 @@ class Writer:
         h2, ready = self._h2, self._ready
         size = waiting = 0  # bytes encrypted; DATA that waits for more to share a record with
         self._take_framed()
-        while ready and size + waiting < BATCH_SIZE and h2.outbound_flow_control_window > 0:
+        while ready and size + waiting < HTTP2_SEND_TURN and h2.outbound_flow_control_window > 0:
             buffer = ready.pop(0)
             buffer.queued = False
             sent = 0 if buffer.closed else self._frame(buffer)

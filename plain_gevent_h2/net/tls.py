@@ -15,7 +15,7 @@ from plain.exceptions import ImproperlyConfigured
 
 from .certificate import load_certificate
 from .client_hello import NO_APPLICATION_PROTOCOL, ClientHello
-from .fairness import give_way
+from .fairness import HTTP1_SEND_TURN, HandshakeTurns, give_way
 
 #: Seconds that a client may keep its TLS handshake waiting. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0
@@ -24,14 +24,8 @@ HANDSHAKE_TIMEOUT = 10.0
 #: what comes in a thousand pieces would have no limit.
 HANDSHAKE_WAIT = 0.01
 
-#: Seconds for which handshakes may keep the hub in one turn of the loop, all together. One takes
-#: 0.4 ms, and hundreds that arrive at once would be worked through before anything else (300 ms).
-HANDSHAKES_TURN = 0.001
-
-#: Bytes taken from the socket at once (of an upload, a quarter of them would cost 10 % more), and
-#: bytes encrypted before they are sent.
+#: Bytes taken from the socket at once: of an upload, a quarter of them would cost 10 % more.
 RECV_SIZE = 256 * 1024
-BATCH_SIZE = 64 * 1024
 
 #: Bytes that OpenSSL's buffers get at once: a TLS record has 16 KiB at most. They keep the size
 #: that they once had: an idle connection that had sent 64 KiB at once took 62 KiB more (measured).
@@ -126,24 +120,6 @@ def why_handshake_failed(exc: ssl.SSLError) -> str:
     return _REASONS.get(reason, reason.replace("_", " ").lower())
 
 
-class _Turns:
-    """The handshakes under way take turns, with each other and with everything else."""
-
-    def __init__(self) -> None:
-        self._lock = BoundedSemaphore(1)
-        self._ends_at = 0.0
-
-    def step(self, tls: ssl.SSLObject) -> None:
-        with self._lock:
-            if time.monotonic() > self._ends_at:
-                give_way()
-                self._ends_at = time.monotonic() + HANDSHAKES_TURN
-            tls.do_handshake()
-
-
-_turns = _Turns()
-
-
 class TlsSocket:
     """The server's side of TLS on an accepted socket, with as much of a socket as is used.
 
@@ -157,9 +133,14 @@ class TlsSocket:
     """
 
     def __init__(
-        self, sock: gsocket.socket, context: ssl.SSLContext, protocols: Sequence[str]
+        self,
+        sock: gsocket.socket,
+        context: ssl.SSLContext,
+        protocols: Sequence[str],
+        turns: HandshakeTurns,
     ) -> None:
         self._sock = sock
+        self._turns = turns
         self._protocols = protocols
         self._hello: ClientHello | None = ClientHello()  # until it has been looked at
         self._incoming = ssl.MemoryBIO()
@@ -184,7 +165,7 @@ class TlsSocket:
             patience = self._wait_for_client(self._fill_more, patience)
             try:
                 self._check_alpn()
-                _turns.step(self._tls)
+                self._turns.step(self._tls)
                 break
             except ssl.SSLWantReadError:
                 patience = self._wait_for_client(self.flush, patience)
@@ -321,8 +302,8 @@ class TlsSocket:
     def sendall(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            self.encrypt(rest[:BATCH_SIZE])
-            rest = rest[BATCH_SIZE:]
+            self.encrypt(rest[:HTTP1_SEND_TURN])
+            rest = rest[HTTP1_SEND_TURN:]
             self.flush()
 
     def encrypt(self, data: bytes | memoryview) -> None:

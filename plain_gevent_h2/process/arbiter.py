@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import context, popen_spawn_posix, process, spawn
 from typing import Any
@@ -66,11 +66,13 @@ class _PatchedProcess(context.SpawnProcess):
 class _PatchedSpawnContext(context.SpawnContext):
     """Starts processes as "spawn" does, with gevent's patch first and our target."""
 
-    def Process(self, *, target: Any, args: tuple[Any, ...]) -> process.BaseProcess:  # type: ignore[override]
-        from plain_gevent_h2.worker import worker_main
+    def __init__(self, worker_main: Callable[..., None]) -> None:
+        super().__init__()
+        self._worker_main = worker_main
 
+    def Process(self, *, target: Any, args: tuple[Any, ...]) -> process.BaseProcess:  # type: ignore[override]
         boot_failure = self.Array("c", MAX_LINE, lock=False)
-        worker = _PatchedProcess(target=worker_main, args=(boot_failure, *args))
+        worker = _PatchedProcess(target=self._worker_main, args=(boot_failure, *args))
         worker.boot_failure = boot_failure
         return worker
 
@@ -90,15 +92,23 @@ class GeventArbiter(Arbiter):
     retires does so until its replacement serves.
 
     `http_protocols` is the command line's value; the application takes it along to the
-    worker processes, with the other command line values it already holds.
+    worker processes, with the other command line values it already holds. `worker_main` is what a
+    worker process runs.
     """
 
-    def __init__(self, app: Any, *, http_protocols: str | None, protocols: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        *,
+        worker_main: Callable[..., None],
+        http_protocols: str | None,
+        protocols: tuple[str, ...],
+    ) -> None:
         app.http_protocols = http_protocols
         app.gevent_patch = settings.SERVER_GEVENT_PATCH  # a worker needs it before its settings
         app.is_replacement = False  # or a worker has served before
         super().__init__(app)
-        self._mp_context = _PatchedSpawnContext()
+        self._mp_context = _PatchedSpawnContext(worker_main)
         self._protocols = protocols
         self._pause = 0.0  # seconds after the last failure; 0 if a worker has started since
         self._failed_at = 0.0  # monotonic

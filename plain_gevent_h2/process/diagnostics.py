@@ -26,10 +26,9 @@ import plain_gevent_h2
 from plain_gevent_h2.app import asyncio_bridge
 from plain_gevent_h2.http1 import connection as http1
 from plain_gevent_h2.http2 import connection
+from plain_gevent_h2.limits import slots
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.stream import Stream
-
-from . import slots
 
 log = get_framework_logger("plain.server")
 

@@ -19,10 +19,10 @@ from gevent.event import Event
 from gevent.server import StreamServer
 from gevent.socket import AF_UNIX, socket
 from plain.http import Response, StreamingResponse
-from plain.server.http.sink import BodySink
 from plain.urls import path
 from plain.views import View
 
+from plain_gevent_h2.app.plain_internals import BodySink
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.http1.connection import Http1Connection
 from plain_gevent_h2.http2.connection import Http2Connection
@@ -94,7 +94,7 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
     for found in gc.get_objects():
         # Not isinstance(), which asks the object itself, and a lazy one would make itself up.
         for kind in COUNTED.intersection(type(found).__mro__):
-            if kind is Greenlet and (found.dead or found in worker.slots._idle):
+            if kind is Greenlet and (found.dead or found in worker.limits.slots._idle):
                 continue
             if kind is Task and found.done():
                 continue
@@ -108,13 +108,13 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
         "greenlets": sorted(greenlets),
         "connections": worker.nr_conns,
         "served": len(connections),
-        "running": worker.slots.running,
-        "clientless": worker.slots.clientless,
-        "waiting": len(worker.slots._waiting),
-        "idle": len(worker.slots._idle),
-        "leaving": len(worker.leaving),
+        "running": worker.limits.slots.running,
+        "clientless": worker.limits.slots.clientless,
+        "waiting": len(worker.limits.slots._waiting),
+        "idle": len(worker.limits.slots._idle),
+        "leaving": len(worker._leaving),
         "streams": sum(len(c._streams) for c in connections if isinstance(c, Http2Connection)),
-        "budget": worker.body_budget.used,
+        "budget": worker.limits.uploads.used,
         "files": len(files),
         "sockets": sum(file.startswith("socket:") for file in files),
         # Temporary files have no name, or one that is deleted.
@@ -162,7 +162,7 @@ class Inside(View):
     def get(self) -> Response:
         stream = stream_of(sys._getframe())
         assert stream is not None
-        serve_orders(stream.worker, self.request.query_params["at"])
+        serve_orders(stream.host, self.request.query_params["at"])
         return Response("ready")
 
 

@@ -16,6 +16,7 @@ from plain.exceptions import ImproperlyConfigured
 from tools import need
 
 from plain_gevent_h2.http2.frames import PREFACE, FrameType, pack_frame
+from plain_gevent_h2.net.fairness import HandshakeTurns
 from plain_gevent_h2.net.log_throttle import Failures, OnceAMinute
 from plain_gevent_h2.net.tls import TlsSocket, server_context, why_handshake_failed
 
@@ -117,7 +118,7 @@ def handshake(tls: tuple[Path, Path], client: Callable[[socket.socket], None]) -
         with gevent.socket.socket(fileno=ours.detach()) as sock:
             context = server_context(str(tls[0]), str(tls[1]), ("h2",))
             with pytest.raises(ssl.SSLError) as caught:
-                TlsSocket(sock, context, ("h2",)).handshake()
+                TlsSocket(sock, context, ("h2",), HandshakeTurns()).handshake()
     finally:
         thread.join()
         theirs.close()

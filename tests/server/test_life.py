@@ -30,7 +30,7 @@ from load_client import (
 from plain.server.workers._memory import profile_path
 from raw import RawClient, headers, request_fields
 
-from plain_gevent_h2.process.idle_connections import LEAST_IDLE
+from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
 
 Serve = Callable[..., Server]
 

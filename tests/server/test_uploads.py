@@ -3,15 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 import httpx
 import pytest
 from harness import Server, wait_for
-from plain.server.http.errors import BodyBudgetExceeded
 from raw import RawClient, data, request_fields
 from test_bodies import PROTOCOLS, echo, http_client
 
+from plain_gevent_h2.app.plain_internals import BodyBudgetExceeded
+from plain_gevent_h2.app.request_rules import RequestRules
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.upload_budget import PATIENCE, UploadBudget
 
@@ -22,16 +22,21 @@ class Worker:
     """As much of a worker as uploads need. `pass_time` is its clock."""
 
     def __init__(self, limit: int) -> None:
-        self.body_max_memory_size = 10_000
-        self.max_request_body = None
-        self.body_budget = UploadBudget(limit)
+        self._rules = RequestRules(
+            is_tls=True,
+            health_check_path="",
+            keepalive_timeout=60,
+            max_body_size=None,
+            body_memory_size=10_000,
+            min_body_rate=0,
+        )
+        self.uploads = UploadBudget(limit)
         self.evicted: list[str] = []
         self._now = 0.0
-        self.body_budget.sweep(self._now)
+        self.uploads.sweep(self._now)
 
     def upload(self, name: str, size: int = 0) -> SpooledBody:
-        worker: Any = self
-        body = SpooledBody(worker, lambda: self.evicted.append(name))
+        body = SpooledBody(self._rules, self.uploads, lambda: self.evicted.append(name))
         if size:
             body.feed(b"x" * size)
         return body
@@ -40,7 +45,7 @@ class Worker:
         """Let time pass, in which each of `uploads` gets so many bytes a second."""
         for _ in range(seconds):
             self._now += 1
-            self.body_budget.sweep(self._now)
+            self.uploads.sweep(self._now)
             for upload, size in uploads:
                 upload.feed(b"x" * size)
 
@@ -52,14 +57,14 @@ class TestUploadBudget:
         worker.pass_time(6, (slow, 2), (slower, 1))
         small = worker.upload("small", 100)
         assert worker.evicted == ["slower"]
-        assert worker.body_budget.used == 412 + 100
+        assert worker.uploads.used == 412 + 100
         with pytest.raises(BodyBudgetExceeded):
             slower.feed(b"x")  # what came meanwhile
         with pytest.raises(BodyBudgetExceeded):
             slower.whole()
         for body in (slow, slower, small):
             body.close()
-        assert worker.body_budget.used == 0
+        assert worker.uploads.used == 0
 
     def test_no_more_are_evicted_than_must_be(self) -> None:
         worker = Worker(1000)
@@ -73,7 +78,7 @@ class TestUploadBudget:
         worker = Worker(1000)
         slow, steady = worker.upload("slow", 500), worker.upload("steady", 200)
         worker.pass_time(15, (slow, 1), (steady, 10))
-        slow_left = 1000 - worker.body_budget.used
+        slow_left = 1000 - worker.uploads.used
         with pytest.raises(BodyBudgetExceeded):
             slow.feed(b"x" * (slow_left + 1))
         assert worker.evicted == []

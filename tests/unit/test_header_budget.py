@@ -2,7 +2,7 @@
 
 import weakref
 
-from plain_gevent_h2.net.header_budget import (
+from plain_gevent_h2.limits.header_budget import (
     FREE,
     LITTLE,
     LONG_BLOCK,

@@ -23,8 +23,8 @@ from plain_gevent_h2.http2.headers import (
 )
 from plain_gevent_h2.http2.hpack import MAX_FIELD_LINES
 from plain_gevent_h2.http2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
-from plain_gevent_h2.net import header_budget, metrics
-from plain_gevent_h2.process.idle_connections import LEAST_IDLE
+from plain_gevent_h2.limits import header_budget, metrics
+from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
 
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 

@@ -10,8 +10,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from plain_gevent_h2.limits.slots import AHEAD, Slots
 from plain_gevent_h2.net.fairness import give_way
-from plain_gevent_h2.process.slots import AHEAD, Slots
 
 
 class Stream:

@@ -1,11 +1,11 @@
 """Who is closed for whole responses that nobody takes, with connections of the tests' own."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from plain_gevent_h2.http2.writer import unsent
-from plain_gevent_h2.process.unread_responses import LOOK_AGAIN, MAX_UNTAKEN, UnreadResponses
+from plain_gevent_h2.limits.unread_responses import LOOK_AGAIN, MAX_UNTAKEN, UnreadResponses
+from plain_gevent_h2.limits.unsent import UnsentBytes
+
+unsent = UnsentBytes()
 
 
 class Connection:
@@ -14,27 +14,25 @@ class Connection:
     def __init__(self, *sizes: int, takes: bool = False) -> None:
         self.sizes, self.takes = list(sizes), takes
         self.looked = 0
-        unsent.size += sum(sizes)
+        unsent.http2 += sum(sizes)
 
     def untaken(self) -> list[int]:
         self.looked += 1
         return [] if self.takes else self.sizes
 
     def close_for_responses(self) -> None:
-        unsent.size -= sum(self.sizes)
+        unsent.http2 -= sum(self.sizes)
         self.sizes = []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_unsent() -> Iterator[None]:
-    before, unsent.size = unsent.size, 0
-    yield
-    unsent.size = before
+def _nothing_unsent() -> None:
+    unsent.http2 = 0
 
 
 def closed(*connections: Connection) -> list[bool]:
     """Which of them are closed."""
-    UnreadResponses(lambda: connections).make_room()
+    UnreadResponses(lambda: connections, unsent).make_room()
     return [not connection.sizes for connection in connections]
 
 
@@ -43,7 +41,7 @@ SHARE = MAX_UNTAKEN // 4
 
 def test_nobody_is_closed_while_there_is_room() -> None:
     assert closed(*(Connection(SHARE) for _ in range(5))) == [False] * 5
-    assert unsent.size > MAX_UNTAKEN  # the largest is beside it
+    assert unsent.http2 > MAX_UNTAKEN  # the largest is beside it
 
 
 def test_who_leaves_most_is_closed_until_there_is_room() -> None:
@@ -66,11 +64,11 @@ def test_nobody_is_closed_for_what_clients_take() -> None:
 
 def test_after_nobody_was_found_it_looks_again_for_more_or_at_the_next_sweep() -> None:
     taker = Connection(10 * SHARE, takes=True)
-    responses = UnreadResponses(lambda: [taker])
+    responses = UnreadResponses(lambda: [taker], unsent)
     for _ in range(100):
         responses.make_room()
     assert taker.looked == 1
-    unsent.size += LOOK_AGAIN + 1
+    unsent.http2 += LOOK_AGAIN + 1
     responses.make_room()
     assert taker.looked == 2
     responses.sweep()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from plain_gevent_h2.http2.writer import unsent
+from .unsent import UnsentBytes
 
 #: Bytes of whole responses, beside the largest, that clients may leave in a worker who take nothing
 #: at all. (An HTTP/1.1 response keeps its place, and has time limits.) With the gate of
@@ -29,8 +29,9 @@ class Holder(Protocol):
 class UnreadResponses:
     """Makes room for responses. One for a worker."""
 
-    def __init__(self, connections: Callable[[], Iterable[Holder]]) -> None:
+    def __init__(self, connections: Callable[[], Iterable[Holder]], unsent: UnsentBytes) -> None:
         self._connections = connections
+        self._unsent = unsent
         self._look_above = MAX_UNTAKEN  # bytes
 
     def sweep(self) -> None:
@@ -44,14 +45,14 @@ class UnreadResponses:
         Not for what clients do take: to close others would make no room for that. Nor are just its
         responses reset: the next ones that such a client has asked for would take their place.
         """
-        if unsent.size <= self._look_above:
+        if self._unsent.http2 <= self._look_above:
             return
         holders = [(sum(sizes), sizes, c) for c in self._connections() if (sizes := c.untaken())]
         # The largest is spared, so that an export whose one client pauses is not lost for itself.
         most = MAX_UNTAKEN + max((max(sizes) for _, sizes, _ in holders), default=0)
         untaken = sum(total for total, _, _ in holders)
         if untaken <= most:
-            self._look_above = unsent.size + LOOK_AGAIN
+            self._look_above = self._unsent.http2 + LOOK_AGAIN
             return
         holders.sort(key=lambda holder: holder[0])
         while untaken > most:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from plain.logs import get_framework_logger
 
-from .log_throttle import OnceAMinute
+from plain_gevent_h2.net.log_throttle import OnceAMinute
 
 log = get_framework_logger("plain.server")
 

@@ -12,7 +12,6 @@ from plain.logs import get_framework_logger
 
 from plain_gevent_h2.net.fairness import give_way
 from plain_gevent_h2.net.log_throttle import OnceAMinute
-from plain_gevent_h2.stream import Stream
 
 log = get_framework_logger("plain.server")
 
@@ -28,6 +27,16 @@ STREAMS_IN_A_TURN = 10
 AHEAD = 64
 
 
+class Runnable(Protocol):
+    """A stream, as far as it runs in a greenlet."""
+
+    greenlet: Any
+    is_clientless: bool
+
+    def run(self) -> bool:
+        """Serve the request, in its greenlet. Returns whether that may run another stream."""
+
+
 class Source(Protocol):
     """A connection, as far as its streams wait for a place."""
 
@@ -35,7 +44,7 @@ class Source(Protocol):
     def has_stream_to_start(self) -> bool:
         """Whether `next_stream()` has one to give."""
 
-    def next_stream(self) -> Stream | None:
+    def next_stream(self) -> Runnable | None:
         """Take the stream that is to start next; None if there is none for now."""
 
     def refuse_waiting(self) -> None:
@@ -64,8 +73,7 @@ class Slots:
         self.most_running = 0  # lately; less by a tenth a second
         self._references = self._references_to_idle()
 
-    @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether streams wait for others to end."""
         return self.running >= self._limit and any(s.has_stream_to_start for s in self._waiting)
 
@@ -106,7 +114,7 @@ class Slots:
             self._start(stream)
         return source.has_stream_to_start
 
-    def _start(self, stream: Stream) -> None:
+    def _start(self, stream: Runnable) -> None:
         self.running += 1
         self._ahead += 1
         self.most_running = max(self.most_running, self.running)
@@ -148,7 +156,7 @@ class Slots:
             source.refuse_waiting()
             give_way()
 
-    def ended(self, stream: Stream) -> None:
+    def ended(self, stream: Runnable) -> None:
         """A stream has ended."""
         if stream.is_clientless:
             self.clientless -= 1
@@ -239,7 +247,7 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
     def __init__(self, slots: Slots) -> None:
         super().__init__()
         self._slots = slots
-        self._stream: Stream | None = None
+        self._stream: Runnable | None = None
         self._idle = False
         self._is_ending = False
         self._stream_links: list[Callable[[Any], object]] = []
@@ -254,7 +262,7 @@ class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
         if callback in self._stream_links:
             self._stream_links.remove(callback)
 
-    def take(self, stream: Stream) -> None:
+    def take(self, stream: Runnable) -> None:
         """Run `stream` when the loop comes to it."""
         self._stream = stream
         if self.started:
