@@ -12,7 +12,6 @@ from plain_gevent_h2.app import websocket
 from plain_gevent_h2.app.safe_parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
 from plain_gevent_h2.app.upload_budget import PATIENCE
 from plain_gevent_h2.http1.connection import MAX_HEAD_LINES, MAX_HEAD_SIZE
-from plain_gevent_h2.http2 import writer
 from plain_gevent_h2.http2.connection import MANY_STREAMS
 from plain_gevent_h2.http2.frames import MAX_CONTINUATIONS, SMALL_DATA, FrameType
 from plain_gevent_h2.http2.headers import (
@@ -23,8 +22,9 @@ from plain_gevent_h2.http2.headers import (
 )
 from plain_gevent_h2.http2.hpack import MAX_FIELD_LINES
 from plain_gevent_h2.http2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
-from plain_gevent_h2.limits import header_budget, metrics
+from plain_gevent_h2.limits import header_budget, unsent
 from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
+from plain_gevent_h2.net import metrics
 
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 
@@ -88,8 +88,8 @@ def test_the_sizes_are_those_of_the_code() -> None:
     }.items():
         assert row(start)[2].startswith(text), start
     for start, text in {
-        "All of these in a worker": f"{writer.MAX_UNSENT // mib} MiB",
-        "Responses made whole": f"{writer.MAX_UNREAD_RESPONSES // mib} MiB",
+        "All of these in a worker": f"{unsent.MAX_UNSENT // mib} MiB",
+        "Responses made whole": f"{unsent.MAX_UNREAD_RESPONSES // mib} MiB",
         "Streams open in a worker": f"{MANY_STREAMS:,}",
         "Idle connections that": f"{LEAST_IDLE:g} s idle",
         "What comes on an extended": f"{websocket.MAX_EARLY // 1024} KiB",

@@ -180,7 +180,7 @@ def test_who_is_over_leaves_the_queue() -> None:
     goes_on.set()
     assert waiting.over.wait(10)
     assert not gone.over.is_set()
-    assert not slots.full
+    assert not slots.is_full()
 
 
 class TestClientless:
