@@ -20,8 +20,12 @@ from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+import plain.http
+import plain.internal
+import plain.server
 import plain.server.app
 import plain.server.util
+import plain.views
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from plain.cli.options import SettingOption
@@ -120,6 +124,14 @@ if TYPE_CHECKING:
     from plain.http import Request
 
 log = get_framework_logger("plain.server")
+
+#: Where Plain's frames are in the stack of every request.
+FOLDERS_OF_EACH_REQUEST = (
+    *plain.internal.__path__,
+    *plain.server.__path__,
+    *plain.views.__path__,
+    *plain.http.__path__,
+)
 
 #: The header fields of a response as they are stored: by lower-case name, the name as it was set
 #: and its value. `items()` looks each name up again, which took 2 % of a small response.

@@ -13,10 +13,6 @@ from types import CodeType, FrameType
 from typing import Any, Literal
 
 import gevent
-import plain.http
-import plain.internal
-import plain.server
-import plain.views
 from gevent import threadpool
 from gevent.monkey import get_original
 from greenlet import gettrace, greenlet, settrace
@@ -24,6 +20,7 @@ from plain.logs import get_framework_logger
 
 import plain_gevent_h2
 from plain_gevent_h2.app import asyncio_bridge
+from plain_gevent_h2.app.plain_internals import FOLDERS_OF_EACH_REQUEST
 from plain_gevent_h2.http1 import connection as http1
 from plain_gevent_h2.http2 import connection
 from plain_gevent_h2.limits import slots
@@ -66,10 +63,7 @@ _KINDS = {
 _FRAMEWORK = tuple(
     f"{folder}{os.sep}"
     for folder in (
-        *plain.internal.__path__,
-        *plain.server.__path__,
-        *plain.views.__path__,
-        *plain.http.__path__,
+        *FOLDERS_OF_EACH_REQUEST,
         *gevent.__path__,
         *plain_gevent_h2.__path__,
     )
