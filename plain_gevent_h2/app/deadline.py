@@ -5,7 +5,6 @@ import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import gevent
@@ -20,7 +19,10 @@ class DeadlinePassed(BaseException):
     """Raised where a view waits. No `Exception`, which a view might take for its call's."""
 
 
-@lru_cache
+#: The attribute of a view class that has its limited classes, by their seconds. They end with it.
+_LIMITED = "_plain_gevent_h2_limited"
+
+
 def limited(view_class: type[View], seconds: float) -> type[View]:
     """`view_class` with its `get_response()` limited to `seconds`; past them it is a 503.
 
@@ -30,6 +32,18 @@ def limited(view_class: type[View], seconds: float) -> type[View]:
     streaming body limited as well (`body_limited`); a setting for all views must not end
     downloads and event streams.
     """
+    # Of the class itself: what it inherits is for its parent. A cache with a limit made a new class
+    # for each request of an app with more views than that.
+    known: dict[float, type[View]] | None = vars(view_class).get(_LIMITED)
+    if known is None:
+        known = {}
+        setattr(view_class, _LIMITED, known)
+    if seconds not in known:
+        known[seconds] = _make_limited(view_class, seconds)
+    return known[seconds]
+
+
+def _make_limited(view_class: type[View], seconds: float) -> type[View]:
     with_body = hasattr(view_class, "request_deadline")
 
     class Limited(view_class):  # type: ignore[misc, valid-type]
