@@ -445,6 +445,12 @@ def arbiter_replaced(make_arbiter: Callable[[Any], Arbiter]) -> Iterator[None]:
         vars(plain.server.app)["Arbiter"] = original
 
 
+def make_reloader(changed: Callable[[str], None]) -> Reloader:
+    """The file watcher, of the class that `replace_reloader()` has set."""
+    watcher: Reloader = vars(_worker)["Reloader"](callback=changed, watch_html=True)
+    return watcher
+
+
 def replace_reloader(reloader_class: type[Reloader]) -> None:
     for module in (_worker, _boot_failure):
         vars(module)["Reloader"] = reloader_class

@@ -73,6 +73,11 @@ class Slots:
         self.most_running = 0  # lately; less by a tenth a second
         self._references = self._references_to_idle()
 
+    @property
+    def busy(self) -> int:
+        """How many streams run, with their clients or without."""
+        return self.running + self.clientless
+
     def is_full(self) -> bool:
         """Whether streams wait for others to end."""
         return self.running >= self._limit and any(s.has_stream_to_start for s in self._waiting)

@@ -21,3 +21,18 @@ def raise_limit() -> int:
     except (OSError, ValueError):  # macOS has a lower one that it does not tell
         return soft
     return wanted
+
+
+class Descriptors:
+    """The descriptors of this process: how many it may have, and how many stay free for files."""
+
+    def __init__(self) -> None:
+        self.limit = raise_limit()
+        self.reserved = int(self.limit * RESERVED_SHARE)
+
+    def left_after(self, descriptor: int) -> int:
+        """How many more connections may have one, once one of them has got `descriptor`.
+
+        A new one has the lowest number that is free (POSIX), and so it tells how many are taken.
+        """
+        return self.limit - self.reserved - descriptor

@@ -106,7 +106,7 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
     return {
         "alive": dict(alive),
         "greenlets": sorted(greenlets),
-        "connections": worker.nr_conns,
+        "connections": len(connections) + connections.handshakes,
         "served": len(connections),
         "running": worker.limits.slots.running,
         "clientless": worker.limits.slots.clientless,
