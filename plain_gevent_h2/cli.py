@@ -64,7 +64,7 @@ def _serve_with_gevent(
 
 def _check(settings: Any, options: dict[str, Any], http_protocols: str | None) -> tuple[str, ...]:
     """Refuse, in one line, what no worker would start with. Returns the protocols."""
-    from .net.tls import server_context
+    from .net.tls_context import server_context
     from .process.compatibility import patched_late
 
     try:

@@ -44,7 +44,7 @@ from .limits.unsent import UnsentBytes
 from .net import metrics
 from .net.fairness import SWEEP_INTERVAL
 from .net.log_throttle import Failures
-from .net.tls import server_context
+from .net.tls_context import server_context
 from .process import standard_output as output
 from .process.boot_report import BootReport, describe
 from .process.compatibility import obstacles

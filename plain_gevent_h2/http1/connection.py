@@ -68,16 +68,14 @@ from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
 from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS
 from plain_gevent_h2.limits.unsent import UnsentBytes
 from plain_gevent_h2.net.fairness import HTTP1_SEND_TURN, give_way
-from plain_gevent_h2.net.tls import (
-    RECV_SIZE,
-    RecordFlood,
-    TlsSocket,
-    acknowledged,
+from plain_gevent_h2.net.tcp import (
+    bytes_acknowledged,
     close_our_side,
-    probe,
+    enable_keepalive,
     reset,
     reset_on_close,
 )
+from plain_gevent_h2.net.tls_socket import RECV_SIZE, RecordFlood, TlsSocket
 from plain_gevent_h2.stream import ClientGone, Stream, log_unwritten, release
 
 from .chunked import ChunkedDecoder
@@ -254,7 +252,7 @@ class _Output:
 
     def stalled(self, now: float) -> float:
         """Seconds for which the send under way has made no progress. Called once a second."""
-        if self._progress_at is None or (taken := acknowledged(self._sock)) is None:
+        if self._progress_at is None or (taken := bytes_acknowledged(self._sock)) is None:
             return 0.0
         if taken - self._acknowledged >= MIN_PROGRESS:
             self._acknowledged = taken
@@ -513,7 +511,7 @@ class Http1Connection:
             return False
         if self._half_closed_at is None:
             self._half_closed_at = now
-            probe(self._sock)
+            enable_keepalive(self._sock)
         if stream.in_body:
             return now - max(self._half_closed_at, self.output.sent_at) > HALF_CLOSED_SILENCE
         if now - max(self._half_closed_at, stream.started_at) > ASK_AFTER:

@@ -26,7 +26,8 @@ from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS, SEND_TIMEOUT_UNDER
 from plain_gevent_h2.limits.unsent import MAX_UNREAD_RESPONSES
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.fairness import LONG_TURN, TURN, give_way, penalty
-from plain_gevent_h2.net.tls import RECORD_SIZE, RECV_SIZE, TlsSocket, close_our_side
+from plain_gevent_h2.net.tcp import close_our_side
+from plain_gevent_h2.net.tls_socket import RECORD_SIZE, RECV_SIZE, TlsSocket
 from plain_gevent_h2.stream import ClientGone, log_unwritten, release
 
 from .frames import (

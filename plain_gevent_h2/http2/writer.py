@@ -17,7 +17,7 @@ from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS
 from plain_gevent_h2.limits.unsent import MAX_UNSENT, UnsentBytes
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, give_way
-from plain_gevent_h2.net.tls import TlsSocket
+from plain_gevent_h2.net.tls_socket import TlsSocket
 
 from .frames import FRAME_HEADER_SIZE, FrameType
 from .limits import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, Budgets

@@ -18,10 +18,11 @@ from plain_gevent_h2.http2.limits import report_abuse
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.fairness import HandshakeTurns
 from plain_gevent_h2.net.log_throttle import OnceAMinute
-from plain_gevent_h2.net.tls import RecordFlood, TlsSocket, why_handshake_failed
+from plain_gevent_h2.net.tls_context import why_handshake_failed
+from plain_gevent_h2.net.tls_socket import RecordFlood, TlsSocket
 
 from .descriptors import Descriptors
-from .listener import Listener, turn_away
+from .listener import Listener, reject
 
 log = get_framework_logger("plain.server")
 
@@ -131,7 +132,7 @@ class Connections:
     def _accepted(self, sock: socket, client: Any) -> None:
         """An accepted connection's first greenlet: the TLS handshake, then its reader."""
         if not self._has_room(sock.fileno()):
-            turn_away(sock.detach(), is_tls=self._tls is not None)
+            reject(sock.detach(), is_tls=self._tls is not None)
             return
         self.handshakes += 1
         connection = None

@@ -1,4 +1,4 @@
-"""Accepting connections, and a clear answer for those that there is no room for."""
+"""Accepts connections, and rejects those that there is no room for with an answer."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from typing import Any
 from gevent import monkey
 from gevent.server import StreamServer
 
-#: What a client that cannot be served is told. It costs no TLS handshake: a fatal alert
+#: The answer to a connection that is rejected. It costs no TLS handshake: a fatal alert
 #: (RFC 8446 section 6, internal_error) may come in place of one.
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
@@ -17,21 +17,21 @@ _BUSY = (
 )
 _TLS_BUSY = bytes((21, 3, 3, 0, 2, 2, 80))
 
-# The real one: gevent's lets go of a descriptor only a turn of the loop later.
+# The real one: gevent's closes a descriptor only a turn of the loop later.
 _close = monkey.get_original("os", "close")
 
 
-def turn_away(descriptor: int, *, is_tls: bool) -> None:
-    """Tell a client that was just accepted that there is no room, and close."""
+def reject(descriptor: int, *, is_tls: bool) -> None:
+    """Answer an accepted connection that there is no room for it, and close it."""
     with suppress(OSError):
         os.write(descriptor, _TLS_BUSY if is_tls else _BUSY)  # fits an empty send buffer
     _close(descriptor)
 
 
 class Listener(StreamServer):
-    """Accepts; each connection closes its own socket, which may outlive a greenlet.
+    """Accepts connections. Each closes its own socket, which may outlive a greenlet.
 
-    Out of file descriptors, it turns away what it cannot serve: with one that it keeps for that.
+    Out of file descriptors, it rejects connections: it keeps one descriptor to accept them with.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Listener(StreamServer):
             if exc.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             self._out_of_descriptors()
-            self._reject()
+            self._reject_next()
             return None
         self._keep_spare()
         return accepted
@@ -60,14 +60,14 @@ class Listener(StreamServer):
             with suppress(OSError):  # another thread was faster: later, then
                 self._spare = os.open(os.devnull, os.O_RDONLY)
 
-    def _reject(self) -> None:
-        """Turn one away. Should another thread take the descriptor, gevent tries again."""
+    def _reject_next(self) -> None:
+        """Accept and reject one. If another thread takes the descriptor, gevent tries again."""
         if self._spare is not None:
             _close(self._spare)
             self._spare = None
         with suppress(BlockingIOError):
             descriptor, _ = self.socket._accept()  # type: ignore[attr-defined]
-            turn_away(descriptor, is_tls=self._is_tls)
+            reject(descriptor, is_tls=self._is_tls)
         self._keep_spare()
 
     def do_close(self, *args: Any) -> None:

@@ -18,7 +18,8 @@ from tools import need
 from plain_gevent_h2.http2.frames import PREFACE, FrameType, pack_frame
 from plain_gevent_h2.net.fairness import HandshakeTurns
 from plain_gevent_h2.net.log_throttle import Failures, OnceAMinute
-from plain_gevent_h2.net.tls import TlsSocket, server_context, why_handshake_failed
+from plain_gevent_h2.net.tls_context import server_context, why_handshake_failed
+from plain_gevent_h2.net.tls_socket import TlsSocket
 
 CERTIFICATE, KEY = "CERTIFICATE", "KEY"
 

@@ -1,8 +1,7 @@
-"""TLS: the server's context, and the socket of one connection."""
+"""The socket of one TLS connection: handshake, records, close_notify."""
 
 import fcntl
 import ssl
-import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,117 +10,48 @@ from contextlib import suppress
 import gevent
 from gevent import socket as gsocket
 from gevent.lock import BoundedSemaphore
-from plain.exceptions import ImproperlyConfigured
 
-from .certificate import load_certificate
 from .client_hello import NO_APPLICATION_PROTOCOL, ClientHello
 from .fairness import HTTP1_SEND_TURN, HandshakeTurns, give_way
+from .tls_context import HTTP10, NoCommonProtocol, ProxyHeader, alpn_names
 
 #: Seconds that a client may keep its TLS handshake waiting. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0
 
-#: Seconds of them that each wait takes at least. The time in between, for a turn, is not counted:
-#: what comes in a thousand pieces would have no limit.
+#: Seconds that each wait for the client costs at least. The time between two waits, for a turn, is
+#: not counted: a handshake in a thousand pieces would have no limit.
 HANDSHAKE_WAIT = 0.01
 
-#: Bytes taken from the socket at once: of an upload, a quarter of them would cost 10 % more.
+#: Bytes taken from the socket at once: an upload takes 10 % longer with a quarter of them.
 RECV_SIZE = 256 * 1024
 
-#: Bytes that OpenSSL's buffers get at once: a TLS record has 16 KiB at most. They keep the size
-#: that they once had: an idle connection that had sent 64 KiB at once took 62 KiB more (measured).
+#: Bytes that OpenSSL's buffers get at once: a TLS record has 16 KiB at most. The buffers never
+#: shrink: an idle connection that had sent 64 KiB at once took 62 KiB more (measured).
 RECORD_SIZE = 16 * 1024
 
 #: Bytes before the content of a record: its type, its version, its length.
 _RECORD_HEADER = 5
 
-#: Records given to OpenSSL at once, and taken from it: it takes 10 us for a KeyUpdate, and works
-#: through all that it has. 256 KiB of these kept the hub for 200 ms, of records of one byte for 20.
+#: Records given to OpenSSL at once, and taken from it. OpenSSL works through all that it has, at
+#: 10 us for a KeyUpdate: 256 KiB of KeyUpdates kept the hub for 200 ms, 256 KiB of records of one
+#: byte for 20 (measured).
 MAX_RECORDS = 64
 
-#: Records without data, at once and a second, past which a connection is given up: what goes on
-#: without data is a flood of KeyUpdates. Honest clients send one in many thousand records.
-RECORDS_WITHOUT_DATA = 1000
-RECORDS_WITHOUT_DATA_PER_SECOND = 100
+#: A token bucket for records without data: its burst, and its refill rate in records a second. A
+#: connection that empties the bucket is closed: it sends a flood of KeyUpdates. Honest clients send
+#: one in many thousand records.
+RECORDS_WITHOUT_DATA_BURST = 1000
+RECORDS_WITHOUT_DATA_REFILL = 100
 
 _SIOCOUTQ = 0x5411  # from <linux/sockios.h>
-_BYTES_ACKED = 120  # the offset of tcpi_bytes_acked, of 8 bytes, in <linux/tcp.h>
-
-#: Seconds before the first probe of a quiet connection, and between probes.
-_KEEPALIVE = {
-    option: 10
-    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
-    if (option := getattr(gsocket, name, None)) is not None
-}
-
-#: The ALPN name of HTTP/1.0, in IANA's registry (RFC 7301 section 6).
-HTTP10 = "http/1.0"
-
-#: TLS 1.2 suites that RFC 9113 section 9.2.2 lets HTTP/2 use: ephemeral key exchange and
-#: an AEAD cipher. (TLS 1.3 has no others, and is set up apart from this.)
-TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-
-
-def _alpn_names(protocols: Sequence[str]) -> list[str]:
-    """With HTTP/1.1, HTTP/1.0 is served: its name is all that some clients offer (`curl -0`)."""
-    return [*protocols, *([HTTP10] if "http/1.1" in protocols else [])]
-
-
-def server_context(
-    certfile: str | None, keyfile: str | None, protocols: Sequence[str]
-) -> ssl.SSLContext:
-    """A context for TLS 1.2 and up that offers `protocols` (ALPN names) in their order.
-
-    Raises `ImproperlyConfigured`, in one line, if the certificate or key does not load.
-    """
-    if certfile is None:
-        raise ImproperlyConfigured("--keyfile needs --certfile.")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(TLS12_CIPHERS)
-    # RFC 9113 section 9.2.1: no compression, no renegotiation.
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(_alpn_names(protocols))
-    load_certificate(context, certfile, keyfile)
-    return context
-
-
-class NoCommonProtocol(ssl.SSLError):
-    """The client offers protocols by ALPN, and none of ours (RFC 7301 section 3.2)."""
-
-
-class ProxyHeader(ssl.SSLError):
-    """What comes is the PROXY protocol's header in place of TLS."""
 
 
 class RecordFlood(ConnectionAbortedError):
-    """The peer sends TLS records and no data."""
-
-
-#: Reasons of OpenSSL's for which there are plainer words.
-_REASONS = {
-    "HTTP_REQUEST": "HTTP without TLS",
-    "HTTPS_PROXY_REQUEST": "HTTP without TLS",
-    "WRONG_VERSION_NUMBER": "what came was not TLS",
-    "TLSV1_ALERT_UNKNOWN_CA": "the client does not know who issued the certificate",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client does not trust the certificate",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the client does not trust the certificate",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the certificate has expired",
-    "UNSUPPORTED_PROTOCOL": "the client's TLS is older than 1.2",
-}
-
-
-def why_handshake_failed(exc: ssl.SSLError) -> str:
-    """A few words for what ended a handshake, the same for all of a kind."""
-    if isinstance(exc, ProxyHeader):
-        return "the PROXY protocol is not supported"
-    if isinstance(exc, NoCommonProtocol):
-        return "no protocol in common (ALPN)"
-    reason = exc.reason or "unknown"
-    return _REASONS.get(reason, reason.replace("_", " ").lower())
+    """The peer sends TLS records without data, and no end of them."""
 
 
 class TlsSocket:
-    """The server's side of TLS on an accepted socket, with as much of a socket as is used.
+    """The server's side of TLS on an accepted socket, with the methods of a socket that are used.
 
     OpenSSL works on memory here and makes no system call, for two reasons. CPython leaves a
     system error of one `SSLSocket` (EPIPE, ECONNRESET) in OpenSSL's error queue, which is the
@@ -130,6 +60,9 @@ class TlsSocket:
     `SSLSocket` makes one system call for each record of 16 KiB, this one for each batch.
 
     One greenlet may read and another write. Raises `OSError`, of which `ssl.SSLError` is one.
+
+    The reading greenlet owns what is received and the count of records without data. What is
+    encrypted and not sent belongs to the greenlet that holds `_sending`; `encrypt()` adds to it.
     """
 
     def __init__(
@@ -142,22 +75,22 @@ class TlsSocket:
         self._sock = sock
         self._turns = turns
         self._protocols = protocols
-        self._hello: ClientHello | None = ClientHello()  # until it has been looked at
+        self._hello: ClientHello | None = ClientHello()  # until it is checked
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._our_side_closed = False
         self._received: bytes | memoryview = b""  # not yet given to OpenSSL
-        self._record_left = 0  # bytes of the record under way that it has not been given
-        self._without_data = 0.0  # records without data, less those forgiven
-        self._forgiven_at = time.monotonic()
+        self._record_left = 0  # bytes of the record under way that OpenSSL has not been given
+        self._without_data = 0.0  # tokens taken from the bucket and not refilled
+        self._refilled_at = time.monotonic()
         self._unsent: list[bytes | memoryview] = []  # encrypted, not yet given to the kernel
-        self._sending = BoundedSemaphore(1)  # held by the greenlet whose bytes are under way
+        self._sending = BoundedSemaphore(1)  # held by the greenlet that sends
 
     def handshake(self) -> None:
-        """Do the handshake. Raises `TimeoutError` if the client is late by its own fault.
+        """Do the handshake. Raises `TimeoutError` if the client takes too long.
 
-        Only what it keeps us waiting counts. While 100 threads of `asyncio.run()` fought for the
+        Only the waits for the client count. While 100 threads of `asyncio.run()` fought for the
         GIL, honest clients waited for their turn for longer than `HANDSHAKE_TIMEOUT`.
         """
         patience = HANDSHAKE_TIMEOUT
@@ -175,9 +108,9 @@ class TlsSocket:
         self._wait_for_client(self.flush, patience)
 
     def _check_alpn(self) -> None:
-        """Refuse a client with no protocol of ours before OpenSSL, which would go on without one.
+        """Refuse a client that offers none of our protocols. OpenSSL would go on without ALPN.
 
-        Raises `NoCommonProtocol`, with the alert to be sent, and `ProxyHeader`.
+        Raises `NoCommonProtocol`, with the alert queued, and `ProxyHeader`.
         """
         hello = self._hello
         if hello is None or not hello.complete:
@@ -185,7 +118,7 @@ class TlsSocket:
         self._hello = None
         if hello.is_proxy_header:
             raise ProxyHeader("PROXY protocol")
-        ours = {name.encode() for name in _alpn_names(self._protocols)}
+        ours = {name.encode() for name in alpn_names(self._protocols)}
         if hello.alpn is not None and not ours.intersection(hello.alpn):
             self._unsent.append(NO_APPLICATION_PROTOCOL)
             raise NoCommonProtocol(f"ALPN offers {hello.alpn!r}")
@@ -200,8 +133,8 @@ class TlsSocket:
         late = TimeoutError("TLS handshake")
         with gevent.Timeout(patience, late):
             wait()
-        # gevent looks at sockets before timers: what comes when the time is up came to a hub that
-        # was late, or at the last moment. Half is left, so nobody gets more than twice the time.
+        # gevent polls sockets before timers. Bytes that come when the time has passed came to a hub
+        # that was late, or at the last moment. Half is left: nobody gets more than twice the time.
         left = max(ends_at - time.monotonic(), patience / 2) - HANDSHAKE_WAIT
         if left <= 0:
             raise late
@@ -214,8 +147,11 @@ class TlsSocket:
         return "http/1.1" if name == HTTP10 else name
 
     def recv(self, size: int) -> bytes:
-        """Up to `size` bytes; none at the end. Once our side is closed, the bytes still come
-        (to be thrown away), but as they are on the wire."""
+        """Up to `size` bytes; none at the end.
+
+        Once our side is closed, the bytes are those on the wire, still encrypted: they are read to
+        be thrown away.
+        """
         while not self._our_side_closed:
             try:
                 return self._read(size)
@@ -231,7 +167,7 @@ class TlsSocket:
         return self._sock.recv(size)
 
     def _read(self, size: int) -> bytes:
-        """What is here of the records received, up to `size` bytes or `MAX_RECORDS`."""
+        """The data of the records that are here, up to `size` bytes or `MAX_RECORDS`."""
         data = self._read_record(size)
         if not (self._incoming.pending or self._received):
             return data
@@ -243,7 +179,7 @@ class TlsSocket:
                     data = self._read_record(size)
                 except ssl.SSLWantReadError:
                     if len(self._received) < _RECORD_HEADER:
-                        raise  # to go on would be to wait, with data in hand
+                        raise  # _fill() would wait, with data in hand
                     self._fill(size)
                     continue
                 pieces.append(data)
@@ -257,9 +193,9 @@ class TlsSocket:
         return data
 
     def _fill(self, size: int) -> int:
-        """Give OpenSSL some of what is here, or wait for it; return its size, 0 at the end.
+        """Give OpenSSL some of what is received, or wait for it. Return its size, 0 at the end.
 
-        Takes little more than `size` bytes from the kernel: what is left here nobody counts.
+        It takes little more than `size` bytes from the kernel: no limit counts what stays here.
         """
         while len(self._received) < (1 if self._record_left else _RECORD_HEADER):
             # Where an idle connection's reader is stopped.
@@ -271,7 +207,7 @@ class TlsSocket:
         end = self._end_of_piece(received)
         piece, self._received = received, b""
         if end < len(received):
-            # Only of what has a rest: even an empty view keeps all that it was cut from.
+            # Only if there is a rest: even an empty view keeps all that it was cut from.
             view = memoryview(received)
             piece, self._received = view[:end], view[end:]
         if self._hello is not None:
@@ -280,24 +216,28 @@ class TlsSocket:
         return len(piece)
 
     def _end_of_piece(self, received: bytes | memoryview) -> int:
-        """How much of it OpenSSL may have at once: `RECORD_SIZE` bytes or `MAX_RECORDS`.
+        """Where the part of `received` ends that OpenSSL may have at once.
 
-        Raises `RecordFlood`.
+        That is `RECORD_SIZE` bytes or `MAX_RECORDS`. Raises `RecordFlood`.
         """
         size, end, records = min(len(received), RECORD_SIZE), self._record_left, 0
         while end + _RECORD_HEADER <= size and records < MAX_RECORDS:
             end += _RECORD_HEADER + (received[end + 3] << 8 | received[end + 4])
             records += 1
-        self._without_data += records
-        if self._without_data > RECORDS_WITHOUT_DATA:
-            now = time.monotonic()
-            forgiven = (now - self._forgiven_at) * RECORDS_WITHOUT_DATA_PER_SECOND
-            self._without_data = max(0, self._without_data - forgiven)
-            self._forgiven_at = now
-            if self._without_data > RECORDS_WITHOUT_DATA:
-                raise RecordFlood("TLS records without data")
+        self._without_data += records  # until _read_record() finds data in them
+        if self._without_data > RECORDS_WITHOUT_DATA_BURST:
+            self._refill()
         self._record_left = max(0, end - size)
         return min(end, size)
+
+    def _refill(self) -> None:
+        """Refill the empty bucket for the time that has passed. Raises `RecordFlood`."""
+        now = time.monotonic()
+        refill = (now - self._refilled_at) * RECORDS_WITHOUT_DATA_REFILL
+        self._without_data = max(0, self._without_data - refill)
+        self._refilled_at = now
+        if self._without_data > RECORDS_WITHOUT_DATA_BURST:
+            raise RecordFlood("TLS records without data")
 
     def sendall(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
@@ -307,9 +247,9 @@ class TlsSocket:
             self.flush()
 
     def encrypt(self, data: bytes | memoryview) -> None:
-        """Put `data` after what `send_now()` or `flush()` is to send.
+        """Encrypt `data`, for the next `send_now()` or `flush()` to send.
 
-        A record at a time: see RECORD_SIZE.
+        It goes a record at a time: see `RECORD_SIZE`.
         """
         rest = memoryview(data)
         while rest:
@@ -317,7 +257,7 @@ class TlsSocket:
             self._unsent.append(self._outgoing.read())
 
     def send_now(self) -> bool:
-        """Send without waiting; False if `flush()` is to send the rest."""
+        """Send without waiting. Return False if `flush()` has to send the rest."""
         if self._sending.locked():
             return False
         self._sock.settimeout(0.0)
@@ -335,7 +275,7 @@ class TlsSocket:
             self._send()
 
     def _send(self) -> None:
-        """Send what is encrypted. Only what the kernel has taken is no longer there if it fails."""
+        """Send what is encrypted. If it fails, what the kernel has not taken stays queued."""
         if self._outgoing.pending:  # of OpenSSL's own: a handshake, an alert
             self._unsent.append(self._outgoing.read())
         unsent = self._unsent
@@ -347,7 +287,7 @@ class TlsSocket:
                 unsent[0] = unsent[0][sent:]
 
     def close_our_side(self) -> None:
-        """Send close_notify, if the kernel takes it now."""
+        """Send close_notify, if the kernel takes it now, and then TCP's FIN. Raises nothing."""
         self._our_side_closed = True
         with suppress(ssl.SSLError, ValueError):
             self._tls.unwrap()  # wants the peer's close_notify next
@@ -360,12 +300,17 @@ class TlsSocket:
             self._sock.shutdown(gsocket.SHUT_WR)
 
     def unsent(self) -> int:
-        """Bytes that the kernel holds and the peer has not acknowledged, where it tells."""
+        """Bytes that the kernel holds and the peer has not acknowledged; 0 if it does not tell."""
         if not sys.platform.startswith("linux"):
             return 0
         with suppress(OSError):
             return int.from_bytes(fcntl.ioctl(self.fileno(), _SIOCOUTQ, bytes(4)), sys.byteorder)
         return 0
+
+    @property
+    def underlying(self) -> gsocket.socket:
+        """The socket below TLS, for its TCP options. Nobody else sends or receives on it."""
+        return self._sock
 
     def settimeout(self, timeout: float | None) -> None:
         self._sock.settimeout(timeout)
@@ -375,54 +320,3 @@ class TlsSocket:
 
     def close(self) -> None:
         self._sock.close()
-
-
-def acknowledged(sock: gsocket.socket | TlsSocket) -> int | None:
-    """Bytes that the peer's system has taken in all; None where ours does not count them.
-
-    Not what is in the send queue: that is as full as before when a slow reader took some.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    with suppress(OSError, struct.error):  # a Unix socket; a kernel before 4.1
-        info = _tcp(sock).getsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_INFO, _BYTES_ACKED + 8)
-        return int(struct.unpack_from("=Q", info, _BYTES_ACKED)[0])
-    return None
-
-
-def probe(sock: gsocket.socket | TlsSocket) -> None:
-    """Have the system ask the peer's, from now on, whether it still knows the connection."""
-    with suppress(OSError):  # a Unix socket
-        tcp = _tcp(sock)
-        tcp.setsockopt(gsocket.SOL_SOCKET, gsocket.SO_KEEPALIVE, 1)
-        for option, seconds in _KEEPALIVE.items():
-            tcp.setsockopt(gsocket.IPPROTO_TCP, option, seconds)
-
-
-def reset(sock: gsocket.socket | TlsSocket) -> None:
-    """Close `sock` by a TCP reset: a response that is cut must not look whole."""
-    reset_on_close(sock, on=True)
-    sock.close()
-
-
-def reset_on_close(sock: gsocket.socket | TlsSocket, *, on: bool) -> None:
-    """Whether the end of `sock` is a TCP reset, whoever closes it: the kernel as well."""
-    with suppress(OSError):
-        _tcp(sock).setsockopt(gsocket.SOL_SOCKET, gsocket.SO_LINGER, struct.pack("ii", on, 0))
-
-
-def _tcp(sock: gsocket.socket | TlsSocket) -> gsocket.socket:
-    return sock._sock if isinstance(sock, TlsSocket) else sock
-
-
-def close_our_side(sock: gsocket.socket | TlsSocket) -> None:
-    """Say that nothing more comes, in TLS and in TCP, without waiting for the peer.
-
-    What the peer still sends is to be read before the socket is closed: closing it with
-    bytes unread would make the kernel send a reset, which can destroy our last bytes.
-    """
-    if isinstance(sock, TlsSocket):
-        sock.close_our_side()
-    else:
-        with suppress(OSError):
-            sock.shutdown(gsocket.SHUT_WR)
