@@ -23,6 +23,12 @@ from h2.errors import ErrorCodes
 from plain.http import Response
 from plain.logs import get_framework_logger
 
+from plain_gevent_h2.app.header_rules import (
+    AUTHORITY_RE,
+    LIMIT_COOKIE_PARTS,
+    ascii_uri,
+    same_authority,
+)
 from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     BODY_RECV_TIMEOUT,
@@ -57,12 +63,6 @@ from plain_gevent_h2.app.plain_internals import (
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.http2.frames import FrameType, goaway, pack_frame
-from plain_gevent_h2.http2.headers import (
-    AUTHORITY_RE,
-    LIMIT_COOKIE_PARTS,
-    ascii_uri,
-    same_authority,
-)
 from plain_gevent_h2.http2.limits import report_abuse
 from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
 from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
 
 from hpack.struct import NeverIndexedHeaderTuple
 from plain.http import content_length_forbidden
 
+from plain_gevent_h2.app.header_rules import (
+    AUTHORITY_RE,
+    LIMIT_COOKIE_PARTS,
+    ascii_uri,
+    same_authority,
+)
 from plain_gevent_h2.app.plain_internals import (
     HEADER_VALUE_RE,
     LIMIT_REQUEST_FIELD_SIZE,
@@ -32,10 +37,6 @@ from .hpack import FIELD_OVERHEAD
 #: Cookies a request may be split into (RFC 9113 section 8.2.3), beside the limit for other
 #: fields, which is Plain's own. Browsers keep at most 180 cookies for a site.
 LIMIT_COOKIE_FIELDS = 256
-
-#: Semicolons and backslashes in all cookies, which Plain takes apart one by one: of 64 KB of them,
-#: 20 bytes that refer to HPACK's table, for 8 ms (measured).
-LIMIT_COOKIE_PARTS = 4000
 
 #: Bytes of a path with its query. RFC 9110 section 4.1 asks for 8,000; 64 KiB take Plain 25 ms.
 LIMIT_PATH_SIZE = LIMIT_REQUEST_FIELD_SIZE
@@ -54,9 +55,6 @@ _NAME_RE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE_RE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]$")
 # RFC 9110 section 8.6. Of more digits than these int() makes no number.
 _LENGTH_RE = re.compile(r"[0-9]{1,4000}")
-_URI_CHARACTERS = bytes(range(0x21, 0x7F))
-AUTHORITY_RE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%\[\]]+")
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 #: Methods that need no further check.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"))
@@ -260,11 +258,6 @@ def _request_field(name: bytes, value: bytes) -> _TextField:
     return name.decode("ascii"), value.decode("latin-1")
 
 
-def ascii_uri(path: bytes) -> str:
-    """A path and query in the characters of a URI (RFC 3986 section 2), which are ASCII."""
-    return path.decode("ascii") if path.isascii() else quote(path, _URI_CHARACTERS)
-
-
 _cached_request_field = lru_cache(_CACHED_FIELDS)(_request_field)
 
 
@@ -291,20 +284,6 @@ def _check_pseudo_headers(pseudo: dict[bytes, _TextField], host: _TextField | No
         raise MalformedRequest("invalid host")
     if authority is not None and not same_authority(host[1], authority[1], scheme):
         raise MalformedRequest(":authority and host differ")
-
-
-def same_authority(first: str, second: str, scheme: str) -> bool:
-    """Whether they differ by case or by a port that says no more than `scheme` at most.
-
-    The normalization of RFC 3986 sections 6.2.2.1 and 6.2.3, which RFC 9113 section 8.3.1 asks for.
-    """
-    return first == second or _normalized(first, scheme) == _normalized(second, scheme)
-
-
-def _normalized(authority: str, scheme: str) -> str:
-    authority = authority.lower()
-    port = _DEFAULT_PORTS.get(scheme, ":")
-    return authority.removesuffix(port if authority.endswith(port) else ":")
 
 
 def check_trailers(raw: list[tuple[bytes, bytes]]) -> None:
