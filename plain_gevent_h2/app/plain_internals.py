@@ -185,9 +185,6 @@ def drain_expired(worker: HasDrainDeadline) -> bool:
     return h1._drain_expired(cast(Any, worker))
 
 
-expects_continue: Callable[[ParsedRequest], bool] = h1._expects_continue
-
-
 def http1_response(parsed: ParsedRequest, output: ResponseOutput, *, is_tls: bool) -> Http1Response:
     """The response to `parsed`, which frames what it sends and writes it to `output`."""
     return Http1Response(parsed, cast(Any, output), is_ssl=is_tls)

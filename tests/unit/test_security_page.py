@@ -12,7 +12,7 @@ from plain_gevent_h2.app import websocket
 from plain_gevent_h2.app.header_rules import LIMIT_COOKIE_PARTS
 from plain_gevent_h2.app.safe_parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
 from plain_gevent_h2.app.upload_budget import PATIENCE
-from plain_gevent_h2.http1.connection import MAX_HEAD_LINES, MAX_HEAD_SIZE
+from plain_gevent_h2.http1.head import MAX_HEAD_LINES, MAX_HEAD_SIZE
 from plain_gevent_h2.http2.connection import MANY_STREAMS
 from plain_gevent_h2.http2.frames import MAX_CONTINUATIONS, SMALL_DATA, FrameType
 from plain_gevent_h2.http2.headers import (

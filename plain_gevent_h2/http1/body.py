@@ -1,0 +1,129 @@
+"""Taking in the body of a request, by its length or its chunks, before its view runs."""
+
+import time
+from typing import Any
+
+import gevent
+
+from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.app.plain_internals import (
+    BODY_RECV_TIMEOUT,
+    BodyBudgetExceeded,
+    BodyRateFloor,
+    ParsedRequest,
+    drain_expired,
+    recv_timeout,
+)
+from plain_gevent_h2.app.spool import SpooledBody
+from plain_gevent_h2.net.fairness import give_way
+
+from .chunked import ChunkedDecoder
+from .transport import Transport
+
+#: Chunks of a body that are taken in before other greenlets have their turn.
+CHUNKS_IN_A_TURN = 20
+
+
+class IncompleteBody(Exception):
+    """The request's body did not arrive, or too slowly: a 408."""
+
+
+class BodyReader:
+    """Takes the bodies of requests off what one connection receives, in its greenlet.
+
+    Other greenlets may stop it where it waits for the client: by `evicted()` and `sweep()`.
+    """
+
+    __slots__ = ("_host", "_reader", "_transport")
+
+    def __init__(self, host: Host, transport: Transport) -> None:
+        self._host = host
+        self._transport = transport
+        self._reader: Any = None  # the greenlet, while it waits for the client
+
+    def new_sink(self) -> SpooledBody:
+        """What the body of the next request goes to."""
+        return SpooledBody(self._host.rules, self._host.limits.uploads, self.evicted)
+
+    def read(self, sink: SpooledBody, parsed: ParsedRequest) -> None:
+        """Take in the whole body of `parsed`.
+
+        Raises `IncompleteBody`, what `SpooledBody` raises, and `ParseException` for bad chunks.
+        """
+        if parsed.content_length is None:
+            self._read_chunks(sink, parsed)
+        elif parsed.content_length:
+            self._read_length(sink, parsed.content_length)
+        sink.whole()
+
+    def _read_length(self, sink: SpooledBody, remaining: int) -> None:
+        rate = self._host.rules.rate_floor()
+        received = self._transport.received
+        while True:
+            piece = bytes(received[:remaining])
+            del received[: len(piece)]
+            if piece:
+                sink.feed(piece)
+                remaining -= len(piece)
+            if not remaining:
+                return
+            sink.wait_for_room()
+            self._receive(rate)
+
+    def _read_chunks(self, sink: SpooledBody, parsed: ParsedRequest) -> None:
+        rate = self._host.rules.rate_floor()
+        decoder = ChunkedDecoder()
+        chunks = 0
+        while not decoder.finished:
+            if data := decoder.take(self._transport.received):
+                sink.feed(data)
+                chunks += 1
+                if not chunks % CHUNKS_IN_A_TURN:
+                    give_way()
+            elif not decoder.finished:
+                sink.wait_for_room()
+                self._receive(rate)
+        if decoder.trailers:
+            parsed.parse_headers(decoder.trailers)  # to refuse bad ones
+
+    def _receive(self, rate: BodyRateFloor) -> None:
+        """Wait for more of the body. Raises `IncompleteBody`."""
+        if rate.violated() or drain_expired(self._host):
+            raise IncompleteBody
+        transport = self._transport
+        started, before = time.monotonic(), len(transport.received)
+        transport.sock.settimeout(recv_timeout(self._host, BODY_RECV_TIMEOUT))
+        self._reader = gevent.getcurrent()
+        try:
+            more = transport.receive()
+        except OSError as exc:
+            raise IncompleteBody from exc
+        finally:
+            self._reader = None
+        if not more:
+            raise IncompleteBody
+        rate.record(waited=time.monotonic() - started, received=len(transport.received) - before)
+
+    # -- called by other greenlets ----------------------------------------------
+
+    def evicted(self) -> None:
+        """The body was given up, since another needs its room."""
+        limit = self._host.limits.uploads.limit
+        assert limit is not None
+        self._stop_later(BodyBudgetExceeded(limit))
+
+    def sweep(self) -> None:
+        """Give up the body when the time to read requests is over, in a drain."""
+        if self._reader is not None and drain_expired(self._host):
+            self._stop_later(IncompleteBody())
+
+    def _stop_later(self, exc: Exception) -> None:
+        gevent.get_hub().loop.run_callback(self._stop, exc)
+
+    def _stop(self, exc: Exception) -> None:
+        """Stop the reader where it waits for the client. Runs in the hub.
+
+        If it does not wait just now, the sink tells it that the body was given up.
+        """
+        if self._reader is not None:
+            self._reader.throw(exc)

@@ -1,0 +1,82 @@
+"""Answers that need no view."""
+
+import struct
+from http import HTTPStatus
+from typing import Any
+
+from plain.logs import get_framework_logger
+
+from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.app.plain_internals import (
+    HEALTHCHECK_RESPONSE,
+    HEALTHCHECK_RESPONSE_HEAD,
+    ParsedRequest,
+    answer_error,
+    error_page,
+)
+from plain_gevent_h2.http2.frames import FrameType, pack_frame
+
+from .head import HeadReader
+from .output import Output, complete
+
+log = get_framework_logger("plain.server")
+
+#: A client of HTTP/2 first sends what looks like the head of a request (RFC 9113 section 3.4).
+HTTP2_HEAD = b"PRI * HTTP/2.0\r\n"
+
+#: The error code that tells it to use HTTP/1.1 (RFC 9113 section 7).
+_HTTP_1_1_REQUIRED = 0xD
+
+
+class Refusals:
+    """Answers the requests of one connection that no view sees. The caller then closes it.
+
+    Plain's error page takes it for its own `Connection`: see `ErrorTarget`.
+    """
+
+    __slots__ = ("_heads", "_host", "client", "is_ssl", "writer")
+
+    def __init__(self, host: Host, output: Output, heads: HeadReader, client: Any) -> None:
+        self._host = host
+        self._heads = heads
+        self.client = client
+        self.is_ssl = host.rules.is_tls
+        self.writer = output
+
+    def answer_exception(self, parsed: ParsedRequest | None, exc: Exception) -> None:
+        """Answer with Plain's error page for `exc`, and log it. Called while it is handled."""
+        complete(answer_error(self._host, parsed, self, exc))
+
+    def send_error(self, status: int, message: str = "") -> None:
+        """Answer with the error page of `status`. Raises nothing if the client has left."""
+        page = error_page(status, HTTPStatus(status).phrase, message, head=self._heads.is_head)
+        self._send_page(page)
+
+    async def write_error(self, status: int, reason: str, message: str) -> None:
+        """See `ErrorTarget`."""
+        self._send_page(error_page(status, reason, message, head=self._heads.is_head))
+
+    def send_health(self) -> None:
+        """Answer a health check. Raises `OSError`."""
+        head_only = self._heads.is_head
+        self.writer.write(HEALTHCHECK_RESPONSE_HEAD if head_only else HEALTHCHECK_RESPONSE)
+        self.writer.flush()
+
+    def refuse_http2(self) -> None:
+        """Tell a client that speaks HTTP/2 without ALPN to use HTTP/1.1, in its own protocol.
+
+        Raises `OSError`.
+        """
+        why = "HTTP/2 needs TLS and ALPN"
+        self._host.http2_without_alpn.add(f"{why}{'' if self.is_ssl else ' (--certfile)'}")
+        goaway = struct.pack(">LL", 0, _HTTP_1_1_REQUIRED) + why.encode()
+        self.writer.write(pack_frame(FrameType.SETTINGS, 0, 0))
+        self.writer.write(pack_frame(FrameType.GOAWAY, 0, 0, goaway))
+        self.writer.flush()
+
+    def _send_page(self, page: bytes) -> None:
+        self.writer.write(page)
+        try:
+            self.writer.flush()
+        except OSError:
+            log.debug("Client left before its error page", extra={"client": self.client})
