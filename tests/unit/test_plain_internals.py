@@ -52,7 +52,6 @@ PARAMETERS = {
     "plain.server.http.errors.BodyBudgetExceeded": "limit",
     "plain.server.http.errors.LimitRequestBody": "size max_size",
     "plain.server.http.h1._drain_expired": "worker",
-    "plain.server.http.h1._expects_continue": "req",
     "plain.server.http.h1._recv_timeout": "worker base",
     "plain.server.http.h1.extract_request_path": "header_data",
     "plain.server.http.h2._prepare_stream_request": "stream client server scheme",
