@@ -40,13 +40,13 @@ from .app.websocket import Unread
 from .config import Config
 from .http1.connection import Http1Connection
 from .http2.connection import Http2Connection
-from .http2.limits import report_abuse
 from .limits.idle_connections import IdleConnections
 from .limits.send_timeout import SendTimeout
 from .limits.slots import Slots
 from .limits.unread_responses import UnreadResponses
 from .limits.unsent import UnsentBytes
 from .net import metrics
+from .net.abuse import report_abuse
 from .net.fairness import SWEEP_INTERVAL, HandshakeTurns
 from .net.log_throttle import Failures, OnceAMinute
 from .net.tls import RecordFlood, TlsSocket, server_context, why_handshake_failed

@@ -19,7 +19,6 @@ import gevent
 from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.socket import socket
-from h2.errors import ErrorCodes
 from plain.http import Response
 from plain.logs import get_framework_logger
 
@@ -56,17 +55,17 @@ from plain_gevent_h2.app.plain_internals import (
 )
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.websocket import WebSocketTransport
-from plain_gevent_h2.http2.frames import FrameType, goaway, pack_frame
+from plain_gevent_h2.http2.frames import ErrorCodes, FrameType, goaway, pack_frame
 from plain_gevent_h2.http2.headers import (
     AUTHORITY_RE,
     LIMIT_COOKIE_PARTS,
     ascii_uri,
     same_authority,
 )
-from plain_gevent_h2.http2.limits import report_abuse
 from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
 from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS
 from plain_gevent_h2.limits.unsent import UnsentBytes
+from plain_gevent_h2.net.abuse import report_abuse
 from plain_gevent_h2.net.fairness import HTTP1_SEND_TURN, give_way
 from plain_gevent_h2.net.tls import (
     RECV_SIZE,
