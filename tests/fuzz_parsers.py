@@ -12,7 +12,9 @@ from plain.server.http import sink
 from plain.server.http.errors import ChunkedFramingError
 
 from plain_gevent_h2.http1.chunked import ChunkedDecoder
-from plain_gevent_h2.http2.frames import PREFACE, ConnectionFault, FrameReader
+from plain_gevent_h2.http2.faults import ConnectionFault
+from plain_gevent_h2.http2.frame_filter import FrameFilter
+from plain_gevent_h2.http2.frames import PREFACE
 from plain_gevent_h2.http2.headers import (
     MalformedRequest,
     RefusedRequest,
@@ -30,7 +32,7 @@ def _read(pieces: Iterable[bytes]) -> list[object]:
     def check(stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
         return ErrorCodes.PROTOCOL_ERROR if (stream_id + size + ends) % 7 == 6 else None
 
-    reader = FrameReader(MAX_FRAME_SIZE, check, lambda _kind: None)
+    reader = FrameFilter(MAX_FRAME_SIZE, check, lambda _kind: None)
     found: list[object] = []
     try:
         for piece in pieces:

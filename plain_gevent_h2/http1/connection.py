@@ -27,8 +27,8 @@ from plain_gevent_h2.app.plain_internals import (
 )
 from plain_gevent_h2.app.request_rules import expects_continue
 from plain_gevent_h2.app.websocket import WebSocketTransport
-from plain_gevent_h2.http2.limits import report_abuse
 from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
+from plain_gevent_h2.net.abuse import report_abuse
 from plain_gevent_h2.net.tcp import close_our_side, reset
 from plain_gevent_h2.net.tls_socket import RecordFlood, TlsSocket
 from plain_gevent_h2.stream import log_unwritten, release

@@ -7,7 +7,6 @@ from typing import Any
 
 import gevent
 from h2 import events
-from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from plain.http import NotAllowedResponse, Response
@@ -25,20 +24,20 @@ from plain_gevent_h2.limits.header_budget import FREE, LONG_BLOCK, size_to_charg
 from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS, SEND_TIMEOUT_UNDER_PRESSURE
 from plain_gevent_h2.limits.unsent import MAX_UNREAD_RESPONSES
 from plain_gevent_h2.net import metrics
+from plain_gevent_h2.net.abuse import report_abuse
 from plain_gevent_h2.net.fairness import LONG_TURN, TURN, give_way, penalty
 from plain_gevent_h2.net.tcp import close_our_side
 from plain_gevent_h2.net.tls_socket import RECORD_SIZE, RECV_SIZE, TlsSocket
 from plain_gevent_h2.stream import ClientGone, log_unwritten, release
 
+from .faults import ConnectionFault, StreamFault
+from .frame_filter import FrameFilter, GoAway
 from .frames import (
     GOAWAY_SIZE,
     MAX_STREAM_ID,
-    SMALL_DATA,
-    ConnectionFault,
-    FrameReader,
+    ErrorCodes,
     FrameType,
-    GoAway,
-    StreamFault,
+    error_name,
     goaway,
     window_update,
 )
@@ -51,18 +50,19 @@ from .headers import (
     check_trailers,
     parse_request,
 )
-from .limits import (
+from .send_buffer import LOW_WATER, SendBuffer
+from .state_machine import HeadersDiscarded, error_code, h2_connection
+from .stream import Http2Stream
+from .token_buckets import (
     DATA_ON_CLOSED_STREAM,
     LONG_PATH_COST,
     OVERSIZED_HEADERS_COST,
     RESET_FRAME,
     RESET_FRAMES_FOR_RESPONSE,
-    Budgets,
-    report_abuse,
+    SMALL_DATA,
+    TokenBuckets,
 )
-from .state_machine import HeadersDiscarded, error_code, h2_connection
-from .stream import Http2Stream
-from .writer import LOW_WATER, SendBuffer, Writer
+from .writer import Writer
 
 log = get_framework_logger("plain.server")
 
@@ -129,7 +129,7 @@ class Http2Connection:
     __slots__ = (
         "_aborted",
         "_block_since",
-        "_budgets",
+        "_buckets",
         "_client_is_going",
         "_clientless",
         "_closing_code",
@@ -183,10 +183,10 @@ class Http2Connection:
         self._parked: Any = None  # the watcher that starts it again
 
         # Changed by the reader alone.
-        self._budgets = Budgets()
-        self._frames = FrameReader(
+        self._buckets = TokenBuckets()
+        self._frames = FrameFilter(
             host.config.max_frame_size,
-            self._check_data,
+            self._data_fault,
             self._count_frame,
             2 * host.config.max_header_list_size,
         )
@@ -202,7 +202,7 @@ class Http2Connection:
         # Shared by the reader, the writer and the streams.
         self._h2 = h2_connection(host.config)
         self._writer = Writer(
-            sock, self._h2, self._budgets, ended=self._response_ended, failed=self.abort
+            sock, self._h2, self._buckets, ended=self._response_ended, failed=self.abort
         )
         self._streams: dict[int, Http2Stream] = {}  # open, as RFC 9113 section 5.1.2 counts
         self._waiting: list[Http2Stream] = []  # received whole, to be started
@@ -271,14 +271,14 @@ class Http2Connection:
             began = time.monotonic()
             self._limits.penalty_box.wait(self, penalty(too_long))
             # Else one of many would get back as much as it uses, and never be closed.
-            self._budgets.forgo(time.monotonic() - began)
+            self._buckets.skip_refill(time.monotonic() - began)
         else:
             give_way()
             self.penalties = 0
         self._turn_began = time.monotonic()
 
     def _is_unwelcome(self) -> bool:
-        return self.is_faulty or self._budgets.strained()
+        return self.is_faulty or self._buckets.low()
 
     def close_for_penalties(self) -> None:
         """Make room in the penalty box: no other was there as often."""
@@ -399,7 +399,7 @@ class Http2Connection:
             self._close(ErrorCodes.NO_ERROR)
 
     def _fault_on_stream(self, fault: StreamFault) -> None:
-        self._budgets.spend(FrameType.RST_STREAM)
+        self._buckets.take(FrameType.RST_STREAM)
         stream = self._streams.get(fault.stream_id)
         if stream is not None:
             self.reset(stream, fault.code)
@@ -409,15 +409,15 @@ class Http2Connection:
     def _count_frame(self, kind: int) -> None:
         """Of RST_STREAM, those that end a stream are counted in `_stream_reset()` as well."""
         if kind == SMALL_DATA:
-            self._budgets.slow_down(kind)
+            self._buckets.take_if_any(kind)
             return
-        self._budgets.spend(RESET_FRAME if kind == FrameType.RST_STREAM else kind)
+        self._buckets.take(RESET_FRAME if kind == FrameType.RST_STREAM else kind)
 
-    def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+    def _data_fault(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
         """Compare DATA with the request's content-length (RFC 9113 section 8.1.1)."""
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._budgets.spend(DATA_ON_CLOSED_STREAM)
+            self._buckets.take(DATA_ON_CLOSED_STREAM)
             return None
         if stream.content_length is None or stream.headers_sent:
             return None
@@ -448,7 +448,7 @@ class Http2Connection:
             if isinstance(exc, HeadersTooLarge):
                 is_long_path = isinstance(exc, PathTooLong) and exc.size < LONG_BLOCK
                 cost = LONG_PATH_COST if is_long_path else OVERSIZED_HEADERS_COST
-                self._budgets.spend(FrameType.RST_STREAM, cost)
+                self._buckets.take(FrameType.RST_STREAM, cost)
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
             self._open(Http2Stream(self, stream_id, RequestHead(method, "/", None, [])))
@@ -498,13 +498,13 @@ class Http2Connection:
         """Reset a stream that never was."""
         with suppress(ProtocolError):  # the client may have reset it in the same breath
             self._h2.reset_stream(stream_id, code)
-        metrics.stream_reset(code, by_client=False)
-        self._budgets.spend(FrameType.RST_STREAM)
+        metrics.stream_reset(code.name, by_client=False)
+        self._buckets.take(FrameType.RST_STREAM)
 
     def _reset_for_fault(self, stream: Http2Stream) -> None:
         """Reset `stream` because the client broke the protocol on it."""
         self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
-        self._budgets.spend(FrameType.RST_STREAM)
+        self._buckets.take(FrameType.RST_STREAM)
 
     def _websocket_refused(self, stream_id: int) -> None:
         """A WebSocket holds too much. Called in the greenlet of any connection."""
@@ -514,7 +514,7 @@ class Http2Connection:
         log.debug("WebSocket holds too much", extra={"client": self.client})
         self.reset(stream, ErrorCodes.ENHANCE_YOUR_CALM)
         try:
-            self._budgets.spend(FrameType.RST_STREAM)
+            self._buckets.take(FrameType.RST_STREAM)
         except ConnectionFault as fault:
             self._connection_fault(fault)
 
@@ -606,7 +606,7 @@ class Http2Connection:
                 self._reset_for_fault(stream)
 
     def _headers_discarded(self, _event: HeadersDiscarded) -> None:
-        self._budgets.spend(FrameType.RST_STREAM)
+        self._buckets.take(FrameType.RST_STREAM)
 
     def _stream_ended(self, event: events.StreamEnded) -> None:
         stream = self._streams.get(event.stream_id)
@@ -626,12 +626,12 @@ class Http2Connection:
                 self._start(stream)
 
     def _stream_reset(self, event: events.StreamReset) -> None:
-        metrics.stream_reset(event.error_code or 0, by_client=bool(event.remote_reset))
+        metrics.stream_reset(error_name(event.error_code or 0), by_client=bool(event.remote_reset))
         stream = self._streams.get(event.stream_id)
         if stream is not None:
             self._forget(stream)
         if stream is not None or not event.remote_reset:  # ours: for a fault that h2 found
-            self._budgets.spend(FrameType.RST_STREAM)
+            self._buckets.take(FrameType.RST_STREAM)
 
     def _window_updated(self, event: events.WindowUpdated) -> None:
         if event.stream_id == 0:
@@ -760,7 +760,7 @@ class Http2Connection:
             return
         with suppress(ProtocolError):
             self._h2.reset_stream(stream.stream_id, code)
-        metrics.stream_reset(code, by_client=False)
+        metrics.stream_reset(code.name, by_client=False)
         self._forget(stream)
         self._writer.wake()
 
@@ -781,8 +781,8 @@ class Http2Connection:
         if self._streams.pop(stream.stream_id, None) is not None:
             self._limits.open_streams -= 1
         if stream.response_ended:
-            self._budgets.earn(FrameType.RST_STREAM, 1)
-            self._budgets.earn(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
+            self._buckets.refund(FrameType.RST_STREAM, 1)
+            self._buckets.refund(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
         self._let_go(stream)
         self._start_waiting()  # perhaps one waits for this one's bytes to be gone
         if not self._streams:

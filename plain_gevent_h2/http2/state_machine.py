@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
+import h2.errors
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, ConnectionState, H2Connection, _decode_headers
-from h2.errors import ErrorCodes
 from h2.events import Event, StreamReset
 from h2.exceptions import (
     DenialOfServiceError,
@@ -29,6 +29,7 @@ from .frames import (
     MAX_STREAM_ID,
     PADDED,
     PREFACE,
+    ErrorCodes,
     FrameType,
     frame_header,
     pack_frame,
@@ -69,7 +70,7 @@ class HeadersDiscarded(Event):
 def _stream_error(stream_id: int, code: ErrorCodes) -> StreamClosedError:
     """What makes `h2` send a RST_STREAM, and tell of it in a `StreamReset`."""
     error = StreamClosedError(stream_id)
-    error.error_code = code
+    error.error_code = h2.errors.ErrorCodes(code)
     error._events = [StreamReset(stream_id=stream_id, error_code=code, remote_reset=False)]
     return error
 
@@ -96,7 +97,7 @@ class StateMachine(H2Connection):
     """The state machine of `h2` for one connection."""
 
     MAX_CLOSED_STREAMS = CLOSED_STREAMS_REMEMBERED
-    _look_at = 0  # number of streams at which those that are closed are looked for
+    _look_for_closed_at = 0  # number of streams at which those that are closed are looked for
 
     @property
     def open_inbound_streams(self) -> int:
@@ -105,7 +106,7 @@ class StateMachine(H2Connection):
         `h2` compares it with a limit, which it has none of here, as each stream opens. To count
         those that are open it looks at all: with 1,000 of them a third of a request's cost.
         """
-        if len(self.streams) < self._look_at:
+        if len(self.streams) < self._look_for_closed_at:
             return len(self.streams)
         return self.forget_closed_streams()
 
@@ -153,7 +154,7 @@ class StateMachine(H2Connection):
     def forget_closed_streams(self) -> int:
         """Give up 2 KiB for each. Returns the number of those that are open."""
         count = super().open_inbound_streams
-        self._look_at = 2 * len(self.streams) + 16
+        self._look_for_closed_at = 2 * len(self.streams) + 16
         return count
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> H2Stream:
@@ -232,7 +233,7 @@ class _ClientSettings(Settings):
 
 
 class _BriefFrameBuffer(FrameBuffer):
-    """The frames of what `FrameReader` hands on, which are whole and of a size that we take.
+    """The frames of what `FrameFilter` hands on, which are whole and of a size that we take.
 
     Their content is left out of the text that `h2` makes of each for its log. That nobody keeps
     the log does not save the work: 12 us for 16 KiB, a sixth of an upload.
@@ -295,7 +296,7 @@ def h2_connection(config: Config) -> StateMachine:
     h2.max_inbound_frame_size = config.max_frame_size
     # A list past our limit but within this one is decoded, and answered with a 431.
     h2.decoder = BoundedDecoder(2 * config.max_header_list_size, config.max_header_list_size)
-    h2.receive_data(PREFACE)  # FrameReader checks and keeps the client's
+    h2.receive_data(PREFACE)  # FrameFilter checks and keeps the client's
     return h2
 
 

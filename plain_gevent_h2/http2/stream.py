@@ -4,7 +4,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from h2.errors import ErrorCodes
 from plain.http import Response
 
 from plain_gevent_h2.app.plain_internals import BODY_RECV_TIMEOUT, BodyRateFloor, http2_request
@@ -13,8 +12,9 @@ from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.net.fairness import SWEEP_INTERVAL, give_way
 from plain_gevent_h2.stream import ClientGone, Stream, release
 
+from .frames import ErrorCodes
 from .headers import RequestHead, response_headers
-from .writer import SendBuffer
+from .send_buffer import SendBuffer
 
 if TYPE_CHECKING:
     from plain.http import Request

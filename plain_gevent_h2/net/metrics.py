@@ -6,7 +6,6 @@ Names are those of the semantic conventions where they have one, else `plain.ser
 from collections.abc import Callable
 from functools import cache
 
-from h2.errors import ErrorCodes
 from opentelemetry import metrics
 
 _meter = metrics.get_meter("plain_gevent_h2")
@@ -69,13 +68,9 @@ def _request_attributes(method: str, scheme: str) -> dict[str, str]:
     return {"http.request.method": method or "_OTHER", "url.scheme": scheme}
 
 
-def stream_reset(code: int, *, by_client: bool) -> None:
-    """`code` is that of the RST_STREAM; a client's can be any number."""
-    name = ErrorCodes(code).name if code in _CODES else "unknown"
-    _resets.add(1, {"plain.reset.by": "client" if by_client else "server", "error.type": name})
-
-
-_CODES = frozenset(ErrorCodes)
+def stream_reset(error: str, *, by_client: bool) -> None:
+    """`error` is the name of the code in the RST_STREAM, "unknown" for one without."""
+    _resets.add(1, {"plain.reset.by": "client" if by_client else "server", "error.type": error})
 
 
 def stream_refused() -> None:

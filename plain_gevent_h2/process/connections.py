@@ -14,8 +14,8 @@ from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import is_client_socket_noise
 from plain_gevent_h2.http1.connection import Http1Connection
 from plain_gevent_h2.http2.connection import Http2Connection
-from plain_gevent_h2.http2.limits import report_abuse
 from plain_gevent_h2.net import metrics
+from plain_gevent_h2.net.abuse import report_abuse
 from plain_gevent_h2.net.fairness import HandshakeTurns
 from plain_gevent_h2.net.log_throttle import OnceAMinute
 from plain_gevent_h2.net.tls_context import why_handshake_failed

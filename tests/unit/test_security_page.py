@@ -14,14 +14,15 @@ from plain_gevent_h2.app.safe_parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
 from plain_gevent_h2.app.upload_budget import PATIENCE
 from plain_gevent_h2.http1.head import MAX_HEAD_LINES, MAX_HEAD_SIZE
 from plain_gevent_h2.http2.connection import MANY_STREAMS
-from plain_gevent_h2.http2.frames import MAX_CONTINUATIONS, SMALL_DATA, FrameType
+from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
+from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.headers import (
     LIMIT_COOKIE_FIELDS,
     LIMIT_PATH_SIZE,
     LIMIT_REQUEST_FIELDS,
 )
 from plain_gevent_h2.http2.hpack import MAX_FIELD_LINES
-from plain_gevent_h2.http2.limits import FRAME_LIMITS, UNKNOWN_FRAME_LIMIT
+from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, SMALL_DATA, UNKNOWN_FRAME_LIMIT
 from plain_gevent_h2.limits import header_budget, unsent
 from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
 from plain_gevent_h2.net import metrics
@@ -63,9 +64,9 @@ def test_the_tests_exist() -> None:
 
 
 @pytest.mark.parametrize("start", ROWS)
-def test_the_budget_of_frames_is_that_of_the_code(start: str) -> None:
+def test_the_token_buckets_are_those_of_the_code(start: str) -> None:
     limit = ROWS[start]
-    assert row(start)[2] == f"{limit.burst:,}, {limit.per_second:,}"
+    assert row(start)[2] == f"{limit.burst:,}, {limit.refill_rate:,}"
 
 
 def test_the_limits_of_header_blocks_are_those_of_the_code() -> None:
