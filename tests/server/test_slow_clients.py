@@ -29,7 +29,7 @@ from raw import (
     window_update,
 )
 
-from plain_gevent_h2.http2.writer import MAX_UNSENT
+from plain_gevent_h2.limits.unsent import MAX_UNSENT
 
 Serve = Callable[..., Server]
 
