@@ -16,7 +16,7 @@ from plain.logs import get_framework_logger
 
 from .app.plain_internals import SettingOption, arbiter_replaced, server_command
 from .config import WORKERS, Config, unknown_worker
-from .patches import mends
+from .patches import workarounds
 from .patching.standard_streams import open_standard_streams
 
 HTTP2_NEEDS_TLS = (
@@ -75,8 +75,8 @@ def _check(settings: Any, options: dict[str, Any], http_protocols: str | None) -
             raise ImproperlyConfigured(HTTP2_NEEDS_TLS)
     except ImproperlyConfigured as exc:
         raise click.ClickException(str(exc)) from exc
-    if obstacle := patched_late(settings):
-        raise click.ClickException(obstacle.cure)
+    if found := patched_late(settings):
+        raise click.ClickException(found.fix)
     return protocols
 
 
@@ -93,10 +93,10 @@ def _warn_of_threads(settings: Any) -> None:
 
 
 def _what_is_patched() -> str:
-    mended = "".join(f"\n  - {mend}" for mend in mends())
+    listed = "".join(f"\n  - {workaround}" for workaround in workarounds())
     return (
-        "\b\nA gevent-h2 worker starts with gevent's monkey.patch_all(). Then it mends:"
-        f"{mended}\nand calls the app's own patch, if SERVER_GEVENT_PATCH names one."
+        "\b\nA gevent-h2 worker starts with gevent's monkey.patch_all(). Its workarounds then:"
+        f"{listed}\nIt also calls the app's own patch, if SERVER_GEVENT_PATCH names one."
     )
 
 

@@ -1,11 +1,11 @@
-"""What `plain check` says about the settings of this package, and about the app under it."""
+"""The checks that `plain check` runs: of this package's settings, and of the app."""
 
 from plain.exceptions import ImproperlyConfigured
 from plain.preflight import PreflightCheck, PreflightResult, register_check
 from plain.runtime import settings
 
 from .config import WORKERS, Config, unknown_worker
-from .process import compatibility as cooperation
+from .process.compatibility import incompatibilities
 
 
 @register_check(name="gevent_h2.settings")
@@ -23,17 +23,17 @@ class CheckGeventH2Settings(PreflightCheck):
         return []
 
 
-@register_check(name="gevent_h2.cooperation")
-class CheckGeventH2Cooperation(PreflightCheck):
-    """What would block a gevent-h2 worker. Nothing is said if another worker was chosen.
+@register_check(name="gevent_h2.compatibility")
+class CheckGeventH2Compatibility(PreflightCheck):
+    """What in the app would block a gevent-h2 worker. Only where `SERVER_WORKER` chooses it.
 
-    A worker chosen on the command line says the same in its log, as it starts.
+    A worker that the command line chooses writes the same into its log as it starts.
     """
 
     def run(self) -> list[PreflightResult]:
         if settings.SERVER_WORKER != "gevent-h2":
             return []
         return [
-            PreflightResult(fix=found.cure, id=f"gevent_h2.{found.id}", warning=True)
-            for found in cooperation.obstacles(settings, in_worker=False)
+            PreflightResult(fix=found.fix, id=f"gevent_h2.{found.id}", warning=True)
+            for found in incompatibilities(settings, in_worker=False)
         ]

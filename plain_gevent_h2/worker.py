@@ -47,7 +47,7 @@ from .net.log_throttle import Failures
 from .net.tls_context import server_context
 from .process import standard_output as output
 from .process.boot_report import BootReport, describe
-from .process.compatibility import obstacles
+from .process.compatibility import incompatibilities
 from .process.connections import Connections
 from .process.descriptors import Descriptors
 from .process.diagnostics import BlockedHub, log_stacks
@@ -61,8 +61,8 @@ log = logging.getLogger("plain.server")
 def worker_main(boot_failure: Any, *args: Any) -> None:
     """The target of a worker process: Plain's own, with our worker in place of its."""
     output.install()
-    for mend in patches.BEFORE_APP:
-        mend()
+    for workaround in patches.BEFORE_APP:
+        workaround()
     _, _, app, *_ = args
     report = BootReport(boot_failure, is_replacement=app.is_replacement)
     if app.gevent_patch:
@@ -139,10 +139,10 @@ class GeventWorker(Worker):
         for listener in self.sockets:
             close_on_exec(listener.fileno())
         self._install_signals()
-        for mend in patches.AFTER_APP:
-            mend()
+        for workaround in patches.AFTER_APP:
+            workaround()
         self._log_patches()
-        self._warn_of_obstacles()
+        self._warn_of_incompatibilities()
         if self.app.reload:
             self._start_reloader()
         tune_garbage_collector()
@@ -162,17 +162,17 @@ class GeventWorker(Worker):
         self.log.setLevel(logging.NOTSET)
         modules = sorted(name for name in vars(monkey)["saved"] if not name.startswith("_gevent"))
         self.log.debug("Patched by gevent: %s", ", ".join(modules))
-        for mend in patches.mends():
-            self.log.debug("Mended: %s", mend)
+        for workaround in patches.workarounds():
+            self.log.debug("Workaround: %s", workaround)
         if self.app.gevent_patch:  # type: ignore[attr-defined]
             self.log.debug("Patched by the app: %s", self.app.gevent_patch)  # type: ignore[attr-defined]
         self.log.debug("File descriptors: %d", self._descriptors.limit)
 
-    def _warn_of_obstacles(self) -> None:
+    def _warn_of_incompatibilities(self) -> None:
         from plain.runtime import settings
 
-        for found in obstacles(settings, in_worker=True):
-            self.log.warning("%s (gevent_h2.%s)", found.cure, found.id)
+        for found in incompatibilities(settings, in_worker=True):
+            self.log.warning("%s (gevent_h2.%s)", found.fix, found.id)
 
     def _apply_jitter(self) -> None:
         from plain.runtime import settings

@@ -27,6 +27,7 @@ from .plain_internals import (
     encode_frame,
     parse_close_payload,
     read_frame,
+    replace_websocket,
 )
 from .websocket import WebSocketTransport
 
@@ -148,3 +149,8 @@ class BoundedWebSocket(WebSocket):
             self._end(peer.code, peer.reason)
             return False
         return True
+
+
+def patch_websocket() -> None:
+    """Have Plain make a `BoundedWebSocket` where it would make a `WebSocket`."""
+    replace_websocket(BoundedWebSocket)

@@ -11,6 +11,8 @@ from copy import copy
 from logging import LogRecord
 from typing import Any
 
+from .plain_internals import replace_log_formatting
+
 # Without the control characters of ASCII, which apps use in messages of their own. Those of
 # Latin-1 are control sequences, too; the others start lines or turn the direction of the text.
 _NEVER_IN_A_LINE = re.compile(
@@ -75,3 +77,8 @@ def _cut(text: str) -> str:
     if len(text) <= MAX_UNSAFE:
         return text
     return f"{text[:MAX_UNSAFE]}... ({len(text)} characters)"
+
+
+def patch_formatters() -> None:
+    """Have Plain's formatters escape what they write."""
+    replace_log_formatting(format_value, safe_lines)

@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from plain_gevent_h2.patches import in_native_thread
+from plain_gevent_h2.patching.native_calls import in_native_thread
 
 from .plain_internals import BodyBudgetExceeded, BodySink
 from .request_rules import RequestRules

@@ -1,11 +1,9 @@
-"""What a process that the app forks must not take along.
+"""The state of a forked child: a hub, threads and signals of its own.
 
-A forked child has the worker's hub, with every greenlet and every socket in it. Its first wait ran
-that hub: the child answered requests, and took connections that the worker waits for. It also
-ignored SIGTERM, so that a `multiprocessing.Pool` never ended. After a fork there is one thread of
-control, as there is with native threads: the one that forked.
-
-Imported while the worker is patched: nothing here may import what is to be patched.
+A forked child inherits the worker's hub, with every greenlet and every socket in it. Its first wait
+ran that hub: the child answered requests, and took connections that the worker waits for. It also
+ignored SIGTERM, so that a `multiprocessing.Pool` never ended. Here a child has one thread of
+control, as after a fork of native threads: the one that forked.
 """
 
 import os
@@ -14,13 +12,11 @@ from typing import Any
 
 from gevent import config
 from gevent._hub_local import set_hub, set_loop
-from gevent.monkey import get_original
 
+from . import native
 from .threads import forget_threads
 
-_native_ident = get_original("_thread", "get_ident")
-
-#: What the worker handles in ways of its own.
+#: Signals for which the worker has handlers.
 _SIGNALS = (
     signal.SIGTERM,
     signal.SIGQUIT,
@@ -31,22 +27,23 @@ _SIGNALS = (
 )
 
 
-#: What the threads that fork right now had blocked, and how many greenlets of each are at it:
-#: one may let another run before it forks, in a hook that takes a lock (that of `logging`).
+#: For each native thread that forks now: the signals that it had blocked, and the number of its
+#: greenlets that fork. One of them may wait in a later hook, for the lock of `logging` say, and let
+#: another one begin.
 _blocked: dict[int, tuple[set[int], int]] = {}
 
 
 def _block_signals() -> None:
-    """A signal that comes before the child has its own handlers has to wait for them."""
+    """Keep signals pending until the child has handlers of its own."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    mask, greenlets = _blocked.get(_native_ident(), (before, 0))
-    _blocked[_native_ident()] = mask, greenlets + 1
+    mask, greenlets = _blocked.get(native.get_ident(), (before, 0))
+    _blocked[native.get_ident()] = mask, greenlets + 1
 
 
 def _unblock_signals() -> None:
-    mask, greenlets = _blocked.pop(_native_ident())
+    mask, greenlets = _blocked.pop(native.get_ident())
     if greenlets > 1:
-        _blocked[_native_ident()] = mask, greenlets - 1
+        _blocked[native.get_ident()] = mask, greenlets - 1
     else:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -55,7 +52,7 @@ def _start_anew() -> None:
     """Called in the child, in the thread that forked."""
     forget_hub: Any = set_hub
     forget_hub(None)
-    # The next hub takes this loop. It would else be the worker's: there is one default loop.
+    # The next hub takes this loop. Its default would be the worker's loop.
     new_loop: Any = config.loop
     set_loop(new_loop(flags=config.libev_backend, default=False))
     forget_threads()
@@ -63,8 +60,9 @@ def _start_anew() -> None:
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     _blocked.clear()
-    # Not what was blocked before. A native thread that another greenlet started while its own
-    # waited to fork has inherited that; a child that cannot be terminated keeps a `Pool` for ever.
+    # Not the mask from before the fork. A native thread may have inherited the block above: one
+    # that a greenlet started while another greenlet of the same thread waited to fork. A child
+    # with SIGTERM blocked keeps its `Pool` for ever.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 

@@ -1,76 +1,66 @@
-"""`threading.Lock` for greenlets and native threads at once.
+"""`threading.Lock` and `queue.SimpleQueue` for greenlets and native threads at once.
 
-gevent's own lock does not wake all that wait where several native threads want it: of 60
+gevent's own lock does not wake every waiter where several native threads wait for it: of 60
 requests that logged from gevent's thread pool, from greenlets and from async views, 12 to 33
-were answered and the others hung. Everything that the standard library builds on a lock (RLock,
-Condition, Event, Semaphore, Barrier, Queue, Future, logging's handlers) had the same fault.
+were answered and the others hung (measured). Everything that the standard library builds on a lock
+(RLock, Condition, Event, Semaphore, Barrier, Queue, Future, logging's handlers) had the same fault.
 
-A lock here is a native one, which settles who owns it. Those who wait stand in a queue, and each
-is woken in its own way: a greenlet through its thread's hub, a thread that has no hub through a
-native lock. Nothing of the queue needs a lock itself: appending to a deque and taking from it are
-atomic, and a waiter is claimed by whoever takes its `_claim`.
-
-Imported while the worker is patched: nothing here may import what is to be patched.
+A lock here holds a native lock, which decides who owns it, and a queue of waiters. A waiter is
+woken in its own way: a greenlet through its thread's hub, a thread without a hub through a native
+lock. The queue needs no lock: a deque's `append()` and `popleft()` are atomic. The one that takes
+the `_claim` of a waiter decides how its wait ends.
 """
 
 from _queue import Empty
 from _thread import TIMEOUT_MAX
 from collections import deque
 from contextlib import suppress
+from time import monotonic
 from types import GenericAlias
 from typing import Any
 
-from gevent import getcurrent
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.hub import Waiter, sleep
-from gevent.monkey import get_original
 
-_allocate_native = get_original("_thread", "allocate_lock")
-_native_thread = get_original("_thread", "get_ident")
-_monotonic = get_original("time", "monotonic")
+from . import native
+from .native import can_switch
 
-#: Seconds that a hub's own greenlet waits for a lock. It can only block its whole thread: another
-#: native thread releases the lock soon, a greenlet of the same thread never could.
-HUB_PATIENCE = 1.0
-
-
-def can_switch() -> bool:
-    """Whether the caller can let other greenlets of its native thread run."""
-    hub = get_hub_if_exists()
-    return hub is not None and getcurrent() is not hub
+#: Seconds that a hub's own greenlet waits for a lock. It blocks its whole thread meanwhile: another
+#: native thread may release the lock, a greenlet of the same thread cannot.
+HUB_TIMEOUT = 1.0
 
 
 class _Waiter:
-    """Someone who waits for a lock. Made in the greenlet or thread that waits."""
+    """A greenlet or thread that waits. It makes this object itself."""
 
     __slots__ = ("_claim", "_greenlet", "_hub", "_wakeup", "owns", "wants_it")
 
     def __init__(self) -> None:
-        self._claim = _allocate_native()
+        self._claim = native.allocate_lock()
         hub: Any = get_hub_if_exists()
         self._hub = hub
-        #: Set when it was woken and found the lock taken: the next release gives it the lock.
+        #: It was woken and found the lock taken: the next release passes the lock to it.
         self.wants_it = False
-        #: The lock is this waiter's: the one who released it gave it away. Set before the claim.
+        #: A release passed the lock to it. Set before the claim.
         self.owns = False
         self._greenlet = can_switch()
         self._wakeup: Any
         if self._greenlet:
             self._wakeup = Waiter(hub)
         else:
-            self._wakeup = _allocate_native()
+            self._wakeup = native.allocate_lock()
             self._wakeup.acquire()
 
     def claim(self) -> bool:
-        """Whether the caller decides what becomes of this wait: one waker, or its own end."""
+        """Whether the caller decides how this wait ends: one waker, or the waiter itself."""
         return bool(self._claim.acquire(False))
 
     def wake(self) -> None:
         """Called in any thread, once, after `claim()`."""
         if not self._greenlet:
             self._wakeup.release()
-        elif self._hub.thread_ident == _native_thread():
+        elif self._hub.thread_ident == native.get_ident():
             self._hub.loop.run_callback(self._wakeup.switch, None)
         else:
             self._hub.loop.run_callback_threadsafe(self._wakeup.switch, None)
@@ -81,7 +71,7 @@ class _Waiter:
             self._wait_in_thread(timeout)
             return
         loop = self._hub.loop
-        loop.ref()  # else the loop ends where there is nothing to wait for but another thread
+        loop.ref()  # without it, a loop that waits for another thread alone ends
         try:
             if timeout is None:
                 self._wakeup.get()
@@ -96,14 +86,14 @@ class _Waiter:
         if self._hub is None:
             self._wakeup.acquire(True, -1 if timeout is None else timeout)
         elif not self._wakeup.acquire(
-            True, HUB_PATIENCE if timeout is None else min(timeout, HUB_PATIENCE)
+            True, HUB_TIMEOUT if timeout is None else min(timeout, HUB_TIMEOUT)
         ):
             raise BlockingSwitchOutError(
                 "a callback of the hub waits for a lock that is not released"
             )
 
     def again(self) -> None:
-        """Be ready for another `wait()`, which is to end with the lock."""
+        """Prepare for another `wait()`, which ends with the lock."""
         self.wants_it = True
         self._claim.release()
         if self._greenlet:
@@ -111,7 +101,7 @@ class _Waiter:
 
 
 def _wake(waiter: _Waiter) -> bool:
-    """Wake `waiter`, if nobody has and it still waits."""
+    """Wake `waiter`. False if it is awake already, or gone."""
     if not waiter.claim():
         return False
     try:
@@ -122,7 +112,7 @@ def _wake(waiter: _Waiter) -> bool:
 
 
 def _wake_first(waiters: deque[_Waiter]) -> None:
-    """Have the first who still waits try. Who has the better of it wakes the next."""
+    """Wake the first that still waits. If it leaves without taking anything, it wakes the next."""
     while waiters:
         try:
             waiter = waiters.popleft()
@@ -138,7 +128,7 @@ class Lock:
     __slots__ = ("__weakref__", "_native", "_waiters")
 
     def __init__(self) -> None:
-        self._native = _allocate_native()
+        self._native = native.allocate_lock()
         self._waiters: deque[_Waiter] = deque()
 
     def __init_subclass__(cls) -> None:
@@ -150,7 +140,7 @@ class Lock:
         if not blocking:
             if timeout != -1:
                 raise ValueError("can't specify a timeout for a non-blocking call")
-            if can_switch():  # who tries again and again must not keep out the one who holds it
+            if can_switch():  # a caller that tries in a loop must let the owner run
                 sleep(0)
             return False
         if timeout == -1:
@@ -165,7 +155,7 @@ class Lock:
         return self._native.acquire(False) or self._wait(None)
 
     def release(self) -> None:
-        if not self._native.locked():  # first: who waits is not to be lost to this error
+        if not self._native.locked():  # before it takes a waiter from the queue
             raise RuntimeError("release unlocked lock")
         waiters = self._waiters
         while waiters:
@@ -180,9 +170,9 @@ class Lock:
                 return
             waiter.owns = True
             if _wake(waiter):
-                return  # the lock was never free, so nobody came between
+                return  # the lock was never free, so no other caller can have taken it
         self._native.release()
-        if waiters:  # one who came meanwhile found the lock taken
+        if waiters:  # one that came meanwhile found the lock taken
             _wake_first(self._waiters)
 
     def __exit__(self, *_: object) -> None:
@@ -191,10 +181,10 @@ class Lock:
     def locked(self) -> bool:
         return bool(self._native.locked())
 
-    #: For `threading.Condition`, which else asks by `acquire(False)`.
+    #: For `threading.Condition`, which would call `acquire(False)` instead.
     _is_owned = locked
 
-    # The names of old, which `_thread.lock` has, too.
+    # Obsolete names, which `_thread.lock` has, too.
     acquire_lock = acquire
     release_lock = release
     locked_lock = locked
@@ -210,35 +200,35 @@ class Lock:
     def _wait(self, timeout: float | None) -> bool:
         if timeout == 0:
             return False
-        deadline = None if timeout is None else _monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         waiter = _Waiter()
-        queue_up = self._waiters.append
+        enqueue = self._waiters.append
         try:
             while True:
-                queue_up(waiter)
-                if self._native.acquire(False):  # released before it stood in the queue
+                enqueue(waiter)
+                if self._native.acquire(False):  # released before it was in the queue
                     self._leave(waiter)
                     return True
-                waiter.wait(None if deadline is None else max(deadline - _monotonic(), 0))
-                if waiter.claim():  # nobody woke it: its time is over
+                waiter.wait(None if deadline is None else max(deadline - monotonic(), 0))
+                if waiter.claim():  # nobody woke it: the timeout has passed
                     self._leave(waiter)
                     return False
                 if waiter.owns or self._native.acquire(False):
                     return True
-                if deadline is not None and _monotonic() >= deadline:
+                if deadline is not None and monotonic() >= deadline:
                     return False
                 waiter.again()
-                queue_up = self._waiters.appendleft
-        except BaseException:  # its greenlet is stopped
+                enqueue = self._waiters.appendleft
+        except BaseException:  # its greenlet is killed
             self._give_up(waiter)
             raise
 
     def _leave(self, waiter: _Waiter) -> None:
-        with suppress(ValueError):  # someone has just taken it out, and sees that it is claimed
+        with suppress(ValueError):  # a waker has just removed it, and sees that it is claimed
             self._waiters.remove(waiter)
 
     def _give_up(self, waiter: _Waiter) -> None:
-        """Leave, and pass on what `waiter` may have been given meanwhile."""
+        """Leave the queue, and pass on the lock if `waiter` got it meanwhile."""
         if waiter.claim():
             self._leave(waiter)
         elif waiter.owns:
@@ -250,8 +240,8 @@ class Lock:
 class SimpleQueue:
     """What `queue.SimpleQueue` is in a worker process. Its interface is that of the original.
 
-    As in the original, `put()` may be called in the middle of a `get()` of the same thread, by a
-    finalizer: it takes no lock. (An executor that is collected puts into its queue.)
+    As in the original, a finalizer may call `put()` in the middle of a `get()` of the same thread:
+    it takes no lock. (An executor that is garbage-collected puts into its queue.)
     """
 
     __slots__ = ("__weakref__", "_items", "_waiters")
@@ -263,7 +253,7 @@ class SimpleQueue:
     __class_getitem__: Any = classmethod(GenericAlias)
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """`block` and `timeout` are for compatibility: it never blocks."""
+        """Never blocks. `block` and `timeout` are there as in the original."""
         self._items.append(item)
         _wake_first(self._waiters)
 
@@ -271,7 +261,7 @@ class SimpleQueue:
         self.put(item)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Raises `queue.Empty` if nothing came in time, or at once if it may not block."""
+        """Raises `queue.Empty` if nothing arrives within `timeout`, or at once without `block`."""
         if block and timeout is not None and timeout < 0:
             raise ValueError("'timeout' must be a non-negative number")
         try:
@@ -291,20 +281,20 @@ class SimpleQueue:
         return len(self._items)
 
     def _wait(self, timeout: float | None) -> Any:
-        deadline = None if timeout is None else _monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         while True:
             waiter = _Waiter()
             self._waiters.append(waiter)
             try:
-                if not self._items:  # nothing was put before it stood in the queue
-                    waiter.wait(None if deadline is None else max(deadline - _monotonic(), 0))
+                if not self._items:  # nothing was put before it was in the queue
+                    waiter.wait(None if deadline is None else max(deadline - monotonic(), 0))
             finally:
                 if waiter.claim():  # nobody woke it
                     with suppress(ValueError):
                         self._waiters.remove(waiter)
-                elif self._items:  # it may have been woken for more than it takes
+                elif self._items:  # it takes one item, and may have been woken for several
                     _wake_first(self._waiters)
-            with suppress(IndexError):  # someone else was faster
+            with suppress(IndexError):  # another taker was faster
                 return self._items.popleft()
-            if deadline is not None and _monotonic() >= deadline:
+            if deadline is not None and monotonic() >= deadline:
                 raise Empty

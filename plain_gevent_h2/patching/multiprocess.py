@@ -1,8 +1,8 @@
-"""`multiprocessing` whose waits let other greenlets run.
+"""`multiprocessing`, whose waits let other greenlets run.
 
-A read from a pipe to another process, or a semaphore that another process holds, stopped every
-request of the worker: a `Pool` waits in its own "threads", and blocked the worker until it was
-killed.
+A wait for another process stopped every request of the worker: a read from a pipe, or a semaphore
+that the other process holds. A `Pool` waits in threads of its own, which are greenlets, and blocked
+the worker until the arbiter killed it.
 """
 
 import os
@@ -23,16 +23,13 @@ from multiprocessing import (
 )
 from typing import Any
 
-import gevent
-from gevent.monkey import get_original
-
-from .locks import can_switch
+from . import native
 from .subprocesses import wait_for_end
-from .waiting import WRITE, is_ready, pauses, wait_until_ready
+from .waiting import WRITE, block_or_poll, is_ready, wait_until_ready
 
 
 def _read(fd: int, size: int) -> bytes:
-    """Read some, also from what does not block: the sockets of a `Listener`, say."""
+    """Read some bytes, also from what does not block, such as the sockets of a `Listener`."""
     while True:
         wait_until_ready(fd)
         try:
@@ -42,7 +39,7 @@ def _read(fd: int, size: int) -> bytes:
 
 
 def _write(fd: int, data: Any) -> int:
-    """Write some of `data`: as much as never blocks once the pipe can take anything."""
+    """Write some of `data`: PIPE_BUF bytes, which a pipe that is ready takes without blocking."""
     while True:
         wait_until_ready(fd, WRITE)
         try:
@@ -58,21 +55,13 @@ def _acquire_semaphore(
         return True
     if not block:
         return False
-    if not can_switch():
-        return acquire(True, timeout)
-    end = None if timeout is None else time.monotonic() + timeout
-    for pause in pauses():
-        left = pause if end is None else end - time.monotonic()
-        if left <= 0:
-            return False
-        gevent.sleep(min(pause, left))
-        if acquire(False):
-            return True
-    raise AssertionError  # the pauses have no end
+    return bool(
+        block_or_poll(lambda: acquire(True, timeout), lambda: acquire(False) or None, timeout)
+    )
 
 
 def _make_methods(self: Any) -> None:
-    """`acquire` and `release` of a semaphore, lock or recursive lock."""
+    """Give a semaphore, lock or recursive lock its `acquire` and `release`."""
     semaphore = self._semlock
 
     def acquire(block: bool = True, timeout: float | None = None) -> bool:
@@ -80,11 +69,11 @@ def _make_methods(self: Any) -> None:
 
     self.acquire, self.release = acquire, semaphore.release
     if semaphore.kind == vars(synchronize)["RECURSIVE_MUTEX"]:
-        _keep_greenlets_apart(self)
+        _own_by_greenlet(self)
 
 
-def _keep_greenlets_apart(lock: Any) -> None:
-    """Have a recursive lock belong to a greenlet. The semaphore knows native threads only."""
+def _own_by_greenlet(lock: Any) -> None:
+    """Have a recursive lock belong to a greenlet. Its semaphore knows native threads alone."""
     mine: Any = threading.RLock()
     acquire_from_others, release_to_others = lock.acquire, lock.release
 
@@ -108,30 +97,32 @@ def _keep_greenlets_apart(lock: Any) -> None:
     util.register_after_fork(lock, lambda _: mine._at_fork_reinit())
 
 
-#: A native one, for sections in which nothing waits: a handler of SIGCHLD may ask, too.
-_polling: Any = get_original("_thread", "RLock")()
+#: Held for a poll, which waits for nothing. Recursive, since a handler of SIGCHLD may poll, too.
+_poll_lock: Any = native.RLock()
 
 
-def _ask_one_at_a_time(ask: Callable[[Any], Any], wait: Callable[[Any], Any]) -> Callable[..., Any]:
-    """`Popen.poll()`, by which a process learns how its child ended: for all who ask.
+def _poll_one_at_a_time(
+    poll_now: Callable[[Any], Any], wait: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    """`Popen.poll()`, by which a process learns how its child ended, for several callers at once.
 
-    Whoever starts a process asks for all the others too. Another one who asked at that moment was
-    told that there is no such child, and its `exitcode` was None.
+    Whoever starts a process polls all others. Another caller that polled at that moment was told
+    that there is no such child, and the `exitcode` was None.
     """
 
     def poll(self: Any, flag: int = os.WNOHANG) -> Any:
         if self.returncode is None and not flag & os.WNOHANG:
             wait(self)
-        with _polling:
+        with _poll_lock:
             if self.returncode is None:
-                ask(self)
+                poll_now(self)
             return self.returncode
 
     return poll
 
 
-def _ask_fork_server(popen: Any) -> None:
-    """Its own way to see whether there is an answer lets other greenlets run."""
+def _poll_fork_server(popen: Any) -> None:
+    """Read the status, if there is one. Unlike the original, this lets no other greenlet run."""
     if is_ready(popen.sentinel):
         try:
             popen.returncode = forkserver.read_signed(popen.sentinel)
@@ -140,20 +131,21 @@ def _ask_fork_server(popen: Any) -> None:
 
 
 def _patch_popen() -> None:
-    forked: Any = popen_fork.Popen  # a spawned one is a kind of it
-    ask = forked.poll
-    forked.poll = _ask_one_at_a_time(ask, lambda popen: wait_for_end(popen.pid))
+    forked: Any = popen_fork.Popen  # the base class of spawned ones, too
+    poll_now = forked.poll
+    forked.poll = _poll_one_at_a_time(poll_now, lambda popen: wait_for_end(popen.pid))
     served: Any = popen_forkserver.Popen
     wait = connection.wait
-    served.poll = _ask_one_at_a_time(_ask_fork_server, lambda popen: wait([popen.sentinel]))
-    os.register_at_fork(after_in_child=_polling._at_fork_reinit)
+    served.poll = _poll_one_at_a_time(_poll_fork_server, lambda popen: wait([popen.sentinel]))
+    os.register_at_fork(after_in_child=_poll_lock._at_fork_reinit)
     for module in (popen_spawn_posix, popen_forkserver):
-        # A new process reads what it is to do once it has started, which takes half a second.
+        # A new process reads its work once it has started, which takes half a second: the write
+        # has to wait.
         vars(module)["open"] = os.fdopen
 
 
 def _pipe(duplex: bool = True) -> Any:
-    """`Pipe()`, both ends of which block: sockets of gevent's do not, and a child may have one."""
+    """`Pipe()`, whose ends block: gevent's sockets do not, and a child may inherit an end."""
     ends = _make_pipe(duplex)
     for end in ends:
         os.set_blocking(end.fileno(), True)
@@ -164,10 +156,10 @@ _make_pipe = connection.Pipe
 
 
 def _forget_executors() -> None:
-    """In a forked child, whose end would wake the threads of the parent's `ProcessPoolExecutor`s.
+    """In a forked child: forget the threads of the parent's `ProcessPoolExecutor`s.
 
-    It has none of them, and waited for ever for a lock that one of them had. CPython has the same
-    fault.
+    At exit the child would wake them. It has none of them, and waited for ever for a lock that one
+    of them held. CPython has the same fault.
     """
     if (process := sys.modules.get("concurrent.futures.process")) is not None:
         vars(process)["_threads_wakeups"].clear()

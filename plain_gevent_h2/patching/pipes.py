@@ -1,10 +1,8 @@
-"""Pipes and file locks whose waits let other greenlets run.
+"""Pipes and file locks, whose waits let other greenlets run.
 
-gevent patches sockets alone. `os.read()` of an empty pipe stopped every request, for good where
-another greenlet was to write into it, and so did `fcntl.flock()` of a file that another one has
-locked. `open()` of a pipe's descriptor and of a named pipe are C alone, and still do.
-
-Imported while the worker is patched: nothing here may import what is to be patched.
+gevent patches sockets alone. `os.read()` of an empty pipe stopped every request, for ever where
+another greenlet was to write into it, and so did `fcntl.flock()` of a file that another greenlet
+has locked. `open()` of a pipe's descriptor or of a named pipe still does: it is C code.
 """
 
 import fcntl
@@ -23,14 +21,17 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
-from .locks import can_switch
-from .waiting import READ, WRITE, ask_again, is_ready, wait_until_ready
+from .native import can_switch
+from .waiting import READ, WRITE, block_or_poll, is_ready, wait_until_ready
 
 _os_write = os.write
 
 
-def _let_others_run_until_ready(fd: int, event: int = READ) -> None:
-    """Not where the call returns at once: of what does not block, or is not open for this."""
+def _yield_until_ready(fd: int, event: int = READ) -> None:
+    """Wait for `fd`, unless the call that follows returns at once.
+
+    It does on a descriptor that is ready or non-blocking, and on one that is not open for it.
+    """
     if fd < 0 or not can_switch() or is_ready(fd, event):
         return
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -40,39 +41,39 @@ def _let_others_run_until_ready(fd: int, event: int = READ) -> None:
 
 
 def _when_ready(read: Callable[..., Any]) -> Callable[..., Any]:
-    """`os.read()` and its like."""
+    """Wrap `os.read()` or one of its like."""
 
     @wraps(read)
     def call(fd: int, *args: Any) -> Any:
-        if args != (0,):  # no bytes are there at once
-            _let_others_run_until_ready(fd)
+        if args != (0,):  # a read of no bytes returns at once
+            _yield_until_ready(fd)
         return read(fd, *args)
 
     return call
 
 
 def write(fd: int, data: Any, /) -> int:
-    """`os.write()`: all of `data`, as a pipe takes it that blocks."""
+    """`os.write()`, which writes all of `data` into a blocking pipe."""
     with memoryview(data).cast("B") as view:
         size = len(view)
         if size > select.PIPE_BUF and can_switch() and _is_pipe(fd) and os.get_blocking(fd):
             return _write_in_pieces(fd, view)
     if size:
-        _let_others_run_until_ready(fd, WRITE)
+        _yield_until_ready(fd, WRITE)
     return _os_write(fd, data)
 
 
 def _write_in_pieces(fd: int, view: memoryview) -> int:
-    """Never more than what a pipe takes whole once it takes anything.
+    """Write PIPE_BUF bytes at a time: a pipe that is ready takes that many without blocking.
 
-    The pipe is not made a non-blocking one: other processes that write into it share that.
+    The pipe stays a blocking one: other processes that write into it share its flags.
     """
     written = 0
     while written < len(view):
-        _let_others_run_until_ready(fd, WRITE)
+        _yield_until_ready(fd, WRITE)
         try:
             written += _os_write(fd, view[written : written + select.PIPE_BUF])
-        except OSError:  # nobody reads it any more: the next write says so
+        except OSError:  # its reader has closed it: the next write raises
             if not written:
                 raise
             break
@@ -104,7 +105,7 @@ class _Pipe(io.RawIOBase):
         return self._file.writable()
 
     def readinto(self, buffer: Any) -> int | None:
-        _let_others_run_until_ready(self.fileno())
+        _yield_until_ready(self.fileno())
         return self._file.readinto(buffer)
 
     def write(self, data: Any) -> int | None:
@@ -119,7 +120,10 @@ class _Pipe(io.RawIOBase):
 
 
 class _PipeOfBuffer(_Pipe):
-    """One that tells of each piece: its buffer must know what has gone if it is stopped."""
+    """A `_Pipe` that returns after each piece.
+
+    If its greenlet is killed, its buffer has to know what was written.
+    """
 
     def __init__(self, file: io.FileIO) -> None:
         super().__init__(file)
@@ -129,7 +133,7 @@ class _PipeOfBuffer(_Pipe):
         return super().write(memoryview(data)[: select.PIPE_BUF])
 
 
-def _one_after_another(method: Callable[..., Any]) -> Callable[..., Any]:
+def _serialized(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(self: Any, *args: Any) -> Any:
         with self.raw.lock:
@@ -139,27 +143,27 @@ def _one_after_another(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Reader(io.BufferedReader):
-    """Greenlets take turns. The lock of C's is for native threads, and refuses the second."""
+    """Greenlets take turns. C's own lock is for native threads: a second greenlet got an error."""
 
-    read = _one_after_another(io.BufferedReader.read)
-    read1 = _one_after_another(io.BufferedReader.read1)
-    readinto = _one_after_another(io.BufferedReader.readinto)
-    readinto1 = _one_after_another(io.BufferedReader.readinto1)
-    readline = _one_after_another(io.BufferedReader.readline)
-    peek = _one_after_another(io.BufferedReader.peek)
-    close = _one_after_another(io.BufferedReader.close)
+    read = _serialized(io.BufferedReader.read)
+    read1 = _serialized(io.BufferedReader.read1)
+    readinto = _serialized(io.BufferedReader.readinto)
+    readinto1 = _serialized(io.BufferedReader.readinto1)
+    readline = _serialized(io.BufferedReader.readline)
+    peek = _serialized(io.BufferedReader.peek)
+    close = _serialized(io.BufferedReader.close)
 
 
 class _Writer(io.BufferedWriter):
-    """As `_Reader`: what the second wrote was lost."""
+    """Greenlets take turns. What a second greenlet wrote was lost."""
 
-    write = _one_after_another(io.BufferedWriter.write)
-    flush = _one_after_another(io.BufferedWriter.flush)
-    close = _one_after_another(io.BufferedWriter.close)
+    write = _serialized(io.BufferedWriter.write)
+    flush = _serialized(io.BufferedWriter.flush)
+    close = _serialized(io.BufferedWriter.close)
 
 
 def over_pipe(file: Any, buffering: int = -1, newline: str | None = None) -> Any:
-    """The file object of a pipe, as `io.open()` made it with these, over a `_Pipe`."""
+    """Rebuild `file`, which `io.open()` made of a pipe with these arguments, over a `_Pipe`."""
     if isinstance(file, io.TextIOWrapper):
         options: dict[str, Any] = {
             "encoding": file.encoding,
@@ -182,8 +186,6 @@ def over_pipe(file: Any, buffering: int = -1, newline: str | None = None) -> Any
 
 
 _os_fdopen: Callable[..., Any] = os.fdopen
-
-
 _open_signature = inspect.signature(io.open)
 
 
@@ -191,16 +193,16 @@ def _fdopen(fd: int, *args: Any, **options: Any) -> Any:
     file = _os_fdopen(fd, *args, **options)
     if not _is_pipe(fd):
         return file
-    asked = _open_signature.bind(fd, *args, **options).arguments
-    return over_pipe(file, asked.get("buffering", -1), asked.get("newline"))
+    given = _open_signature.bind(fd, *args, **options).arguments
+    return over_pipe(file, given.get("buffering", -1), given.get("newline"))
 
 
 def close(fd: int) -> None:
-    """`os.close()`: at once, unless a greenlet of this thread waits for `fd`.
+    """`os.close()` at once, unless a greenlet of this thread waits for `fd`.
 
-    gevent always waits for the next event of the hub's loop, which may never come: the end of a
-    pipe that a child should hold alone stayed open, and nobody saw that child's end. Where somebody
-    waits, a close at once would leave the loop with a descriptor that is none.
+    gevent closes in the next turn of the hub's loop, which may never come: the worker kept the end
+    of a pipe that a child should hold alone, and nobody saw that child's end. While a greenlet
+    waits for `fd`, a close at once would leave the loop with a descriptor that is closed.
     """
     hub: Any = get_hub_if_exists()
     if hub is not None and hub.loop.closing_fd(fd):
@@ -213,26 +215,33 @@ _close_now = get_original("os", "close")
 _close_later: Callable[[int], None] = vars(gevent.os)["close"]
 
 
-def _patch_lock(module: Any, name: str, try_instead: Callable[[int], int | None]) -> None:
-    """Patch a function that locks files.
+def _patch_lock(module: Any, name: str, without_waiting: Callable[[int], int | None]) -> None:
+    """Patch a function that locks files. It polls: the system does not tell when a file is free.
 
-    `try_instead` gives the operation that does not wait, and None of one that does not in any case.
+    `without_waiting` turns an operation that waits into one that does not. It returns None for one
+    that never waits.
     """
     lock = getattr(module, name)
 
     @wraps(lock)
-    def call(fd: Any, operation: int, *rest: Any) -> Any:
-        attempt = try_instead(operation)
-        if attempt is None or not can_switch():
-            return lock(fd, operation, *rest)
+    def call(fd: Any, operation: int, *rest: Any) -> None:
+        at_once = without_waiting(operation)
+        if at_once is None:
+            lock(fd, operation, *rest)
+            return
 
-        def try_it() -> tuple[Any] | None:
+        def wait() -> bool:
+            lock(fd, operation, *rest)
+            return True
+
+        def attempt() -> bool | None:
             try:
-                return (lock(fd, attempt, *rest),)
-            except BlockingIOError:  # the system tells nobody when it is free
+                lock(fd, at_once, *rest)
+            except BlockingIOError:
                 return None
+            return True
 
-        return ask_again(try_it)[0]
+        block_or_poll(wait, attempt)
 
     patch_item(module, name, call)
 

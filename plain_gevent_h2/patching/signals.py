@@ -1,7 +1,4 @@
-"""Waiting for a signal while other greenlets run.
-
-Imported while the worker is patched: nothing here may import what is to be patched.
-"""
+"""Calls that wait for a signal, while other greenlets run."""
 
 import errno
 import os
@@ -11,53 +8,42 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-import gevent
-from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
-from .locks import can_switch
-from .waiting import ask_again, pauses
+from . import native
+from .waiting import block_or_poll
 
-_monotonic = get_original("time", "monotonic")
-_native_ident = get_original("_thread", "get_ident")
-_main_thread = _native_ident()
+_main_thread = native.get_ident()
 
 
 def _sigtimedwait(sigset: Iterable[int], timeout: float) -> Any:
-    """`signal.sigtimedwait()`: None where no signal came in `timeout` seconds."""
     if timeout < 0:
         raise ValueError("timeout must be non-negative")
-    if not can_switch():
-        return _original["sigtimedwait"](sigset, timeout)
-    end = _monotonic() + timeout
-    for pause in pauses():
-        info = _original["sigtimedwait"](sigset, 0)
-        left = end - _monotonic()
-        if info is not None or left <= 0:
-            return info
-        gevent.sleep(min(pause, left))
-    raise AssertionError  # the pauses have no end
+    wanted = set(sigset)
+    wait = _original["sigtimedwait"]
+    return block_or_poll(lambda: wait(wanted, timeout), lambda: wait(wanted, 0), timeout)
 
 
 def _sigwaitinfo(sigset: Iterable[int]) -> Any:
-    if not can_switch():
-        return _original["sigwaitinfo"](sigset)
-    return _sigtimedwait(sigset, float("inf"))
-
-
-def _sigwait(sigset: Iterable[int]) -> int:
-    if not can_switch():
-        return int(_original["sigwait"](sigset))
     wanted = set(sigset)
-    return ask_again(
-        lambda: int(_original["sigwait"](wanted)) if wanted & signal.sigpending() else None
+    return block_or_poll(
+        lambda: _original["sigwaitinfo"](wanted), lambda: _original["sigtimedwait"](wanted, 0)
     )
 
 
+def _sigwait(sigset: Iterable[int]) -> int:
+    wanted = set(sigset)
+
+    def wait() -> int:
+        return int(_original["sigwait"](wanted))
+
+    return block_or_poll(wait, lambda: wait() if wanted & signal.sigpending() else None)
+
+
 def _pthread_kill(thread_id: int, signalnum: int) -> None:
-    """The number of a thread is that of its greenlet here, and C would take it for an address."""
+    """`threading.get_ident()` is the number of a greenlet, which C would take for an address."""
     if thread_id == threading.get_ident():
-        thread_id = _native_ident()
+        thread_id = native.get_ident()
     elif thread_id == threading.main_thread().ident:
         thread_id = _main_thread
     elif thread_id not in vars(sys)["_current_frames"]():
@@ -72,16 +58,16 @@ def _pause() -> None:
     )
 
 
-_mended = {
+_patched = {
     "sigtimedwait": _sigtimedwait,
     "sigwaitinfo": _sigwaitinfo,
     "sigwait": _sigwait,
     "pause": _pause,
     "pthread_kill": _pthread_kill,
 }
-_original = {name: getattr(signal, name) for name in _mended if hasattr(signal, name)}
+_original = {name: getattr(signal, name) for name in _patched if hasattr(signal, name)}
 
 
 def patch_signals() -> None:
     for name in _original:
-        patch_item(signal, name, _mended[name])
+        patch_item(signal, name, _patched[name])

@@ -1,10 +1,8 @@
 """Sockets that are used in another native thread than the one that opened them.
 
-A socket of gevent waits in the hub of the thread that made it. Used in another (a client with a
-pool of connections, shared by views and by functions in native threads), it raised "Cannot switch
-to a different thread", or ValueError once the first thread had ended.
-
-Imported while the worker is patched: nothing here may import what is to be patched.
+A socket of gevent waits in the hub of the thread that opened it. In another thread (views and
+native threads may share a client's pool of connections) it raised "Cannot switch to a different
+thread", or ValueError once the first thread had ended. Here it waits in the caller's hub.
 """
 
 from typing import Any
@@ -35,7 +33,7 @@ def _close(self: Any, closefd: bool = True, _cancel_wait_ex: Any = cancel_wait_e
     if self.hub is not hub:
         watchers = (self._read_event, self._write_event)
         if any(watcher.callback is not None for watcher in watchers):
-            # Only the thread that waits can be told that it waits for nothing.
+            # A greenlet waits in that hub. Only its own thread may end the wait.
             self.hub.loop.run_callback_threadsafe(_drop_events_and_close, self, closefd)
             return
         self.hub = hub

@@ -7,7 +7,7 @@ import sys
 def open_standard_streams() -> None:
     """Open /dev/null where standard input, output or error is closed.
 
-    Their descriptor would be the next socket's: what is printed would go to a client.
+    The next socket would get that descriptor, and a client would get what is printed.
     """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:

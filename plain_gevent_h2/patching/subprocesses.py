@@ -1,11 +1,10 @@
-"""Child processes: started and waited for in any greenlet and any native thread.
+"""Child processes, which any greenlet and any native thread may start and wait for.
 
 gevent's own `subprocess` waits through the one hub that gets SIGCHLD, so in every other thread it
-failed after the program had run. It also takes the exit status of every child, whoever started
-it. Here the standard library's `subprocess` is used; what it waits with lets other greenlets run:
-`os.waitpid()` by a process descriptor of Linux, and pipes as of `pipes.py`. SIGCHLD is left alone.
-
-Imported while the worker is patched: nothing here may import what is to be patched.
+failed after the program had run. It also takes the exit status of children that others started.
+Here `subprocess` is the standard library's, and the calls that it waits with let other greenlets
+run: `os.waitpid()` waits for a process descriptor (Linux), and `pipes.py` patches its pipes.
+SIGCHLD is left to the app.
 """
 
 import inspect
@@ -18,14 +17,14 @@ from typing import Any
 from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 
-from .locks import can_switch
+from .native import can_switch
 from .pipes import over_pipe
-from .waiting import ask_again, wait_until_ready
+from .waiting import block_or_poll, poll, wait_until_ready
 
 
 @contextmanager
 def _process_descriptor(pid: int) -> Iterator[int | None]:
-    """A descriptor that can be read once `pid` has ended, where the system has such."""
+    """A descriptor that can be read once `pid` has ended. None where the system has none."""
     if pid <= 0 or not hasattr(os, "pidfd_open"):
         yield None
         return
@@ -46,51 +45,57 @@ _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
 
 def waitpid(pid: int, options: int) -> tuple[int, int]:
     """`os.waitpid()` that lets other greenlets run."""
-    if options & os.WNOHANG or not can_switch():
-        return _waitpid(pid, options)
 
-    def ask() -> tuple[int, int] | None:
+    def attempt() -> tuple[int, int] | None:
         done = _waitpid(pid, options | os.WNOHANG)
         return done if done[0] else None
 
-    return _ask_at_end(ask, 0 if options else pid)
+    if options & os.WNOHANG:
+        return _waitpid(pid, options)
+    # With options it may wait for something other than the end.
+    return _block_or_watch(lambda: _waitpid(pid, options), attempt, 0 if options else pid)
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until the child has ended, and leave its status to who asks for it."""
-    left = os.WEXITED | os.WNOWAIT
-    with suppress(ChildProcessError):  # somebody has asked
-        if can_switch():
-            _ask_at_end(lambda: _waitid(os.P_PID, pid, left | os.WNOHANG), pid)
-        else:
-            _waitid(os.P_PID, pid, left)
+    """Wait until the child has ended, and leave its status for whoever asks for it."""
+    options = os.WEXITED | os.WNOWAIT
+    with suppress(ChildProcessError):  # its status has been taken
+        _block_or_watch(
+            lambda: _waitid(os.P_PID, pid, options),
+            lambda: _waitid(os.P_PID, pid, options | os.WNOHANG),
+            pid,
+        )
 
 
-def _ask_at_end[Answer](ask: Callable[[], Answer | None], pid: int) -> Answer:
-    """`ask()` now and, if `pid` can be waited for, when it has ended."""
-    if (answer := ask()) is not None:
-        return answer
+def _block_or_watch[Result](
+    block: Callable[[], Result], attempt: Callable[[], Result | None], pid: int
+) -> Result:
+    """As `block_or_poll()`, but it waits for the end of `pid` where that has a descriptor."""
+    if not can_switch():
+        return block()
+    if (result := attempt()) is not None:
+        return result
     with _process_descriptor(pid) as fd:
         if fd is not None:
             wait_until_ready(fd)
-    return ask_again(ask)  # a debugger may have the status of a child that has ended
+    return poll(attempt)  # a debugger may hold the status of a child that has ended
 
 
 def _polling(wait: Callable[..., Any], has_ended: Callable[[Any], object]) -> Callable[..., Any]:
-    """`wait`, whose last argument is its options, asked again and again."""
+    """Wrap `wait`, whose last argument is its options: a greenlet polls."""
     signature = inspect.signature(wait)
 
     @wraps(wait)
     def call(*args: Any, **named: Any) -> Any:
         *which, options = signature.bind(*args, **named).args
-        if options & os.WNOHANG or not can_switch():
-            return wait(*which, options)
 
-        def ask() -> Any:
+        def attempt() -> Any:
             result = wait(*which, options | os.WNOHANG)
             return result if has_ended(result) else None
 
-        return ask_again(ask)
+        if options & os.WNOHANG:
+            return wait(*which, options)
+        return block_or_poll(lambda: wait(*which, options), attempt)
 
     return call
 
@@ -106,7 +111,7 @@ class Popen(get_original("subprocess", "Popen")):  # type: ignore[misc]
 
 
 def _system(command: Any) -> int:
-    """`os.system()`: the status that `os.waitpid()` would tell."""
+    """`os.system()`, which returns the status as `os.waitpid()` has it."""
     process = Popen(command, shell=True, close_fds=False)
     _, status = waitpid(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -114,7 +119,7 @@ def _system(command: Any) -> int:
 
 
 def patch_children() -> None:
-    """Put the standard library's way to run programs back, with waits that let others run."""
+    """Put the standard library's functions back, with waits that let other greenlets run."""
     import signal
     import subprocess
 

@@ -1,12 +1,10 @@
-"""`threading` in a worker: for greenlets and native threads at once.
+"""`threading`, `_thread` and `queue` for greenlets and native threads at once.
 
-A greenlet runs only while its native thread waits in its hub. The main thread and that of the
-asyncio loop always come back to theirs. Others (gevent's thread pool, `asyncio.run()` in a view)
-sleep or end after the function that they run. A `threading.Thread` started there, or a worker of
-an executor, was a greenlet that nobody ran again: who waited for it waited for ever. There a
-`Thread` is a native thread.
-
-Imported while the worker is patched: nothing here may import what is to be patched.
+A greenlet runs only while its native thread waits in its hub. The main thread and the thread of the
+asyncio loop always return to theirs. Other native threads (gevent's thread pool, `asyncio.run()` in
+a view) sleep or end after the function that they run. Under gevent's patch a `threading.Thread`
+that started there, or a worker of an executor, was a greenlet that never ran. Here it is a native
+thread.
 """
 
 from collections.abc import Callable
@@ -15,17 +13,13 @@ from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
-from gevent import Greenlet, GreenletExit
-from gevent._hub_local import get_hub_if_exists
+from gevent import Greenlet
 from gevent.monkey import get_original
 from gevent.monkey.api import patch_item
 from gevent.thread import _ThreadHandle, get_ident  # type: ignore[import-not-found]
 
+from . import native
 from .locks import Lock, SimpleQueue
-
-_allocate_native = get_original("_thread", "allocate_lock")
-_start_native = get_original("_thread", "start_new_thread")
-_native_ident = get_original("_thread", "get_ident")
 
 #: Of all threads that may still run.
 _handles: WeakSet["ThreadHandle"] = WeakSet()
@@ -34,7 +28,7 @@ shared_threads: set[int] = set()
 
 
 class ThreadHandle(_ThreadHandle):  # type: ignore[misc]
-    """What a `threading.Thread` holds of its greenlet or native thread."""
+    """The handle that a `threading.Thread` has of its greenlet or native thread."""
 
     def __init__(self, *_args: Any) -> None:
         self._running = Lock()  # held from the start to the end
@@ -46,15 +40,15 @@ class ThreadHandle(_ThreadHandle):  # type: ignore[misc]
         self._running.acquire()
         self._ident = 0  # until it runs
         _handles.add(self)
-        if _native_ident() in shared_threads:
+        if native.get_ident() in shared_threads:
             greenlet = Greenlet(function)
             greenlet.rawlink(self._end)  # also if it is killed before it runs
             self._ident = get_ident(greenlet)
             greenlet.start()
         else:
-            is_running = _allocate_native()
+            is_running = native.allocate_lock()
             is_running.acquire()
-            _start_native(self._run_in_native_thread, (function, is_running.release))
+            native.start_new_thread(self._run_in_native_thread, (function, is_running.release))
             is_running.acquire()
 
     def _run_in_native_thread(
@@ -66,7 +60,7 @@ class ThreadHandle(_ThreadHandle):  # type: ignore[misc]
             function()
         finally:
             self._end()
-            leave_native_thread()
+            native.destroy_hub()
 
     def _end(self, _greenlet: object = None) -> None:
         if self._running.locked():
@@ -88,7 +82,7 @@ class ThreadHandle(_ThreadHandle):  # type: ignore[misc]
             self._running.release()
 
     def forget(self) -> None:
-        """It has not been forked with the process, unless it is the one that forked."""
+        """Called in a forked child: the thread has ended, unless it is the one that forked."""
         if self._ident != get_ident():
             self._running._at_fork_reinit()
 
@@ -97,26 +91,15 @@ class ThreadHandle(_ThreadHandle):  # type: ignore[misc]
 
 
 def forget_threads() -> None:
-    """In a forked child: the other threads have ended. Those that start are native threads."""
+    """Called in a forked child, which has none of the other threads. Later ones are native."""
     for handle in list(_handles):
         handle.forget()
     shared_threads.clear()
     futures: Any = import_module("concurrent.futures.thread")
-    # Whoever starts the first thread of an executor holds it until that runs, and may fork.
+    # A thread that starts an executor's first thread holds it until that runs, and may fork.
     futures._global_shutdown_lock._at_fork_reinit()
-    # Python 3.14 does so itself. In 3.13 a child of an executor's thread joins itself at its end.
+    # Python 3.14 clears it itself. In 3.13 a child of an executor's thread joins itself at exit.
     futures._threads_queues.clear()
-
-
-def leave_native_thread() -> None:
-    """Give back the hub that the current native thread may have made. It ends after this."""
-    hub: Any = get_hub_if_exists()
-    if hub is None:
-        return
-    hub.destroy(destroy_loop=True)
-    # It is left in its last switch, where 12 KB would stay for ever once the thread has ended.
-    if not hub.dead:
-        hub.throw(GreenletExit)
 
 
 def start_joinable_thread(
@@ -133,17 +116,18 @@ def start_new_thread(
     kwargs: dict[str, Any] | None = None,
 ) -> int | None:
     def call() -> None:
-        with suppress(SystemExit):  # as a native thread does. In a greenlet it would end the hub
+        with suppress(SystemExit):  # it would end the hub of a greenlet
             function(*args, **(kwargs or {}))
 
     return start_joinable_thread(call).ident
 
 
-def lend_lock_to_gevent() -> None:
+def give_gevent_our_lock() -> None:
     """Have gevent patch with the lock of this package. Called before it patches anything.
 
-    It imports `concurrent.futures.thread` and `logging` as it patches. These take a lock around
-    every fork, for good: with gevent's, of several native threads that forked at once one hung.
+    gevent imports `concurrent.futures.thread` and `logging` as it patches, and these take a lock
+    of theirs around every fork. With gevent's lock, one of several native threads that forked at
+    once hung.
     """
     of_thread: Any = import_module("gevent.thread")
     of_threading: Any = import_module("gevent.threading")
@@ -155,12 +139,12 @@ def patch_threading() -> None:
     """Put the locks and threads of this package in place of gevent's. Called in the main thread."""
     import _thread
 
-    # As `Any`: much of what is set here is private to these modules.
+    # Typed `Any`: much of what is set here is private to these modules.
     futures: Any = import_module("concurrent.futures.thread")
     logging: Any = import_module("logging")
     queue: Any = import_module("queue")
     threading: Any = import_module("threading")
-    shared_threads.add(_native_ident())
+    shared_threads.add(native.get_ident())
     of_thread = {
         "LockType": Lock,
         "lock": Lock,
@@ -178,7 +162,7 @@ def patch_threading() -> None:
         "_start_joinable_thread": start_joinable_thread,
         "_ThreadHandle": ThreadHandle,
     }
-    # gevent's lose wake-ups between native threads. CPython's SimpleQueue has a native lock, in C.
+    # gevent's lose wake-ups between native threads. CPython's SimpleQueue blocks in C.
     of_queue = {
         **{n: get_original("queue", n) for n in ("Queue", "LifoQueue", "PriorityQueue")},
         "SimpleQueue": SimpleQueue,
@@ -194,7 +178,7 @@ def patch_threading() -> None:
 
     if isinstance(futures._global_shutdown_lock, Lock):
         return
-    # gevent had patched before, in the interpreter's start, with its own.
+    # gevent had patched before, as the interpreter started, with its own lock.
     threading._active_limbo_lock = threading.RLock()
     futures._global_shutdown_lock = Lock()
     logging._lock = threading.RLock()

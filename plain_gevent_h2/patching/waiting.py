@@ -1,54 +1,74 @@
 """How a greenlet waits for what Python's C code would block on, while other greenlets run.
 
-Imported while the worker is patched: nothing here may import what is to be patched.
+`wait_until_ready()` waits for a descriptor. `block_or_poll()` is for what has none.
 """
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any, overload
 
 import gevent
 import gevent.os
 from gevent.monkey import get_original
 
-from .locks import can_switch
+from .native import can_switch
 
 READ, WRITE = 1, 2  # a watcher's events
 _POLLIN, _POLLOUT = 1, 4
 
-#: Seconds between two tries where nothing tells that it is time.
+#: Seconds between two attempts: the first pause, which doubles up to the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 
-_poll = get_original("select", "poll")
+_new_poller = get_original("select", "poll")
 
 
-def pauses() -> Iterator[float]:
-    """Seconds to sleep between tries of something that cannot be waited for, without end."""
+@overload
+def block_or_poll[Result](
+    block: Callable[[], Result], attempt: Callable[[], Result | None]
+) -> Result: ...
+@overload
+def block_or_poll[Result](
+    block: Callable[[], Result | None],
+    attempt: Callable[[], Result | None],
+    timeout: float | None,
+) -> Result | None: ...
+def block_or_poll[Result](
+    block: Callable[[], Result | None],
+    attempt: Callable[[], Result | None],
+    timeout: float | None = None,
+) -> Result | None:
+    """`block()` where no other greenlet can run meanwhile. Elsewhere `poll()`."""
+    return poll(attempt, timeout) if can_switch() else block()
+
+
+@overload
+def poll[Result](attempt: Callable[[], Result | None]) -> Result: ...
+@overload
+def poll[Result](attempt: Callable[[], Result | None], timeout: float | None) -> Result | None: ...
+def poll[Result](
+    attempt: Callable[[], Result | None], timeout: float | None = None
+) -> Result | None:
+    """Call `attempt()` until it returns something other than None, or for `timeout` seconds."""
+    deadline = inf if timeout is None else monotonic() + timeout
     pause = FIRST_PAUSE
-    while True:
-        yield pause
+    while (result := attempt()) is None and (left := deadline - monotonic()) > 0:
+        gevent.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
+    return result
 
 
-def ask_again[Answer](ask: Callable[[], Answer | None]) -> Answer:
-    """`ask()` until there is an answer."""
-    for pause in pauses():
-        if (answer := ask()) is not None:
-            return answer
-        gevent.sleep(pause)
-    raise AssertionError  # the pauses have no end
-
-
-#: Descriptors that gevent closes once it has told those who wait for them.
+#: Descriptors that gevent closes as soon as it has woken those who wait for them.
 _closing: dict[int, Any] = vars(gevent.os)["_closing_fd_to_event"]
 
 
 def wait_until_ready(fd: int, event: int = READ) -> None:
     """Wait until `fd` can be read or written, in whatever thread it was opened.
 
-    Raises `OSError` if it is closed meanwhile: what is opened next has the same number, and its
-    bytes are not for who waits here.
+    Raises `OSError` if it is closed meanwhile. The next file that is opened may get the same
+    number, and its bytes are not for the caller.
     """
     file = os.fstat(fd)
     while not is_ready(fd, event):
@@ -58,12 +78,14 @@ def wait_until_ready(fd: int, event: int = READ) -> None:
 
 
 def is_ready(fd: int, event: int = READ) -> bool:
-    """True of a regular file, and of what is no descriptor: the call that follows says so."""
+    """Whether a call on `fd` returns at once.
+
+    It does for a regular file, and for a number that is no descriptor: the call raises.
+    """
     return bool(_poller(fd, event).poll(0))
 
 
 def _wait_for_event(fd: int, event: int) -> None:
-    """In the hub of the calling thread, if it has one."""
     if not can_switch():
         _poller(fd, event).poll()
         return
@@ -76,6 +98,6 @@ def _wait_for_event(fd: int, event: int) -> None:
 
 
 def _poller(fd: int, event: int) -> Any:
-    poller = _poll()
+    poller = _new_poller()
     poller.register(fd, _POLLIN if event == READ else _POLLOUT)
     return poller

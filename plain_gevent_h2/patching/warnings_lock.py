@@ -1,9 +1,8 @@
-"""A fork takes the lock of `warnings`, which is new in Python 3.14.
+"""The lock of `warnings`, which Python 3.14 brought, around a fork.
 
-Where another native thread had it at that moment, the child waited for ever: gevent's `os.fork()`
-takes it there. CPython has the same fault, for children that warn.
-
-Imported before anything is patched.
+If another native thread holds it at that moment, the child waits for it for ever: gevent's
+`os.fork()` takes it in the child. (In CPython, a child that warns does.) So it is taken before
+a fork and released after it. Imported before anything is patched.
 """
 
 import _warnings
@@ -13,17 +12,17 @@ from typing import Any
 
 
 def take_lock_of_warnings_at_forks() -> None:
-    """Called before others, such as `logging`, say what to do at a fork.
+    """Called before `logging` and others register what they do at a fork.
 
-    What is said first is done last: who has the lock of `logging` may want that of `warnings`, so
-    it must be the last that is taken.
+    Hooks run in the reverse order. A thread that holds the lock of `logging` may wait for that of
+    `warnings`, so this lock must be taken last.
     """
     lock: Any = _warnings
     if not hasattr(lock, "_acquire_lock"):
         return
 
     def release_in_child() -> None:
-        with suppress(RuntimeError):  # also those of greenlets that were about to fork
+        with suppress(RuntimeError):  # also what greenlets that were about to fork took
             while True:
                 lock._release_lock()
 

@@ -146,6 +146,15 @@ def _for_a_thread() -> Any:
         return pool.submit(time.sleep, 2).result()
 
 
+def _for_a_loop() -> Any:
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(asyncio.sleep(60))
+    finally:
+        loop.close()
+        stopped.append("loop closed")
+
+
 def _with_all_errors_swallowed() -> Any:
     while True:
         with contextlib.suppress(Exception):
@@ -164,6 +173,7 @@ WAITS: dict[str, Callable[[], Any]] = {
     "subprocess": lambda: subprocess.run(["sleep", "60"], check=True),
     "select": lambda: select.select([], [], [], 60),
     "asyncio": lambda: asyncio.run(asyncio.sleep(60)),
+    "loop": _for_a_loop,
     "swallowing": _with_all_errors_swallowed,
 }
 
@@ -255,6 +265,11 @@ async def _together(n: int) -> int:
     return sum(await asyncio.gather(one(), one(), one()))
 
 
+def _in_a_new_loop(n: int) -> int:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        return loop.run_until_complete(_together(n))
+
+
 class AsyncioRun(View):
     """Blocking code that uses asyncio."""
 
@@ -294,6 +309,7 @@ class AsyncViewThreads(View):
                 await loop.run_in_executor(pool, in_thread),
                 await anyio.to_thread.run_sync(back_again),
                 await asyncio.to_thread(lambda: asyncio.run(_together(n))),
+                await asyncio.to_thread(lambda: _in_a_new_loop(n)),
             ]
         return JsonResponse(values)
 

@@ -27,6 +27,7 @@ WAYS_TO_WAIT = (
     "subprocess",
     "select",
     "asyncio",
+    "loop",
     "swallowing",
 )
 
@@ -89,7 +90,7 @@ class TestAsyncio:
         with Client(server) as client:
             streams = [client.send(f"/hub/async-threads?n={n}") for n in range(100)]
             for n, answer in enumerate(client.finish(*streams)):
-                assert json.loads(answer.body) == [n, n, n, 3 * n, 3 * n]
+                assert json.loads(answer.body) == [n, n, n, 3 * n, 3 * n, 3 * n]
 
     @pytest.mark.parametrize("path", ["async-client", "async-client-in-async"])
     def test_an_async_client_in_a_view(self, server: Server, path: str) -> None:
@@ -257,6 +258,11 @@ class TestDeadline:
         with (Client if protocol == "h2" else Http1Client)(server) as client:
             assert client.get(f"/hub/wait-for?how={how}").status == 503
             assert how in json.loads(client.get("/hub/stopped").body)
+
+    def test_a_loop_is_stopped_before_the_view_closes_it(self, server: Server) -> None:
+        with Client(server) as client:
+            assert client.get("/hub/wait-for?how=loop").status == 503
+            assert "loop closed" in json.loads(client.get("/hub/stopped").body)
 
     def test_an_async_view(self, server: Server) -> None:
         with Client(server) as client:

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,13 @@ def make_app(tmp_path: Path) -> Callable[..., Path]:
         return app.parent
 
     return make
+
+
+def test_the_patches_can_be_imported_before_anything_else() -> None:
+    code = "import sys; before = {*sys.modules}; import plain_gevent_h2.patches; "
+    command = [sys.executable, "-c", code + "print(*sorted({*sys.modules} - before))"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["plain_gevent_h2", "plain_gevent_h2.patches"]
 
 
 def test_the_worker_is_patched(server: Server) -> None:
@@ -159,21 +167,21 @@ class TestWhatIsPatchedIsSeen:
         wait_for(lambda: "Patched by the app: app.patches.patch" in server.log(), "log line")
         modules = re.findall(r"Patched by gevent: (.*)", server.log())[0].split(", ")
         assert {"ssl", "socket", "threading", "select"} <= set(modules)
-        assert all(f"Mended: {mend}" in server.log() for mend in patches.mends())
+        assert all(f"Workaround: {line}" in server.log() for line in patches.workarounds())
 
     def test_in_the_help(self) -> None:
         command = [str(PLAIN), "server", "--help"]
         done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=True)
         assert "monkey.patch_all()" in done.stdout
-        assert all(f"- {mend}" in done.stdout for mend in patches.mends())
+        assert all(f"- {line}" in done.stdout for line in patches.workarounds())
 
 
-def test_each_mend_names_a_test_that_is_there() -> None:
-    for mend in (*patches.FIRST, *patches.BEFORE_APP, *patches.AFTER_APP):
-        assert mend.__doc__ is not None
-        assert "What broke: " in mend.__doc__
-        named = re.findall(r"`tests/(\w+\.py)::(?:(\w+)::)?(\w+)`", mend.__doc__)
-        assert named, mend.__name__
+def test_each_workaround_names_a_test_that_is_there() -> None:
+    for workaround in (*patches.FIRST, *patches.BEFORE_APP, *patches.AFTER_APP):
+        assert workaround.__doc__ is not None
+        assert "What broke: " in workaround.__doc__
+        named = re.findall(r"`tests/([\w/]+\.py)::(?:(\w+)::)?(\w+)`", workaround.__doc__)
+        assert named, workaround.__name__
         for file, group, test in named:
             text = (TESTS / file).read_text()
             assert f"def {test}(" in text

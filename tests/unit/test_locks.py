@@ -189,7 +189,7 @@ def test_one_who_takes_it_again_and_again_keeps_nobody_out() -> None:
 def test_the_hub_itself_gets_an_error_in_place_of_a_deadlock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(locks, "HUB_PATIENCE", 0.01)
+    monkeypatch.setattr(locks, "HUB_TIMEOUT", 0.01)
     lock = held()
     outcome: list[object] = []
 
