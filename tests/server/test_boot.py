@@ -89,7 +89,7 @@ def pids(server: Server, n: int = 1) -> set[int]:
 def failing(server: Server, pauses: tuple[int, ...] = (1,)) -> Iterator[str]:
     """Have the one worker recycled, and expect that it serves on while no other starts.
 
-    The block mends what is wrong, with the line that tells of it.
+    The block fixes what is wrong, with the line that reports it.
     """
     (old,) = pids(server, 4)
     count = len(pauses)

@@ -1,4 +1,4 @@
-"""What `plain check` and the log of a worker say of apps that do and do not cooperate."""
+"""The incompatibilities of an app that `plain check` and the log of a worker report."""
 
 import json
 import os
@@ -45,7 +45,7 @@ for name in list(checks_registry.checks):
 GEVENT = 'SERVER_WORKER = "gevent-h2"'
 
 #: What an app imports or sets, and the identifier of the warning that it gets.
-OBSTACLES = {
+INCOMPATIBLE = {
     "psycopg2": ("import psycopg2.extensions", "", "psycopg2"),
     "mysqlclient": ("import MySQLdb", "", "mysqlclient"),
     "grpc": ("import grpc", "", "grpc"),
@@ -64,8 +64,8 @@ OBSTACLES = {
     ),
 }
 
-#: What is fine: libraries with their cure, or that the app does not use itself.
-FINE = {
+#: What is fine: libraries with their fix, or that the app does not use itself.
+COMPATIBLE = {
     "nothing": ("", ""),
     "psycopg2 with a callback": (
         "from psycopg2 import extensions\nextensions.set_wait_callback(lambda connection: None)",
@@ -84,7 +84,7 @@ FINE = {
         "import sys, json as pymysql; sys.modules['MySQLdb'] = pymysql",
         "",
     ),
-    "clients that cooperate": (
+    "clients that wait in Python": (
         "import httpx, psycopg, redis, requests, subprocess, urllib3",
         "",
     ),
@@ -142,15 +142,15 @@ def checked(project: Path, **env: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", OBSTACLES)
-def test_an_obstacle_is_found(make_app: Callable[..., Path], name: str) -> None:
-    imports, settings, wanted = OBSTACLES[name]
+@pytest.mark.parametrize("name", INCOMPATIBLE)
+def test_an_incompatibility_is_found(make_app: Callable[..., Path], name: str) -> None:
+    imports, settings, wanted = INCOMPATIBLE[name]
     assert checked(make_app(imports, f"{GEVENT}\n{settings}")) == {wanted}
 
 
-@pytest.mark.parametrize("name", FINE)
+@pytest.mark.parametrize("name", COMPATIBLE)
 def test_a_clean_app_gets_no_warning(make_app: Callable[..., Path], name: str) -> None:
-    imports, settings = FINE[name]
+    imports, settings = COMPATIBLE[name]
     assert checked(make_app(imports, f"{GEVENT}\n{settings}")) == set()
 
 

@@ -159,7 +159,7 @@ def get(server: Server, accept: str = "*/*") -> httpx.Response:
         return client.get(server.url, headers={"Accept": accept})
 
 
-def test_app_that_does_not_import_shows_its_traceback_until_it_is_mended(
+def test_app_that_does_not_import_shows_its_traceback_until_it_is_fixed(
     reloading: Server, project: Project
 ) -> None:
     """A middleware is imported when a worker starts."""
@@ -196,7 +196,7 @@ def test_app_that_does_not_import_shows_its_traceback_until_it_is_mended(
     assert len({*workers, reloading.worker().pid}) == 4
 
 
-def test_view_that_does_not_import_is_a_500_until_it_is_mended(
+def test_view_that_does_not_import_is_a_500_until_it_is_fixed(
     reloading: Server, project: Project
 ) -> None:
     """Views are imported by the first request, in a worker that serves."""
@@ -209,9 +209,9 @@ def test_view_that_does_not_import_is_a_500_until_it_is_mended(
     assert str(broken) in reloading.log()
     worker = reloading.worker().pid
     project.wait_watched(worker)
-    project.save("mended")
+    project.save("fixed")
     reloading.wait_log(f"exiting (pid: {worker})")
-    assert answer(reloading) == b"mended"
+    assert answer(reloading) == b"fixed"
 
 
 def test_watcher_does_not_block_the_hub(reloading: Server) -> None:
