@@ -3,12 +3,8 @@
 A failure names the one that has changed, in milliseconds, before a server test fails for it.
 """
 
-import importlib
-import inspect
-from types import CodeType
-from typing import Any
-
 import pytest
+from private_names import code_of, find
 
 from plain_gevent_h2.app import plain_internals
 
@@ -148,30 +144,6 @@ NAMES = {
     "plain.server.workers.worker": "Reloader Worker DRAIN_TEARDOWN_MARGIN",
     "plain.utils.http": "_parseparam unquote",
 }
-
-
-def find(name: str) -> Any:
-    """What `name` stands for: a module, or something in one."""
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:end]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[end:]:
-            found = inspect.getattr_static(found, part)
-        return found
-    raise ModuleNotFoundError(name)
-
-
-def code_of(found: Any) -> CodeType:
-    """The code that is run by a call."""
-    if inspect.isclass(found):
-        found = found.__init__
-    for inner in ("__func__", "fget", "func", "__wrapped__"):
-        found = getattr(found, inner, found)
-    code: CodeType = found.__code__
-    return code
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
