@@ -74,8 +74,17 @@ def h2_connection(start: bytes, request: bytes, response: tuple[Headers, bytes])
 
 
 def waiting_request(pipeline: Pipeline) -> object:
+    """A request whose view sleeps by now."""
+    from payload import waiting  # on the path since Plain is set up
+
     fields = [(":path", "/sleep?ms=600000"), *REQUEST[1:]]
-    return gevent.spawn(pipeline, 1, fields)
+    before = waiting.value
+    greenlet = gevent.spawn(pipeline, 1, fields)
+    while waiting.value == before:
+        if greenlet.ready():
+            greenlet.get()  # raises what ended it
+        gevent.sleep(0)
+    return greenlet
 
 
 def in_use() -> int:

@@ -109,39 +109,17 @@ def _run(
     the first request), or all."""
     log = folder / "h2load.log"
     log.unlink(missing_ok=True)  # h2load appends
-    process = subprocess.Popen(
-        ["h2load", f"--log-file={log}", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit)
-        stopped = False
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        stopped = True
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode and not stopped:
-        raise CannotRunError(f"h2load: {output.strip().splitlines()[-1]}")
+    output = _drive([f"--log-file={log}", *arguments], limit)
+    seconds, errored, body_bytes = (limit, 0, None) if output is None else parse_summary(output)
     rows = _read_log(log)
-    if stopped:
-        seconds, errored, body_bytes = limit, 0, None
-    else:
-        seconds, errored, body_bytes = parse_summary(output)
     answered = [row for row in rows if row.ok]
-    latencies = [row.latency for row in answered]
-    earlier = 0
+    counted, earlier = answered, 0
     if window and rows:
         ramp, seconds = window
         opened = min(row.started for row in rows) + ramp
-        latencies = [row.latency for row in answered if opened <= row.ended <= opened + seconds]
+        counted = [row for row in answered if opened <= row.ended <= opened + seconds]
         earlier = sum(row.ended < opened for row in answered)
-    if not latencies:
+    if not counted:
         statuses = sorted({row.status for row in rows}) or "none"
         raise CannotRunError(
             f"no request succeeded in {seconds:.1f} s (statuses: {statuses}, errored: {errored})"
@@ -151,12 +129,30 @@ def _run(
         failed=len(rows) - len(answered),
         errored=errored,
         seconds=seconds,
-        latencies=sorted(latencies),
+        latencies=sorted(row.latency for row in counted),
         body_bytes=body_bytes,
-        stopped=stopped,
+        stopped=output is None,
         earlier=earlier,
         moments=[row.ended for row in answered],
     )
+
+
+def _drive(arguments: list[str], limit: float) -> str | None:
+    """What h2load printed; None if it was stopped after `limit` seconds."""
+    command = ["h2load", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                process.kill()
+    if process.returncode:
+        raise CannotRunError(f"h2load: {output.strip().splitlines()[-1]}")
+    return output
 
 
 def _read_log(log: Path) -> list[Row]:

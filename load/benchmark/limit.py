@@ -153,7 +153,7 @@ def set_up_plain() -> Pipeline:
     return Pipeline()
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -167,7 +167,11 @@ def main() -> int:
     # h2 would refuse more open streams, and forget closed ones.
     if args.streams > 1000 or args.requests > 50_000:
         parser.error("at most 1,000 streams and 50,000 requests")
+    return args
 
+
+def runs(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """What is measured, by its title: each makes `args.requests` requests."""
     pipeline = set_up_plain()
     start, pieces = client_bytes(args.requests, args.streams)
     decoded: Headers = [*REQUEST]
@@ -183,23 +187,32 @@ def main() -> int:
         for _ in range(args.requests):
             pipeline(1, decoded)
 
+    return {"h2 alone": h2_alone, "Plain alone": plain_alone, "both": whole}
+
+
+def measure(run: Callable[[], None], args: argparse.Namespace) -> list[float]:
+    """Requests a second, each time that it ran; once before that to warm up."""
+    run()
+    return list(rates(run, args.requests, args.seconds))
+
+
+def main() -> int:
+    args = parse_arguments()
+    measured = runs(args)
     if args.json:
-        whole()
-        measured = list(rates(whole, args.requests, args.seconds))
-        print(json.dumps({"rate": statistics.median(measured)}))
+        print(json.dumps({"rate": statistics.median(measure(measured["both"], args))}))
         return 0
     print(
         f"Python {platform.python_version()}, Plain {version('plain')}, h2 {version('h2')}; "
         f"{args.streams} streams in one read, {args.requests} requests a connection"
     )
     print(f"{'':<28} {'req/s':>8} {'us/req':>8}   min - max")
-    for title, run in (("h2 alone", h2_alone), ("Plain alone", plain_alone), ("both", whole)):
-        run()
-        measured = list(rates(run, args.requests, args.seconds))
-        median = statistics.median(measured)
+    for title, run in measured.items():
+        found = measure(run, args)
+        median = statistics.median(found)
         print(
             f"{title:<28} {median:>8,.0f} {1e6 / median:>8.1f}   "
-            f"{min(measured):,.0f} - {max(measured):,.0f}",
+            f"{min(found):,.0f} - {max(found):,.0f}",
             flush=True,
         )
     return 0
