@@ -3,6 +3,9 @@
 `run()` is called in a process of its own, so that an attack and the client that is measured
 beside it do not share an interpreter. It goes on for a time with one connection after
 another, as each is closed by the server, and returns what became of them.
+
+The two clients here stand apart from `raw.py`, whose frames they send: an attacker must cost less
+than what it attacks, so it makes no object for a frame and looks at the few kinds that it needs.
 """
 
 import itertools
@@ -252,6 +255,16 @@ class Outcome:
     sent: int = 0  # bytes
 
 
+# -- connections ------------------------------------------------------------------------------
+
+
+def _connect(port: int, cafile: str) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=cafile)
+    context.set_alpn_protocols(["h2"])
+    sock = socket.create_connection(("127.0.0.1", port), ANSWER_TIMEOUT)
+    return context.wrap_socket(sock, server_hostname="localhost")
+
+
 # -- WebSockets whose bytes nobody reads -------------------------------------------------------
 
 
@@ -296,10 +309,7 @@ class _WebSockets:
     """Sends `attack` on one connection, by turns, within its windows."""
 
     def __init__(self, port: int, cafile: str, attack: Unread) -> None:
-        context = ssl.create_default_context(cafile=cafile)
-        context.set_alpn_protocols(["h2"])
-        sock = socket.create_connection(("127.0.0.1", port), ANSWER_TIMEOUT)
-        self._sock = context.wrap_socket(sock, server_hostname="localhost")
+        self._sock = _connect(port, cafile)
         self._attack = attack
         streams = range(1, 2 * attack.streams, 2)
         self._windows = dict.fromkeys(streams, 2**20) | {0: 16 * 2**20}
@@ -376,10 +386,7 @@ def _filled(pending: bytes, chunks: Iterator[bytes]) -> bytes:
 
 class _Attacker:
     def __init__(self, port: int, cafile: str, *, reads: bool) -> None:
-        context = ssl.create_default_context(cafile=cafile)
-        context.set_alpn_protocols(["h2"])
-        sock = socket.create_connection(("127.0.0.1", port), ANSWER_TIMEOUT)
-        self._sock = context.wrap_socket(sock, server_hostname="localhost")
+        self._sock = _connect(port, cafile)
         self._sock.setblocking(False)
         self._reads = reads
         self._received = bytearray()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from harness import PLAIN, TESTS, Server, make_certificate
+from certificate import make_certificate
+from harness import PLAIN, TESTS, Server
 from postgres import Postgres
 from tools import need
 

@@ -1,6 +1,8 @@
 """A blocking HTTP/2 client on `h2`: one connection, many streams, windows under control.
 
-For tests that need a well-behaved client. `raw.py` has the one that breaks the rules.
+For tests that need a well-behaved client. It stands apart from the others because `h2` checks
+what the server sends: a violation raises. `raw.py` has the client that breaks the rules, and
+`load_client.py` the one that sees how a connection ends.
 """
 
 import socket

@@ -1,7 +1,5 @@
 """Starts the server as a user does: `plain server ...` in a subprocess, over real TLS."""
 
-import datetime
-import ipaddress
 import os
 import signal
 import socket
@@ -9,7 +7,9 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -42,49 +42,118 @@ def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
         return int(s.getsockname()[1])
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A throw-away certificate for localhost and its key, as files in `folder`."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+class ServerProcess(ABC):
+    """A server in a subprocess, on a port of its own, for the life of a `with` block.
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        x509.IPAddress(ipaddress.ip_address("::1")),
-    ]
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certfile, keyfile = folder / "cert.pem", folder / "key.pem"
-    certfile.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-    keyfile.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return certfile, keyfile
+    Its standard output and error go to one file in `folder` (`log()` returns its text). A
+    subclass says how it is started and when it is ready: `Server` below for the tests, the
+    benchmark's for each server that it compares.
+    """
+
+    #: What ends it, and the seconds that it then has before it is killed.
+    stop_signal: ClassVar[signal.Signals] = signal.SIGQUIT
+    stop_timeout: ClassVar[float] = 10.0
+    #: Whether it shares no terminal with us: Ctrl-C does not reach it.
+    own_session: ClassVar[bool] = False
+
+    def __init__(self, name: str, *, folder: Path, project: Path, env: Mapping[str, str]) -> None:
+        self.name, self.project, self.env = name, project, env
+        self._folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        #: Its processes as it became ready.
+        self.first_family: list[psutil.Process] = []
+        self._choose_port()
+
+    def _choose_port(self) -> None:
+        self.port = free_port()
+        self.logfile = self._folder / f"{self.name}-{self.port}.log"
+
+    # -- life -----------------------------------------------------------------
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Its command line, which runs in `project`."""
+
+    @abstractmethod
+    def wait_ready(self) -> None:
+        """Return once it serves."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_ready()
+            self.first_family = self.family()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        with self.logfile.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                cwd=self.project,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=self.own_session,
+            )
+
+    def has_ended(self) -> bool:
+        return self.running.poll() is not None
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None, "the server was not started"
+        return self.process
+
+    @property
+    def pid(self) -> int:
+        return self.running.pid
+
+    def kill(self) -> None:
+        """End it, and whatever it leaves running."""
+        if self.process is None:
+            return
+        family = {*self.first_family, *self.family()}
+        if not self.has_ended():
+            self.process.send_signal(self.stop_signal)
+            try:
+                self.process.wait(self.stop_timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        _, left = psutil.wait_procs(family, timeout=1)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    # -- looking at it --------------------------------------------------------
+
+    def family(self) -> list[psutil.Process]:
+        """Its processes: the one that we started, and all below it."""
+        try:
+            parent = psutil.Process(self.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def log(self) -> str:
+        return self.logfile.read_text(errors="replace") if self.logfile.exists() else ""
 
 
-class Server:
-    """`plain server` in a subprocess, for the life of a `with` block.
+class Server(ServerProcess):
+    """`plain server`, with `args` added to its command line and `env` to its environment.
 
-    `args` are added to the command line, `env` to the environment. Standard output and
-    error go to one file (`log()` returns its text). `tls=None` serves without TLS.
+    `tls=None` serves without TLS.
     """
 
     #: Those in their `with` block, whose logs go into the report of a test that fails.
@@ -102,39 +171,29 @@ class Server:
     ) -> None:
         self.tls = tls
         self.certfile = tls[0] if tls else None
-        self.project = project
-        self._tmp, self._bind, self._args = tmp, bind, list(args)
+        self._bind, self._args = bind, list(args)
         if worker is not None:
             self._args += ["--worker", worker]
         if tls:
             self._args += ["--certfile", str(tls[0]), "--keyfile", str(tls[1])]
-        self.env = {**os.environ, **(env or {})}
-        self.process: subprocess.Popen[bytes] | None = None
-        self._choose_port()
-
-    def _choose_port(self) -> None:
-        self.port = free_port()
-        self.logfile = self._tmp / f"server-{self.port}.log"
+        environment = {**os.environ, **(env or {})}
+        super().__init__("server", folder=tmp, project=project, env=environment)
 
     # -- life -----------------------------------------------------------------
 
     def __enter__(self) -> Self:
         Server.started.append(self)
         try:
-            self.start()
             try:
-                self.wait_ready()
+                return super().__enter__()
             except AssertionError:
-                if self._bind or not (self._died() and "Connection in use" in self.log()):
+                if self._bind or "Connection in use" not in self.log():
                     raise
                 self._choose_port()  # another has taken the port since it was chosen
-                self.start()
-                self.wait_ready()
+                return super().__enter__()
         except BaseException:
             Server.started.remove(self)
-            self.kill()
             raise
-        return self
 
     def __exit__(
         self,
@@ -147,34 +206,20 @@ class Server:
         if exc_type is not None:
             print(f"--- server log ---\n{self.end_of_log()}")
 
-    def start(self) -> None:
+    def command(self) -> list[str]:
         bind = self._bind or f"127.0.0.1:{self.port}"
-        command = [str(PLAIN), "server", "--bind", bind, *self._args]
-        with self.logfile.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.project, env=self.env, stdout=log, stderr=log
-            )
+        return [str(PLAIN), "server", "--bind", bind, *self._args]
 
     def wait_ready(self) -> None:
         """Return once a worker of the server has said that it started."""
-        wait_for(lambda: self._has_started() or self._died(), "start of the server", WAIT_FOR_START)
-        if self._died() and not self._has_started():
+        wait_for(
+            lambda: self._has_started() or self.has_ended(), "start of the server", WAIT_FOR_START
+        )
+        if self.has_ended() and not self._has_started():
             raise AssertionError(f"the server did not start:\n{self.log()}")
 
     def _has_started(self) -> bool:
         return "Server worker started" in self.log()
-
-    def _died(self) -> bool:
-        return self.running.poll() is not None
-
-    @property
-    def running(self) -> subprocess.Popen[bytes]:
-        assert self.process is not None, "the server was not started"
-        return self.process
-
-    @property
-    def pid(self) -> int:
-        return self.running.pid
 
     def signal(self, sig: signal.Signals) -> None:
         self.running.send_signal(sig)
@@ -182,22 +227,6 @@ class Server:
     def wait(self, timeout: float = WAIT) -> int:
         """Wait for the arbiter to end and return its exit code."""
         return self.running.wait(timeout)
-
-    def kill(self) -> None:
-        """End whatever still runs: the workers too, if the arbiter left any."""
-        if self.process is None:
-            return
-        family = self.workers()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGQUIT)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for worker in family:
-            if worker.is_running():
-                worker.kill()
 
     # -- looking at it --------------------------------------------------------
 
@@ -211,9 +240,6 @@ class Server:
 
     def worker(self) -> psutil.Process:
         return wait_for(self.workers, "worker process")[0]
-
-    def log(self) -> str:
-        return self.logfile.read_text(errors="replace") if self.logfile.exists() else ""
 
     def end_of_log(self) -> str:
         """The log's last lines, without those of requests that went well."""

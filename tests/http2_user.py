@@ -2,7 +2,8 @@
 
     python http2_user.py SCENARIO HOST '{"ca_file": ...}'
 
-prints, as JSON, what the scenario returned and what locust was told.
+prints, as JSON, what the scenario returned and what locust was told. The client is the public one,
+`plain_gevent_h2.load.Http2User`: it is what is tested.
 """
 
 import json

@@ -1,10 +1,10 @@
 """HTTP/2 and HTTP/1.1 clients that hold the server to its word when it goes away.
 
-`Http2Client` is a connection frame by frame, which keeps everything that it received;
-`Load` keeps several connections busy and counts each request that was lost.
+`Http2Client` is a well-behaved client that sees how a connection ends: it goes on after a GOAWAY,
+which `h2` (and so `h2client.py`) takes for the end. Its frames are `raw.py`'s. `Load` keeps several
+connections busy and counts each request that was lost.
 """
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-import hpack
 from harness import WAIT, Server
 from hyperframe.frame import (
     DataFrame,
@@ -26,8 +25,8 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+from raw import RawClient, request_fields
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_STREAM_ID = 2**31 - 1
 NO_ERROR = 0
 INTERNAL_ERROR = 2
@@ -87,19 +86,15 @@ class Http2Client:
         sock: socket.socket | None = None,
     ) -> None:
         self.ack_pings = ack_pings
-        self.give_window = give_window
-        self.frames: list[Frame] = []
         self.goaways: list[GoAwayFrame] = []
         self.answers: dict[int, Answer] = {}
-        #: How it ended: "clean" (close_notify or FIN), "ragged" (FIN without close_notify),
-        #: "reset"; empty while it is open.
-        self.end = ""
-        self._sock = sock or connect(server, "h2")
-        self._buffer = bytearray()
-        self._encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
-        self._next_stream_id = 1
-        settings = SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: initial_window})
-        self._write(PREFACE + settings.serialize())
+        self._raw = RawClient(
+            server,
+            {SettingsFrame.INITIAL_WINDOW_SIZE: initial_window},
+            sock=sock or connect(server, "h2"),
+            acknowledge=False,
+            update_windows=give_window,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -108,68 +103,48 @@ class Http2Client:
         self.close()
 
     def close(self) -> None:
-        self._sock.close()
+        self._raw.sock.close()
+
+    @property
+    def frames(self) -> list[Frame]:
+        return self._raw.frames
+
+    @property
+    def end(self) -> str:
+        """How it ended: "clean" (close_notify or FIN), "ragged" (FIN without close_notify),
+        "reset"; empty while it is open.
+        """
+        return {"closed": "clean"}.get(self._raw.ending, self._raw.ending)
 
     # -- sending --------------------------------------------------------------
 
-    def _write(self, data: bytes) -> None:
-        # A connection that the server has closed may hold frames that it sent before.
-        with contextlib.suppress(OSError):
-            self._sock.sendall(data)
-
     def send(self, *frames: Frame) -> None:
-        self._write(b"".join(frame.serialize() for frame in frames))
+        self._raw.send(*frames)
 
     def open(self, path: str, method: str = "GET") -> int:
         """Send a request without a body; return its stream."""
-        stream_id = self._next_stream_id
-        self._next_stream_id += 2
-        block = self._encoder.encode(
-            [
-                (":method", method),
-                (":scheme", "https"),
-                (":authority", "localhost"),
-                (":path", path),
-            ]
-        )
+        stream_id = self._raw.open(request_fields(path, method))
         self.answers[stream_id] = Answer()
-        self.send(HeadersFrame(stream_id, data=block, flags=["END_HEADERS", "END_STREAM"]))
         return stream_id
 
     def open_window(self, stream_id: int, size: int) -> None:
         self.send(WindowUpdateFrame(stream_id, window_increment=size))
 
+    def ack_ping(self, ping: PingFrame) -> None:
+        self.send(PingFrame(opaque_data=ping.opaque_data, flags=["ACK"]))
+
     # -- receiving ------------------------------------------------------------
 
     def read(self, timeout: float = WAIT) -> bool:
-        """Receive what comes next; False if nothing came, or nothing more can."""
-        if self.end:
-            return False
-        self._sock.settimeout(timeout)
+        """Receive the next frame; False if none came, or none can any more."""
         try:
-            data = self._sock.recv(65536)
-            self.end = "" if data else "clean"
+            frame = self._raw.receive(time.monotonic() + timeout)
         except TimeoutError:
             return False
-        except OSError as exc:
-            self.end = end_of(exc)
-        if self.end:
+        if frame is None:
             return False
-        self._buffer += data
-        while frame := self._take_frame():
-            self.frames.append(frame)
-            self._received(frame)
+        self._received(frame)
         return True
-
-    def _take_frame(self) -> Frame | None:
-        if len(self._buffer) < 9:
-            return None
-        frame, length = Frame.parse_frame_header(memoryview(bytes(self._buffer[:9])))
-        if len(self._buffer) < 9 + length:
-            return None
-        frame.parse_body(memoryview(bytes(self._buffer[9 : 9 + length])))
-        del self._buffer[: 9 + length]
-        return frame
 
     def _received(self, frame: Frame) -> None:
         if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
@@ -183,20 +158,16 @@ class Http2Client:
         elif isinstance(frame, HeadersFrame | DataFrame):
             self._received_of_answer(self.answers[frame.stream_id], frame)
 
-    def _received_of_answer(self, answer: Answer, frame: Frame) -> None:
+    def _received_of_answer(self, answer: Answer, frame: HeadersFrame | DataFrame) -> None:
         if isinstance(frame, HeadersFrame):
-            for name, value in self._decoder.decode(frame.data):
-                answer.headers[name] = value
-        elif isinstance(frame, DataFrame):
+            answer.headers.update(self._raw.fields(frame))
+        else:
             answer.body += frame.data
-            if self.give_window and (size := frame.flow_controlled_length):
-                self.send(WindowUpdateFrame(0, window_increment=size))
-                if "END_STREAM" not in frame.flags:
-                    self.open_window(frame.stream_id, size)
         answer.ended = "END_STREAM" in frame.flags
 
-    def ack_ping(self, ping: PingFrame) -> None:
-        self.send(PingFrame(opaque_data=ping.opaque_data, flags=["ACK"]))
+    def forget_frames(self) -> None:
+        """Let go of the frames so far, of which a busy connection has very many."""
+        self._raw.forget_frames()
 
     # -- looking at it --------------------------------------------------------
 
@@ -431,7 +402,7 @@ class Load:
                 if not client.read() and not client.end:
                     self._failed(f"streams {open_streams} were not answered in time")
                     return
-                client.frames.clear()
+                client.forget_frames()
                 for stream_id in list(open_streams):
                     if client.answers[stream_id].over:
                         open_streams.remove(stream_id)

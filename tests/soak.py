@@ -20,8 +20,9 @@ from pathlib import Path
 
 import raw
 import ws
+from certificate import make_certificate
 from h2client import Client
-from harness import WAIT, Server, make_certificate
+from harness import WAIT, Server
 from hpack import Encoder
 from inside import Inside
 from load_client import Http1Client

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import WAIT_FOR_START, Server, make_certificate, wait_for
+from certificate import make_certificate
+from harness import WAIT_FOR_START, Server, wait_for
 from load_client import Http2Client
 from plain.exceptions import ImproperlyConfigured
 

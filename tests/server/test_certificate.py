@@ -10,8 +10,9 @@ from pathlib import Path
 
 import gevent.socket
 import pytest
+from certificate import make_certificate
 from h2.errors import ErrorCodes
-from harness import Server, make_certificate
+from harness import Server
 from plain.exceptions import ImproperlyConfigured
 from tools import need
 

@@ -376,7 +376,7 @@ class TestServersOfAllKinds:
 
 @pytest.fixture(scope="module")
 def app(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tls, project=LOAD, tmp=tmp_path_factory.mktemp("load")) as running:
+    with Server(tls, project=LOAD / "project", tmp=tmp_path_factory.mktemp("load")) as running:
         yield running
 
 
@@ -434,7 +434,7 @@ class TestLocustFiles:
 
     @pytest.mark.parametrize("arguments", [[], ["nosuch"], ["--help"]], ids=str)
     def test_the_files_are_named(self, arguments: list[str]) -> None:
-        command = [sys.executable, str(LOAD / "run.py"), *arguments]
+        command = [sys.executable, str(LOAD / "locust" / "run.py"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "usage: scripts/load {api,browse,events,mix,uploads} " in done.stdout + done.stderr
         assert ("Uploads: small ones" in done.stdout) == (arguments == ["--help"])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import BASELINE, KINDS, LIMIT, OURS
+from kinds import BASELINE, KINDS, LIMIT, OURS
 from workload import Metric, Sample
 from workloads import WORKLOADS
 

@@ -1,12 +1,12 @@
 """The paths that `workloads.py` and the locust files ask for."""
 
 from plain.runtime import settings
-from plain.urls import Router, path
+from plain.urls import Router, URLPattern, path
 
 from . import site, views
 
 
-def database_urls() -> list:
+def database_urls() -> list[URLPattern]:
     """None where no database was started."""
     if "app.shop" not in settings.INSTALLED_PACKAGES:
         return []

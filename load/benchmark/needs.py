@@ -3,7 +3,7 @@
 import argparse
 
 import bench
-from servers import KINDS
+from kinds import KINDS
 
 
 def needed(args: argparse.Namespace) -> list[str]:

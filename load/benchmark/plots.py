@@ -4,48 +4,18 @@ smallest and the largest round as a thin line."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib as mpl
-from report import Cell, Cells, foot, number
-from servers import LIMIT, OURS
+import matplotlib.pyplot as plt
+from kinds import LIMIT, OURS
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from picture import SHORT, save
+from report import Cell, Cells, number
 from workload import Metric
 from workloads import WORKLOADS
 
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    from scaling import Curves
-
 GREY, OURS_COLOUR = "#b3b8bf", "#1f6f8b"
-LINES = {
-    "gevent-h2": "#1f6f8b",
-    "plain": "#6b7280",
-    "plain-1000": "#a7adb5",
-    "gunicorn-gevent": "#c2703d",
-    "gunicorn-gthread": "#e0b08f",
-    "hypercorn": "#8a6fb0",
-    "granian": "#5f9e6e",
-    "granian-1000": "#a5cfae",
-}
-#: In a plot there is less room than in the table; a star is a bare WSGI app.
-SHORT = {
-    "gevent-h2": "gevent-h2",
-    "plain": "plain server",
-    "plain-1000": "plain, 1,000 threads",
-    "gunicorn-gevent": "gunicorn gevent*",
-    "gunicorn-gthread": "gunicorn gthread*",
-    "hypercorn": "Hypercorn*",
-    "granian": "Granian*",
-    "granian-1000": "Granian, 1,000 threads*",
-    "limit": "limit: no socket",
-}
-#: Of the text at the foot, which wraps: characters to an inch of width, and inches of a line.
-FOOT_CHARACTERS, FOOT_LINE = 17, 0.13
 
 
 @dataclass(frozen=True)
@@ -141,49 +111,3 @@ def bar(axes: Axes, place: int, server: str, cell: Cell, metric: Metric) -> None
     axes.plot([min(values), max(values)], [place, place], color="#333333", linewidth=1)
     failed = f"  ({cell.failed:,} failed)" if cell.failed else ""
     axes.text(max(values), place, f" {number(median)}{failed}", va="center", fontsize=7)
-
-
-def scaling(folder: Path, about: dict[str, Any], curves: "Curves") -> Path:
-    """The cost of a request, or of a megabyte, over what grows."""
-    from scaling import AXES
-
-    folder.mkdir(parents=True, exist_ok=True)
-    shown = [axis for axis in AXES if any(name == axis.name for name, _ in curves)]
-    figure, grid = plt.subplots(-(-len(shown) // 2), 2, figsize=(10.4, 7), squeeze=False)
-    for axis, axes in zip(shown, grid.flat, strict=False):
-        for (name, server), points in curves.items():
-            if name != axis.name:
-                continue
-            known = [(p.value, p.cost) for p in points if p.cost is not None]
-            axes.plot(
-                [value for value, _ in known],
-                [cost for _, cost in known],
-                marker="o",
-                markersize=3,
-                color=LINES[server],
-                label=SHORT[server],
-            )
-            sized = bool(axis.bytes_each(1))
-        axes.set_xscale("log")
-        if sized:
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=0)
-        axes.set_title(f"{axis.unit} over {axis.title}", fontsize=9, loc="left")
-        axes.tick_params(labelsize=7)
-        axes.grid(color="#e5e7eb", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid.flat[0].legend(fontsize=7, frameon=False)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
-    return save(figure, folder / "scaling.png", about)
-
-
-def save(figure: Figure, path: Path, about: dict[str, Any]) -> Path:
-    width, height = figure.get_size_inches()
-    lines = foot(about, int(width * FOOT_CHARACTERS))
-    figure.text(0.01, 0.01, "\n".join(lines), fontsize=6.5, va="bottom")
-    figure.tight_layout(rect=(0, (len(lines) * FOOT_LINE + 0.05) / height, 1, 1))
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path

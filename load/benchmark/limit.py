@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How many small requests a second Plain's and h2's own code allow one process.
 
-    python load/limit.py [--seconds 2] [--streams 10] [--requests 2000]
+    python load/benchmark/limit.py [--seconds 2] [--streams 10] [--requests 2000]
 
 No socket, no TLS, no greenlet, no thread: the bytes of a client's connection are made in
 advance, fed to an `h2` server, each request is built as Plain's worker builds it and run
@@ -24,17 +24,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import hpack
+from folders import PROJECT
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived, StreamEnded
 from h2.settings import SettingCodes
 from hyperframe.frame import Frame, HeadersFrame, SettingsFrame, WindowUpdateFrame
 
-LOAD = Path(__file__).resolve().parent
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 #: What h2load sends.
@@ -147,7 +146,7 @@ def rates(run: Callable[[], None], requests: int, seconds: float) -> Iterator[fl
 
 
 def set_up_plain() -> Pipeline:
-    os.chdir(LOAD)  # where Plain looks for `app`
+    os.chdir(PROJECT)  # where Plain looks for `app`
     import plain.runtime
 
     plain.runtime.setup()
@@ -161,7 +160,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each line; default: 2")
     parser.add_argument("--streams", type=int, default=10, help="in one read; default: 10")
     parser.add_argument("--requests", type=int, default=2000, help="a connection; default: 2000")
-    parser.add_argument("--json", action="store_true", help="only the whole, for load/bench.py")
+    parser.add_argument("--json", action="store_true", help="only the whole, for bench.py")
     args = parser.parse_args()
     if args.seconds <= 0 or args.streams < 1 or args.requests < 1:
         parser.error("each must be more than 0")

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+import database
 import h2load
-import postgres
 from h2load import percentile
 from servers import CannotRunError, Server
 from workload import CPU, MB, P50, P99, RATE, THROUGHPUT, Metric, Options, Sample, Workload
@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 class Requests(Workload):
     """GETs of one path for some seconds, with a fixed number in flight."""
 
-    metrics = (RATE, P50, P99, CPU)
+    metrics: ClassVar[tuple[Metric, ...]] = (RATE, P50, P99, CPU)
     path: ClassVar[str]
     connections: ClassVar[int] = 10
     streams: ClassVar[int]
@@ -112,7 +112,7 @@ class Database(Requests):
     only_plain = True
 
     def environment(self, options: Options) -> dict[str, str]:
-        return {"BENCH_POSTGRES_URL": postgres.url(options.folder)}
+        return {"BENCH_POSTGRES_URL": database.url()}
 
 
 class Transfer(Workload):

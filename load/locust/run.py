@@ -1,4 +1,4 @@
-"""Runs a locust file against the app in load/app, with a server and a certificate of its own.
+"""Runs a locust file against the app in load/project, with a server and a certificate of its own.
 
     scripts/load browse                         100 users for 30 seconds, with no web page
     scripts/load mix -u 1000 -r 100 -t 60s      1,000 users, 100 more each second, for a minute
@@ -10,20 +10,28 @@ The exit code is locust's: 0 if the run has passed, 1 if not. All options but --
 locust: `locust --help`, and of the file itself: `locust -f load/locust/mix.py --help`.
 """
 
+# ruff: noqa: E402
 import argparse
 import ast
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-from servers import KINDS, LOAD, CannotRunError, Kind, Launch, Server, make_certificate
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent / "project"
 
-#: Runs a command in a session of its own: Ctrl-C is for locust, which sums up before the
-#: server may end.
-APART = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
+# At the end: nothing in tests/ may hide a module of the same name.
+sys.path.append(str(HERE.parents[1] / "tests"))
+
+from certificate import make_certificate
+from harness import Server
+
+#: Variables of the caller's environment that would change what is measured.
+FOREIGN = ("PLAIN_", "PYTHON")
 
 
 def title(path: Path) -> str:
@@ -35,9 +43,21 @@ def title(path: Path) -> str:
 #: Each with what it says of itself.
 FILES = {
     path.stem: title(path)
-    for path in sorted((LOAD / "locust").glob("*.py"))
-    if path.stem != "common"
+    for path in sorted(HERE.glob("*.py"))
+    if path.stem not in ("common", "run")
 }
+
+
+class App(Server):
+    """This worker with the app in load/project."""
+
+    #: Ctrl-C is for locust, which sums up before the server may end.
+    own_session = True
+
+    def __init__(self, folder: Path) -> None:
+        tls = make_certificate(folder)
+        super().__init__(tls, "--no-access-log", "--workers", "1", project=PROJECT, tmp=folder)
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
 
 
 def main() -> int:
@@ -52,28 +72,19 @@ def main() -> int:
     parser.add_argument("--web", action="store_true", help="with locust's web page")
     parser.add_argument("-H", "--host", help="of a server that runs already")
     arguments, rest = parser.parse_known_args()
-    command = [sys.executable, "-m", "locust", "-f", str(LOAD / "locust" / f"{arguments.file}.py")]
+    command = [sys.executable, "-m", "locust", "-f", str(HERE / f"{arguments.file}.py")]
     if not arguments.web:
         command += ["--headless", "--run-time", "30s", "--only-summary"]
     command += ["--users", "100", "--spawn-rate", "50"]
     if arguments.host:
         return run([*command, "--host", arguments.host, *rest])
-    with tempfile.TemporaryDirectory() as folder:
-        make_certificate(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         try:
-            with Server(apart(KINDS["gevent-h2"]), Path(folder)) as server:
-                host = ["--host", server.url, "--ca-file", f"{folder}/cert.pem"]
-                return run([*command, *host, *rest])
-        except CannotRunError as exc:
+            server = stack.enter_context(App(Path(folder)))
+        except AssertionError as exc:
             print(f"the server: {exc}", file=sys.stderr)
             return 2
-
-
-def apart(kind: Kind) -> Kind:
-    def command(launch: Launch) -> list[str]:
-        return [sys.executable, "-c", APART, *kind.command(launch)]
-
-    return replace(kind, command=command)
+        return run([*command, "--host", server.url, "--ca-file", str(server.certfile), *rest])
 
 
 def run(command: list[str]) -> int:

@@ -12,80 +12,24 @@ or more slowly, once past what a request costs anyway.
 """
 
 import argparse
-import dataclasses
 import json
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import bench
 import h2load
 import psutil
+from arguments import positive_float, positive_int
+from curves import AXES, Axis, Curves, Point, as_json, read_json, table
+from from_tests import make_certificate
+from kinds import KINDS, LIMIT, OURS
+from machine import allow_open_files, describe
 from progress import Progress, say
-from report import number
-from servers import KINDS, LIMIT, OURS, CannotRunError, Server, make_certificate
-
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What grows, through which values, and the h2load run for one value."""
-
-    name: str
-    title: str
-    values: tuple[int, ...]
-    unit: str = "us CPU/request"
-
-    def bytes_each(self, value: int) -> int:
-        """Bytes of the body of one request, where that is what grows."""
-        return value if self.name in ("response", "upload") else 0
-
-    def arguments(self, value: int, server: Server, folder: Path) -> list[str]:
-        if self.name == "connections":
-            return ["-c", str(value), "-m", "1", f"{server.url}/hello"]
-        if self.name == "streams":
-            return ["-c", "1", "-m", str(value), f"{server.url}/hello"]
-        if self.name == "response":
-            return ["-c", "1", "-m", "2", f"{server.url}/bytes?n={value}"]
-        body = folder / f"upload-{value}"
-        if not body.exists():
-            with body.open("wb") as out:
-                out.truncate(value)
-        return ["-c", "1", "-m", "2", "-d", str(body), f"{server.url}/upload"]
-
-
-SIZES = (1024, 16 * 1024, 256 * 1024, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
-AXES = (
-    Axis("connections", "connections, one stream each", (1, 10, 100, 300, 1000, 2000)),
-    Axis("streams", "streams at once on one connection", (1, 3, 10, 30, 100, 300, 1000)),
-    Axis("response", "bytes of a response", SIZES),
-    Axis("upload", "bytes of a request's body", SIZES),
-)
-
-
-@dataclass
-class Point:
-    """The cost at one value of an axis, in each round: microseconds of CPU time a request."""
-
-    value: int
-    costs: list[float] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def cost(self) -> float | None:
-        return statistics.median(self.costs) if self.costs else None
-
-
-#: By axis and server.
-Curves = dict[tuple[str, str], list[Point]]
+from servers import CannotRunError, Server
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -93,9 +37,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     servers = [name for name in KINDS if name != LIMIT]
-    parser.add_argument("--rounds", type=bench.positive_int, default=2, help="default: 2")
+    parser.add_argument("--rounds", type=positive_int, default=2, help="default: 2")
     parser.add_argument(
-        "--seconds", type=bench.positive_float, default=1.5, help="for one point; default: 1.5"
+        "--seconds", type=positive_float, default=1.5, help="for one point; default: 1.5"
     )
     parser.add_argument("--servers", nargs="+", choices=servers, default=[OURS], metavar="NAME")
     names = [axis.name for axis in AXES]
@@ -111,8 +55,7 @@ def main() -> int:
     if args.report:
         about, curves = read_json(args.report)
     else:
-        args.workers = 1
-        about = bench.describe(args)
+        about = describe(args.servers, args.rounds, args.seconds, workers=1)
         curves = run_all(args)
     for name, value in about.items():
         print(f"{name:<16} {value}")
@@ -120,14 +63,14 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps(as_json(about, curves), indent=2) + "\n")
     if args.plots:
-        import plots
+        import curves_plot
 
-        say(f"drew {plots.scaling(args.plots, about, curves)}")
+        say(f"drew {curves_plot.draw(args.plots, about, curves)}")
     return 0
 
 
 def run_all(args: argparse.Namespace) -> Curves:
-    bench.allow_open_files()
+    allow_open_files()
     axes = [axis for axis in AXES if axis.name in args.axes]
     curves = {(a.name, s): [Point(v) for v in a.values] for a in axes for s in args.servers}
     # Small and large values take turns in time with the rounds, not one after the other.
@@ -159,8 +102,8 @@ def measure(axis: Axis, server: str, point: Point, folder: Path, seconds: float)
         if reason := kind.missing():
             raise CannotRunError(reason)
         with Server(kind, folder) as running:
-            h2load.run_for(bench.WARM_UP, f"{running.url}/hello", folder, "-c", "10", "-m", "10")
-            *options, url = axis.arguments(point.value, running, folder)
+            h2load.warm_up(running.url, folder)
+            *options, url = axis.arguments(point.value, running.url, folder)
             if size := axis.bytes_each(point.value):
                 cost, failed = cost_of_count(running, size, seconds, [*options, url], folder)
             else:
@@ -205,58 +148,6 @@ def cost_of_steady(
     if not answered:
         raise CannotRunError("no request was answered while it was measured")
     return cpu / answered * 1e6, run.failed + run.errored
-
-
-def table(curves: Curves) -> str:
-    lines: list[str] = []
-    for axis in AXES:
-        servers = [server for name, server in curves if name == axis.name]
-        if not servers:
-            continue
-        sized = bool(axis.bytes_each(1))
-        lines += ["", f"{axis.title} ({axis.unit}{', us CPU/MB' if sized else ''})"]
-        lines.append(f"  {'':<12}" + "".join(f"{server:>24}" for server in servers))
-        for place, value in enumerate(axis.values):
-            points = [curves[axis.name, server][place] for server in servers]
-            cells = [cell(point.cost, value if sized else 0) for point in points]
-            lines.append(f"  {value:<12,}" + "".join(f"{text:>24}" for text in cells))
-        grown = [growth(axis, curves[axis.name, server]) for server in servers]
-        lines.append(f"  {'growth':<12}" + "".join(f"{text:>24}" for text in grown))
-        for server in servers:
-            for point in curves[axis.name, server]:
-                lines += [f"  ! {server}, {point.value:,}: {note}" for note in point.notes]
-    return "\n".join(lines)
-
-
-def cell(cost: float | None, size: int) -> str:
-    if cost is None:
-        return "-"
-    return f"{number(cost)}" + (f" {number(cost / size * 1e6):>10}" if size else "")
-
-
-def growth(axis: Axis, points: list[Point]) -> str:
-    """The most by which a point is dearer than one before it: for each request, or each byte."""
-    costs = [p.cost / (axis.bytes_each(p.value) or 1) for p in points if p.cost is not None]
-    if len(costs) < 2:
-        return ""
-    return f"{max(later / earlier for earlier, later in combinations(costs, 2)):.2f}x"
-
-
-def as_json(about: dict[str, Any], curves: Curves) -> dict[str, Any]:
-    stored: dict[str, Any] = {}
-    for (axis, server), points in curves.items():
-        stored.setdefault(axis, {})[server] = [dataclasses.asdict(point) for point in points]
-    return {"about": about, "curves": stored}
-
-
-def read_json(path: Path) -> tuple[dict[str, Any], Curves]:
-    run = json.loads(path.read_text())
-    curves = {
-        (axis, server): [Point(**point) for point in points]
-        for axis, servers in run["curves"].items()
-        for server, points in servers.items()
-    }
-    return run["about"], curves
 
 
 def run() -> NoReturn:

@@ -1,7 +1,9 @@
 """All that the benchmark asks of a server, in the order of the table."""
 
+import beside
 import driven
-import held
+import event_streams
+import memory
 from workload import Workload
 
 WORKLOADS: dict[str, Workload] = {
@@ -19,14 +21,14 @@ WORKLOADS: dict[str, Workload] = {
         driven.File(),
         driven.Upload(),
         driven.Connect(),
-        held.Beside(),
-        held.Events1000(),
-        held.Events10000(),
-        held.EventsAsync1000(),
-        held.EventsAsync10000(),
-        held.Idle1000(),
-        held.Idle10000(),
-        held.Waiting1000(),
-        held.Waiting10000(),
+        beside.Beside(),
+        event_streams.Events1000(),
+        event_streams.Events10000(),
+        event_streams.EventsAsync1000(),
+        event_streams.EventsAsync10000(),
+        memory.Idle1000(),
+        memory.Idle10000(),
+        memory.Waiting1000(),
+        memory.Waiting10000(),
     )
 }

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import gevent
 import psutil
+from from_tests import make_certificate
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from limit import REQUEST, Headers, Pipeline, client_bytes, set_up_plain
-from servers import make_certificate
 
 #: How many are there before the first look at the memory, and how many are then measured.
 EARLIER, MEASURED = 300, 1000
@@ -89,7 +89,7 @@ def main() -> int:
     start, (request,) = client_bytes(1, 1)
     response = pipeline(1, [*REQUEST])
     with tempfile.TemporaryDirectory() as folder:
-        parts = {
+        parts: dict[str, Callable[[], object]] = {
             f"connection of {ssl.OPENSSL_VERSION}": tls_connections(Path(folder)),
             f"connection of h2 {version('h2')}": partial(h2_connection, start, request, response),
             "greenlet that sleeps": partial(gevent.spawn, time.sleep, 600),

@@ -2,7 +2,7 @@
 """How fast the clients are that a load generator could stand on, against a faster server.
 
     nghttpd -d DIRECTORY 9443 key.pem cert.pem &
-    load/clients.py https://localhost:9443/hello --ca-file cert.pem
+    load/benchmark/generators.py https://localhost:9443/hello --ca-file cert.pem
 
 10 connections with 10 requests in flight each, all under gevent in one process, for some
 seconds. Needs `httpx[http2]`, `niquests` and `plain-gevent-h2[load]`; h2 comes with the last.
@@ -72,7 +72,10 @@ def niquests_clients(url: str, ca_file: str) -> Iterator[Ask]:
 
 
 class H2Connection:
-    """As little as can be around `h2`: one greenlet that reads, one that writes."""
+    """As little as can be around `h2`: one greenlet that reads, one that writes.
+
+    It is no client to use: it is here to be measured.
+    """
 
     def __init__(self, url: str, ca_file: str) -> None:
         from h2.config import H2Configuration

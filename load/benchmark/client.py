@@ -1,9 +1,13 @@
 """A lean HTTP/2 client, for what h2load cannot measure.
 
-It does not use `h2`: at full speed a client's own work would be much of what is measured, so
-DATA frames are only counted. It trusts the server to follow the protocol.
+It stands apart from the tests' clients (tests/h2client.py, tests/raw.py) because it has no `h2` and
+no object for a frame: at full speed a client's own work would be much of what is measured, so
+DATA frames are only counted. It trusts the server to follow the protocol. It stands apart from
+the locust user (plain_gevent_h2/load), whose frames it packs and parses, because it blocks on one
+socket, or on a selector's word: no greenlet's turn is in its times.
 """
 
+import contextlib
 import functools
 import socket
 import ssl
@@ -15,9 +19,17 @@ from typing import Self
 
 import hpack
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+from plain_gevent_h2.http2.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER_SIZE,
+    PREFACE,
+    FrameType,
+    pack_frame,
+    parse_frame_header,
+)
+
 INITIAL_WINDOW_SIZE = 4
 
 #: The windows that we open, in bytes. The stream's is what a browser may have on a fast line;
@@ -26,8 +38,6 @@ STREAM_WINDOW = 1024 * 1024
 CONNECTION_WINDOW = 2**31 - 1
 #: The connection's window before anybody has said anything (RFC 9113 section 6.9.2).
 DEFAULT_WINDOW = 65535
-
-_Head = struct.Struct("!HBBBL")  # length (high, low), type, flags, stream
 
 
 class BadAnswer(Exception):
@@ -47,11 +57,6 @@ class Frame:
     body: bytes = b""
     ended: bool = False
     failure: str | None = None
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    length = len(payload)
-    return _Head.pack(length >> 8, length & 0xFF, kind, flags, stream) + payload
 
 
 @functools.cache
@@ -93,7 +98,9 @@ class Connection:
         settings = struct.pack("!HL", INITIAL_WINDOW_SIZE, STREAM_WINDOW)
         window = struct.pack("!L", CONNECTION_WINDOW - DEFAULT_WINDOW)
         self._sock.sendall(
-            PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, window)
+            PREFACE
+            + pack_frame(FrameType.SETTINGS, 0, 0, settings)
+            + pack_frame(FrameType.WINDOW_UPDATE, 0, 0, window)
         )
 
     def __enter__(self) -> Self:
@@ -130,12 +137,20 @@ class Connection:
             (":path", path),
         ]
         block = self._encoder.encode(fields)
-        self._sock.sendall(frame(HEADERS, END_STREAM | END_HEADERS, stream, block))
+        self._sock.sendall(pack_frame(FrameType.HEADERS, END_STREAM | END_HEADERS, stream, block))
         return stream
 
     def get(self, path: str) -> int:
         """Ask for `path` and wait for the response: the bytes of its body."""
         return sum(part.size for part in self._response(path))
+
+    def answers(self) -> bool:
+        """Whether a small request has its response."""
+        try:
+            self.get("/hello")
+        except (OSError, BadAnswer):
+            return False
+        return True
 
     def read(self, path: str) -> bytes:
         """The body itself. The connection must be one that keeps them."""
@@ -162,17 +177,18 @@ class Connection:
         buffer += data
         at = 0
         try:
-            while len(buffer) - at >= _Head.size:
-                high, low, kind, flags, stream = _Head.unpack_from(buffer, at)
-                start, end = at + _Head.size, at + _Head.size + (high << 8 | low)
+            while len(buffer) - at >= FRAME_HEADER_SIZE:
+                kind, flags, stream, size = parse_frame_header(buffer, at)
+                start = at + FRAME_HEADER_SIZE
+                end = start + size
                 if len(buffer) < end:
                     break
                 at = end
-                if kind == DATA:
+                if kind == FrameType.DATA:
                     ended = bool(flags & END_STREAM)
-                    self._give_back(stream, end - start, ended=ended)
+                    self._give_back(stream, size, ended=ended)
                     body = bytes(buffer[start:end]) if self._keeps_bodies else b""
-                    yield Frame(stream, end - start, body, ended)
+                    yield Frame(stream, size, body, ended)
                 else:
                     yield from self._other(kind, flags, stream, bytes(buffer[start:end]))
         finally:
@@ -180,20 +196,22 @@ class Connection:
             del buffer[:at]
 
     def _other(self, kind: int, flags: int, stream: int, payload: bytes) -> Iterator[Frame]:
-        if kind == HEADERS:
+        if kind == FrameType.HEADERS:
             if flags & ~END_STREAM != END_HEADERS:
                 raise BadAnswer(f"HEADERS with flags {flags:#x}, which this client cannot read")
-            status = int(dict(self._decoder.decode(payload))[":status"])
+            status = int(dict(self._decoder.decode(payload, raw=True))[b":status"])
             failure = f"status {status}" if status != 200 else None
             yield Frame(stream, ended=bool(flags & END_STREAM), failure=failure)
-        elif kind == RST_STREAM:
+        elif kind == FrameType.RST_STREAM:
             yield Frame(
                 stream, ended=True, failure=f"RST_STREAM with error {int.from_bytes(payload)}"
             )
-        elif kind == GOAWAY:
+        elif kind == FrameType.GOAWAY:
             raise BadAnswer(f"GOAWAY with error {int.from_bytes(payload[4:8])}")
-        elif kind in (SETTINGS, PING) and not flags & ACK:
-            self._sock.sendall(frame(kind, ACK, 0, payload if kind == PING else b""))
+        elif kind == FrameType.SETTINGS and not flags & ACK:
+            self._sock.sendall(pack_frame(kind, ACK, 0))
+        elif kind == FrameType.PING and not flags & ACK:
+            self._sock.sendall(pack_frame(kind, ACK, 0, payload))
 
     def _give_back(self, stream: int, size: int, *, ended: bool) -> None:
         """Open the windows again by half at a time, the stream's only while it lasts."""
@@ -204,8 +222,31 @@ class Connection:
                 self._unacknowledged.pop(owner, None)
                 continue
             if owed >= window // 2:
-                updates += frame(WINDOW_UPDATE, 0, owner, struct.pack("!L", owed))
+                updates += pack_frame(FrameType.WINDOW_UPDATE, 0, owner, struct.pack("!L", owed))
                 owed = 0
             self._unacknowledged[owner] = owed
         if updates:
             self._sock.sendall(updates)
+
+
+def open_connections(count: int, port: int, stack: contextlib.ExitStack) -> list[Connection]:
+    """Connections that answered a request: `count`, or those before the first that did not."""
+    connections: list[Connection] = []
+    for _ in range(count):
+        try:
+            connection = stack.enter_context(Connection(port, keeps_bodies=True))
+        except (OSError, BadAnswer):
+            break
+        if not connection.answers():
+            break
+        connections.append(connection)
+    return connections
+
+
+def is_serving(port: int) -> bool:
+    """Whether a new connection's request is answered, within two seconds."""
+    try:
+        with Connection(port, timeout=2.0) as connection:
+            return connection.answers()
+    except (OSError, BadAnswer):
+        return False

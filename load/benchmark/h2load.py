@@ -15,6 +15,8 @@ from pathlib import Path
 
 from servers import CannotRunError
 
+#: Seconds to warm a fresh server up: imports, caches, the first connections.
+WARM_UP = 0.4
 #: Seconds beyond its own duration after which a run is stopped.
 GRACE = 5.0
 
@@ -75,6 +77,10 @@ def find() -> str | None:
 def version() -> str:
     out = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True)
     return out.stdout.strip().removeprefix("h2load ")
+
+
+def warm_up(url: str, folder: Path) -> None:
+    run_for(WARM_UP, f"{url}/hello", folder, "-c", "10", "-m", "10")
 
 
 def run_for(seconds: float, url: str, folder: Path, *options: str, ramp: float = 0.0) -> Run:

@@ -1,6 +1,6 @@
 """Whether logins delay other streams: small requests, alone and beside logins.
 
-    python load/logins.py [--server plain] [--rate 20] [--iterations 60000] [--seconds 8]
+    python load/benchmark/logins.py [--server plain] [--rate 20] [--iterations 60000] [--seconds 8]
 
 All on one HTTP/2 connection; one small request every 10 ms. A login hashes a password with
 plain.passwords; without `--iterations` with its own number of them.
@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import client
+from from_tests import make_certificate
 from h2load import percentile
-from servers import KINDS, Server, make_certificate
+from kinds import KINDS
+from servers import Server
 
 #: Seconds between small requests.
 INTERVAL = 0.01
