@@ -1,7 +1,7 @@
 """One HTTP/2 connection of a client: many requests at once, under gevent.
 
 It reads and writes frames itself, with no `h2`: a load generator that is slower than the server
-measures itself. docs/load.md has the measurement.
+measures itself. docs/benchmark.md has the measurement.
 """
 
 import socket
