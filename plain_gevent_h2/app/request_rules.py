@@ -40,17 +40,21 @@ class RequestRules:
         if limit is not None and content_length is not None and content_length > limit:
             raise LimitRequestBody(content_length, limit)
 
-    def is_health_check(self, path: str) -> bool:
-        """Whether `path`, without its query, is answered by the server itself."""
-        return bool(self.health_check_path) and path == self.health_check_path
+    def is_health_check(self, target: str) -> bool:
+        """Whether the server itself answers `target`, a path with or without a query."""
+        path = self.health_check_path
+        return bool(path) and target.partition("?")[0] == path
 
     def rate_floor(self) -> BodyRateFloor:
-        """What says whether one body arrives too slowly."""
+        """What tells whether the body of one request arrives too slowly."""
         return BodyRateFloor(self.min_body_rate)
 
 
 def expects_continue(values: Iterable[str]) -> bool:
-    """Whether the client waits for a 100 (RFC 9110 section 10.1.1): of all its Expect fields."""
+    """Whether the client waits for a 100 (RFC 9110 section 10.1.1).
+
+    `values` are those of all Expect fields. HTTP/1.0 has no 100: do not ask for its requests.
+    """
     return any(
         member.strip(" \t").lower() == "100-continue"
         for value in values

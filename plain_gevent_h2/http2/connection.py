@@ -541,7 +541,7 @@ class Http2Connection:
             log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
             stream.send_error(413)
             return
-        if rules.is_health_check(head.path.split("?", 1)[0]):
+        if rules.is_health_check(head.path):
             stream.respond_whole(Response(HEALTHCHECK_BODY, content_type="text/plain"))
 
     def _answer_expectation(self, stream_id: int, head: RequestHead) -> None:
