@@ -70,6 +70,7 @@ def attack(pool: ProcessPoolExecutor, server: Server, name: str) -> tuple[Outcom
     return attacked.result(), slowdown(beside, before, after), max(memory)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", UNREAD)
 def test_attack(attackers: ProcessPoolExecutor, serve: Serve, name: str) -> None:
     server = serve()
