@@ -1,101 +1,54 @@
+"""For tests of all tiers: many run at once, and those marked `alone` by themselves."""
+
+import fcntl
 import os
-import subprocess
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from browser import Browser
 from certificate import make_certificate
-from harness import PLAIN, TESTS, Server
-from postgres import Postgres
-from tools import need
+from harness import TESTS
 
-DBAPP = TESTS / "dbapp"
+if TYPE_CHECKING:
+    from scheduling import ChunkScheduling
+    from xdist.remote import Producer
 
-# Of plain.dev, which every `plain` command here loads: look for no database where an app has none.
-os.environ.setdefault("PLAIN_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
+#: Held by each test as it runs: shared by most, exclusive by one that is `alone`.
+_machine = os.open(TESTS, os.O_RDONLY)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test's report ends with the logs of the servers that it may have spoken to."""
-    report = yield
-    if report.failed:
-        for server in Server.started:
-            report.sections.append((f"log of the server on {server.port}", server.end_of_log()))
-    return report
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    alone = item.get_closest_marker("alone") is not None
+    fcntl.flock(_machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        return (yield)
+    finally:
+        fcntl.flock(_machine, fcntl.LOCK_UN)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # in a process of pytest-xdist
+        from scheduling import in_order
+
+        items[:] = in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Most tests wait for something, most of the time."""
+    return 4 * (os.process_cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "ChunkScheduling":
+    from scheduling import ChunkScheduling
+
+    return ChunkScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A throw-away certificate and its key."""
     return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def server(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server with one worker for the tests of a module that leave it as they found it."""
-    with Server(tls, tmp=tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def plaintext(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """As `server`, without TLS."""
-    with Server(None, tmp=tmp_path_factory.mktemp("plaintext")) as running:
-        yield running
-
-
-@pytest.fixture(params=["tls", "plaintext"])
-def either(request: pytest.FixtureRequest) -> Server:
-    """The server with TLS, then the one without."""
-    name = {"tls": "server", "plaintext": "plaintext"}[request.param]
-    running: Server = request.getfixturevalue(name)
-    return running
-
-
-@pytest.fixture
-def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start a server of the test's own: `serve("--workers", "2", env={...})`."""
-    with ExitStack() as stack:
-
-        def start(*args: str, plaintext: bool = False, **kwargs: object) -> Server:
-            options = {"tmp": tmp_path, **kwargs}
-            return stack.enter_context(Server(None if plaintext else tls, *args, **options))
-
-        yield start
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(need("chromium"), tmp_path_factory.mktemp("browser")) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with Postgres() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def database(postgres: Postgres) -> str:
-    """The URL of a database with the tables of the app in `dbapp/`."""
-    postgres.query("CREATE DATABASE app")
-    url = postgres.url("app")
-    sync = [str(PLAIN), "postgres", "sync"]
-    environment = {**os.environ, "PLAIN_POSTGRES_URL": url}
-    subprocess.run(sync, cwd=DBAPP, env=environment, check=True, capture_output=True)
-    return url
-
-
-@pytest.fixture(scope="module")
-def db_server(
-    database: str, tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """The app in `dbapp/`, for the tests of a module that leave it as they found it."""
-    environment = {"PLAIN_POSTGRES_URL": database, "TEST_CERTIFICATE": str(tls[0])}
-    tmp = tmp_path_factory.mktemp("db-server")
-    with Server(tls, project=DBAPP, env=environment, tmp=tmp) as running:
-        yield running

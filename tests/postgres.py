@@ -14,7 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from harness import WAIT, free_port, wait_for
+from harness import TESTS, WAIT, free_port, wait_for
+
+#: The app that has models.
+DBAPP = TESTS / "dbapp"
 
 #: Data that no test outlives needs no disk.
 OPTIONS = {

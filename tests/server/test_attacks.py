@@ -110,6 +110,7 @@ def comes_back(server: Server, memory: int) -> None:
     wait_for(lambda: process.memory_info().rss < memory + GROWTH, "memory of before")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack(attackers: ProcessPoolExecutor, server: Server, memory: int, name: str) -> None:
     outcome = attack(attackers, server, name)
@@ -118,6 +119,7 @@ def test_attack(attackers: ProcessPoolExecutor, server: Server, memory: int, nam
     comes_back(server, memory)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", MANY_AT_ONCE)
 def test_attack_by_20_at_once(
     attackers: ProcessPoolExecutor, server: Server, memory: int, name: str
@@ -128,6 +130,7 @@ def test_attack_by_20_at_once(
     comes_back(server, memory)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ANSWERED)
 def test_attack_by_one_who_never_reads(
     attackers: ProcessPoolExecutor, server: Server, memory: int, name: str
@@ -164,6 +167,7 @@ class TestHeaderBytes:
                 latency(client)
         return server.worker().memory_info().rss
 
+    @pytest.mark.alone
     def test_references_to_one_long_field(self, server: Server, memory: int) -> None:
         """20 connections of 100 requests, each of 50 bytes that name a field of 4 KB 15 times."""
         with ExitStack() as stack, Client(server) as client:
@@ -359,6 +363,7 @@ def send_until_closed(sock: socket.socket, data: bytes) -> None:
             sock.sendall(data)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", WEBSOCKET_FLOODS)
 def test_a_websocket_flood_leaves_others_their_turn(
     serve: Callable[..., Server], name: str

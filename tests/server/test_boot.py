@@ -16,9 +16,6 @@ import pytest
 from certificate import make_certificate
 from harness import WAIT_FOR_START, Server, wait_for
 from load_client import Http2Client
-from plain.exceptions import ImproperlyConfigured
-
-from plain_gevent_h2.process.boot_report import describe
 
 Serve = Callable[..., Server]
 
@@ -197,11 +194,3 @@ class TestImportedAsTheInterpreterStarts:
         env = {"PYTHONPATH": str(tmp_path)}
         lines = end_of(Server(tls, project=project, env=env, tmp=tmp_path))
         assert lines[-1].startswith("Error: ssl is imported as the interpreter starts")
-
-
-def test_an_error_in_one_line() -> None:
-    with pytest.raises(ValueError, match="of") as caught:
-        raise ValueError("of\n two  lines")
-    line = describe(caught.value)
-    assert re.fullmatch(r"ValueError: of two lines \(.*test_boot\.py, line \d+\)", line)
-    assert describe(ImproperlyConfigured("SETTING must be 1")) == "SETTING must be 1"

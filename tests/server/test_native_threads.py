@@ -6,11 +6,13 @@ cell of which is a test here.
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 from h2client import Client
-from harness import TESTS, Server
+from harness import TESTS, WAIT, Server
 
 Serve = Callable[..., Server]
 
@@ -212,6 +214,28 @@ def test_a_forked_child_is_no_worker(serve: Serve) -> None:
             assert json.loads(client.get("/native/pid").body)["pid"] != child
     with Client(server) as client:
         assert json.loads(client.get("/native/fork").body)["exitcode"] == -signal.SIGTERM
+
+
+FORK = """
+import os, signal, time
+from plain_gevent_h2.patching.forks import patch_forks
+
+patch_forks()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+pid = os.fork()
+if not pid:
+    time.sleep(60)
+    os._exit(0)
+os.kill(pid, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_child_of_a_thread_that_had_signals_blocked_can_be_terminated() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=WAIT, check=True
+    )
+    assert done.stdout.strip() == str(-signal.SIGTERM)
 
 
 @pytest.mark.parametrize("view", ["coroutine", "coroutine-in-view"])

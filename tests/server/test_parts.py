@@ -10,10 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import DBAPP
 from h2client import Answer, Client
 from harness import PLAIN, WAIT, Server, free_port, wait_for
-from postgres import Postgres
+from postgres import DBAPP, Postgres
 from tools import need
 
 N = 50

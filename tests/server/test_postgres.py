@@ -12,11 +12,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from conftest import DBAPP
 from h2.errors import ErrorCodes
 from h2client import Answer, Client
 from harness import Server, wait_for
-from postgres import Postgres
+from postgres import DBAPP, Postgres
 
 CONNECTIONS = 5
 STREAMS = 100

@@ -1,12 +1,9 @@
 """What a fork leaves behind in the process that forked, and what its child starts with."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
-from harness import WAIT
 
 from plain_gevent_h2.patching import forks
 
@@ -34,25 +31,3 @@ def test_two_greenlets_of_a_thread_that_fork_at_once_leave_no_signal_blocked(
     forks._unblock_signals()
     assert blocked() == mask
     assert not forks._blocked
-
-
-FORK = """
-import os, signal, time
-from plain_gevent_h2.patching.forks import patch_forks
-
-patch_forks()
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-pid = os.fork()
-if not pid:
-    time.sleep(60)
-    os._exit(0)
-os.kill(pid, signal.SIGTERM)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-
-
-def test_a_child_of_a_thread_that_had_signals_blocked_can_be_terminated() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=WAIT, check=True
-    )
-    assert done.stdout.strip() == str(-signal.SIGTERM)

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,12 +10,15 @@ from pathlib import Path
 import gevent.socket
 import pytest
 from certificate import make_certificate
-from h2.errors import ErrorCodes
-from harness import Server
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from plain.exceptions import ImproperlyConfigured
-from tools import need
 
-from plain_gevent_h2.http2.frames import PREFACE, FrameType, pack_frame
+from plain_gevent_h2.http2.frames import PREFACE
 from plain_gevent_h2.net.fairness import HandshakeTurns
 from plain_gevent_h2.net.log_throttle import Failures, OnceAMinute
 from plain_gevent_h2.net.tls_context import server_context, why_handshake_failed
@@ -87,18 +89,18 @@ def test_files_of_another_kind(tls: tuple[Path, Path], tmp_path: Path) -> None:
     assert "does not belong to the first certificate of" in refusal(certificate, other)
     assert refusal(certificate, "/nowhere") == "--keyfile /nowhere: No such file or directory."
     assert refusal(str(tmp_path), key) == f"--certfile {tmp_path}: Is a directory."
-    der = str(tmp_path / "cert.der")
-    command = [need("openssl"), "x509", "-in", certificate, "-outform", "der", "-out", der]
-    subprocess.run(command, check=True)
-    assert refusal(der, key) == f"--certfile {der} is in DER format; PEM is needed."
+    der = tmp_path / "cert.der"
+    der.write_bytes(ssl.PEM_cert_to_DER_cert(tls[0].read_text()))
+    assert refusal(str(der), key) == f"--certfile {der} is in DER format; PEM is needed."
 
 
-@pytest.mark.parametrize("encrypted_text", ["-traditional", "-aes128"])
-def test_encrypted_keys(tls: tuple[Path, Path], tmp_path: Path, encrypted_text: str) -> None:
+@pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
+def test_encrypted_keys(tls: tuple[Path, Path], tmp_path: Path, form: PrivateFormat) -> None:
     """Of either format, in a file of its own or behind the certificate."""
     encrypted, both = tmp_path / "encrypted.pem", tmp_path / "both.pem"
-    command = [need("openssl"), "pkey", "-in", str(tls[1]), "-aes128", "-passout", "pass:secret"]
-    subprocess.run([*command, encrypted_text, "-out", str(encrypted)], check=True)
+    key = load_pem_private_key(tls[1].read_bytes(), None)
+    cipher = BestAvailableEncryption(b"secret")
+    encrypted.write_bytes(key.private_bytes(Encoding.PEM, form, cipher))
     both.write_text(tls[0].read_text() + encrypted.read_text())
     said = "the private key is encrypted, which is not supported"
     assert f"--keyfile {encrypted}: {said}" in refusal(str(tls[0]), str(encrypted))
@@ -173,41 +175,3 @@ class TestOnceAMinute:
         (record,) = caplog.records
         assert (record.message, vars(record)["count"]) == ("Things failed", 3)
         assert vars(record)["commonest"] == "common"
-
-
-def test_failed_handshakes_are_in_the_log(serve: Callable[..., Server]) -> None:
-    server = serve()
-    for _ in range(3):
-        with server.connect_tcp() as sock:
-            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            with suppress(ConnectionResetError):
-                sock.recv(100)
-    server.wait_log('commonest="HTTP without TLS"')
-    assert server.log().count("TLS handshakes failed") == 1
-    assert "[WARNING] TLS handshakes failed count=" in server.log()
-
-
-def test_tls_to_a_port_without_it_is_in_the_log(serve: Callable[..., Server]) -> None:
-    server = serve(plaintext=True)
-    context = ssl.create_default_context()
-    with server.connect_tcp() as sock, suppress(ssl.SSLError, OSError):
-        context.wrap_socket(sock, server_hostname="localhost")
-    server.wait_log('commonest="TLS to a port without TLS (--certfile)"')
-
-
-class TestHttp2ByPriorKnowledge:
-    """A client of HTTP/2 that did not ask by ALPN is told so, in frames."""
-
-    @pytest.mark.parametrize("plaintext", [True, False])
-    def test_the_client_and_the_log_are_told(
-        self, serve: Callable[..., Server], plaintext: bool
-    ) -> None:
-        server = serve(plaintext=plaintext)
-        with server.connect() as sock:
-            sock.sendall(PREFACE + pack_frame(FrameType.SETTINGS, 0, 0))
-            answer = b"".join(iter(lambda: sock.recv(1000), b""))
-        assert answer.startswith(pack_frame(FrameType.SETTINGS, 0, 0))
-        assert answer[9 + 3] == FrameType.GOAWAY
-        assert int.from_bytes(answer[9 + 9 + 4 :][:4]) == ErrorCodes.HTTP_1_1_REQUIRED
-        assert answer.endswith(b"HTTP/2 needs TLS and ALPN")
-        server.wait_log("HTTP/2 was spoken where it is not served")
