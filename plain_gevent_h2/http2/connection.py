@@ -202,7 +202,11 @@ class Http2Connection:
         # Shared by the reader, the writer and the streams.
         self._h2 = h2_connection(host.config)
         self._writer = Writer(
-            sock, self._h2, self._buckets, ended=self._response_ended, failed=self.abort
+            sock,
+            self._h2,
+            self._buckets,
+            ended=self._response_ended,
+            failed=self.abort,
         )
         self._streams: dict[int, Http2Stream] = {}  # open, as RFC 9113 section 5.1.2 counts
         self._waiting: list[Http2Stream] = []  # received whole, to be started
@@ -858,8 +862,7 @@ class Http2Connection:
         gevent.spawn(self._close_after_last_write)
 
     def _close_after_last_write(self) -> None:
-        while not self._writer.idle:
-            gevent.sleep(0.01)
+        self._writer.wait_until_idle()
         if not self._aborted:
             close_our_side(self._sock)
 

@@ -1,7 +1,7 @@
-"""The write side of an HTTP/2 connection: what is sent next, and to whom a view waits.
+"""The write side of an HTTP/2 connection: frames DATA, encrypts, and writes.
 
-Only the writer writes to the socket: straight from the event loop what the kernel takes at once,
-as nearly all small responses are, and in a greenlet of its own, which ends with it, what is more.
+Only the writer writes to the socket. What the kernel takes at once, as it does nearly all small
+responses, it writes from the event loop; the rest in a greenlet, which ends when all is written.
 """
 
 import time
@@ -16,6 +16,7 @@ from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, give_way
 from plain_gevent_h2.net.tls_socket import TlsSocket
 
 from .frames import FRAME_HEADER_SIZE, FrameType
+from .scheduler import RoundRobin, Scheduler
 from .send_buffer import SendBuffer
 from .state_machine import StateMachine
 from .token_buckets import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, TokenBuckets
@@ -42,10 +43,30 @@ def _nobody(*_: int) -> None:
 
 
 class Writer:
-    """Frames DATA by turns and windows, and writes everything that the connection sends.
+    """Frames DATA in the scheduler's order, and writes everything that the connection sends.
 
     `ended` is called when a stream's last byte is framed, `failed` when the socket fails.
     """
+
+    __slots__ = (
+        "_buckets",
+        "_closed",
+        "_control",
+        "_ended",
+        "_failed",
+        "_framed",
+        "_h2",
+        "_idle",
+        "_loop",
+        "_room",
+        "_running",
+        "_scheduler",
+        "_sock",
+        "_swept_at",
+        "_taken",
+        "_taken_before",
+        "writing_since",
+    )
 
     def __init__(
         self,
@@ -62,14 +83,13 @@ class Writer:
         self._buckets = buckets
         self._ended = ended
         self._failed = failed
-        # Streams that have data and, as far as is known, window. Taken by turns. (A list, since
-        # a deque takes 760 bytes even when empty.)
-        self._ready: list[SendBuffer] = []
+        self._scheduler: Scheduler = RoundRobin()
         self._control = bytearray()
         self._framed: list[bytes | memoryview] = []  # to be encrypted next
-        self._running = False
+        self._running = False  # a write is due, or under way
+        self._idle: Event | None = None  # somebody waits until it is not
         self._closed = False
-        self._room: Event | None = None
+        self._room: Event | None = None  # the reader waits
         self._taken = self._taken_before = 0  # bytes of bodies framed: see `taken_lately`
         self._swept_at = 0.0  # monotonic
         #: When the write that is under way began (monotonic), or None.
@@ -77,8 +97,19 @@ class Writer:
 
     @property
     def idle(self) -> bool:
-        """Whether all that can be sent now was handed to the kernel."""
+        """Whether the kernel has all that can be sent now."""
         return not self._running
+
+    def wait_until_idle(self) -> None:
+        """Block until the kernel has all that can be sent now, or the socket is closed."""
+        if self._running:
+            self._idle = Event()
+            self._idle.wait()
+
+    def _became_idle(self) -> None:
+        self._running = False
+        if self._idle is not None:
+            self._idle.set()
 
     @property
     def taken_lately(self) -> int:
@@ -111,16 +142,14 @@ class Writer:
     def queue(self, buffer: SendBuffer) -> None:
         """Send of `buffer` what its window allows. Called when it got data, or window."""
         if buffer.size and not buffer.queued and not buffer.closed:
-            buffer.queued = True
-            self._ready.append(buffer)
+            self._scheduler.add(buffer)
             self.wake()
 
     def forget(self, buffer: SendBuffer) -> None:
         """Send nothing more of `buffer`."""
         buffer.close()
         if buffer.queued:
-            buffer.queued = False
-            self._ready.remove(buffer)
+            self._scheduler.remove(buffer)
 
     def frame_now(self, buffer: SendBuffer) -> None:
         """Frame of `buffer` all that its window allows, out of turn: it is to be reset."""
@@ -141,9 +170,8 @@ class Writer:
         """Send nothing more, and call nobody back: who is called holds the writer."""
         self._closed = True
         self._ended = self._failed = _nobody
-        for buffer in self._ready:
-            buffer.queued = False
-        self._ready.clear()
+        while self._scheduler.next() is not None:
+            pass
         self._control.clear()
         self._framed.clear()
         if self._room is not None:
@@ -161,8 +189,8 @@ class Writer:
         except Exception as exc:
             self._fail(exc)
             return
-        if whole and not self._control and not self._ready:
-            self._running = False
+        if whole and not self._control and not self._scheduler:
+            self._became_idle()
         else:
             gevent.spawn(self._run)
 
@@ -174,15 +202,15 @@ class Writer:
         except Exception as exc:
             self._fail(exc)
         finally:
-            self._running = False
             self.writing_since = None
+            self._became_idle()
 
     def _flush(self) -> None:
         self.writing_since = time.monotonic()
         self._sock.flush()
         self.writing_since = None
         self._sent()
-        if self._ready:
+        if self._scheduler:
             give_way()
 
     def _sent(self) -> None:
@@ -194,28 +222,29 @@ class Writer:
             log.exception("Unexpected connection error", exc_info=exc)
         failed = self._failed
         self.close()
-        self._running = False
+        self._became_idle()
         failed()
 
     def _fill_batch(self) -> int:
         """Frame and encrypt what can be sent now, up to a batch; return its size in bytes.
 
-        No greenlet runs meanwhile: what `h2` has framed before is taken once, and first.
+        No greenlet runs meanwhile. What `h2` has framed before is taken once, and first.
         """
-        h2, ready = self._h2, self._ready
+        h2, scheduler = self._h2, self._scheduler
         size = waiting = 0  # bytes encrypted; DATA that waits for more to share a record with
         self._take_framed()
-        while ready and size + waiting < HTTP2_SEND_TURN and h2.outbound_flow_control_window > 0:
-            buffer = ready.pop(0)
-            buffer.queued = False
+        while (
+            size + waiting < HTTP2_SEND_TURN
+            and h2.outbound_flow_control_window > 0
+            and (buffer := scheduler.next()) is not None
+        ):
             sent = 0 if buffer.closed else self._frame(buffer)
             if not sent:
                 continue
-            # Once more at the end of the queue. Without window it waits for a
-            # WINDOW_UPDATE or SETTINGS instead, which queue it again.
+            # It has another turn. Without window it waits for a WINDOW_UPDATE or SETTINGS instead,
+            # which queue it again.
             if buffer.size:
-                buffer.queued = True
-                ready.append(buffer)
+                scheduler.add(buffer)
             buffer.wake()
             waiting += sent
             if waiting >= FULL_RECORD:
