@@ -26,7 +26,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace, TracebackType
@@ -61,7 +61,7 @@ _LOGGERS = ("plain", "app", "plain.server.access")
 _WAITING_VIEWS = ("app.views", "app.body_views", "app.length_views")
 
 #: Whose time a test sets: the worker's, Plain's server's, the views', the clients'.
-_OWN_TIME = ("plain_gevent_h2", "plain.server", "app", "raw", "h2client", "load_client")
+_OWN_TIME = ("plain_gevent_h2", "plain.server", "app", "harness", "raw", "h2client", "load_client")
 
 
 def has_own_time(module: ModuleType) -> bool:
@@ -193,7 +193,7 @@ class MemoryWorker(GeventWorker):
 
 @contextmanager
 def _settings(env: dict[str, str]) -> Iterator[None]:
-    """Plain's settings with those of `env` among them, for as long as a worker reads them."""
+    """Plain's settings with those of `env` among them, for the life of the block."""
     values = {key.removeprefix("PLAIN_"): value for key, value in env.items()}
     before = {name: getattr(settings, name) for name in values}
     try:
@@ -221,6 +221,7 @@ class MemoryServer:
         self.tls = tls
         self.port = 443 if tls else 80
         self._env = env or {}
+        self._stack = ExitStack()
         self._ports = itertools.count(50_000)
         self._log = io.StringIO()
         self._handler = logging.StreamHandler(self._log)
@@ -230,8 +231,8 @@ class MemoryServer:
     def __enter__(self) -> Self:
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
-        with _settings(self._env):
-            self.worker = MemoryWorker(self.tls)
+        self._stack.enter_context(_settings(self._env))  # views read some of them
+        self.worker = MemoryWorker(self.tls)
         self.greenlet = gevent.spawn(self.worker.serve)
         MemoryServer.started.append(self)
         return self
@@ -243,6 +244,7 @@ class MemoryServer:
         tb: TracebackType | None,
     ) -> None:
         MemoryServer.started.remove(self)
+        self._stack.close()
         self.greenlet.kill()
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self._handler)

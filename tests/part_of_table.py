@@ -1,6 +1,7 @@
 """A pytest plugin for the server tier, which runs a part of what the protocol tier runs whole.
 
-Of a module that names it in `pytest_plugins`, the first case of each test function is run.
+Of a module that names it in `pytest_plugins`, the first case of each test function is run: of one
+that is for servers with TLS and without, both first cases.
 """
 
 from collections.abc import Iterable
@@ -9,10 +10,11 @@ import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    seen: set[str] = set()
+    seen: set[object] = set()
     others = []
     for item in items:
-        name = item.nodeid.partition("[")[0]
+        callspec = getattr(item, "callspec", None)
+        name = item.nodeid.partition("[")[0], callspec and callspec.params.get("either")
         if _names_us(item) and name in seen:
             others.append(item)
         seen.add(name)

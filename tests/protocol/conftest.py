@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from harness import make_certificate
 from memory import MemoryServer, has_own_time, set_up_plain
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 from virtual_time import make_hub, using
 
 HUB = make_hub()
@@ -60,3 +62,13 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for server in MemoryServer.started:
         server.expect_nothing_left()
+
+
+@pytest.fixture(scope="module")
+def bytes_server(tls: tuple[Path, Path], request: pytest.FixtureRequest) -> Iterator[MemoryServer]:
+    """For `test_header_bytes.py`: what a span has of a head is made, too."""
+    before = trace._TRACER_PROVIDER
+    with MemoryServer(tls, request.module.ENV) as running:
+        trace._TRACER_PROVIDER = TracerProvider()
+        yield running
+        trace._TRACER_PROVIDER = before
