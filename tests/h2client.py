@@ -14,7 +14,8 @@ from typing import Self
 import h2.events
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
-from harness import WAIT, Server
+from harness import WAIT
+from serving import Serving
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Client:
     """`window` is the initial stream window in bytes; `acknowledge=False` never reopens it."""
 
     def __init__(
-        self, server: Server, *, window: int | None = None, acknowledge: bool = True
+        self, server: Serving, *, window: int | None = None, acknowledge: bool = True
     ) -> None:
         self.sock: socket.socket = server.connect("h2")
         self.h2 = H2Connection()

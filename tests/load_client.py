@@ -26,6 +26,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from raw import RawClient, request_fields
+from serving import Serving
 
 MAX_STREAM_ID = 2**31 - 1
 NO_ERROR = 0
@@ -33,8 +34,10 @@ INTERNAL_ERROR = 2
 REFUSED_STREAM = 7
 
 
-def connect(server: Server, *alpn: str) -> socket.socket:
+def connect(server: Serving, *alpn: str) -> socket.socket:
     """A connection whose end is seen as it is: `recv` raises if TLS was not closed."""
+    if not isinstance(server, Server):  # it has no TLS
+        return server.connect(*alpn)
     raw = socket.create_connection(("127.0.0.1", server.port), WAIT)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if not server.tls:
@@ -78,7 +81,7 @@ class Http2Client:
 
     def __init__(
         self,
-        server: Server,
+        server: Serving,
         *,
         ack_pings: bool = True,
         give_window: bool = True,
@@ -215,7 +218,7 @@ class Http2Client:
 class Http1Client:
     """One HTTP/1.1 connection."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Serving) -> None:
         self.sock = connect(server, "http/1.1")
         self.end = ""  # as for Http2Client
         self._file = self.sock.makefile("rb")

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from h2.errors import ErrorCodes
-from harness import WAIT, Server
+from harness import WAIT
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
     ContinuationFrame,
@@ -39,6 +39,7 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+from serving import Serving
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -189,7 +190,7 @@ class RawClient:
 
     def __init__(
         self,
-        server: Server,
+        server: Serving,
         settings: Mapping[int, int] | None = None,
         *,
         handshake: bool = True,

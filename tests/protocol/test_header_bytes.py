@@ -3,14 +3,14 @@
 import json
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from h2.errors import ErrorCodes
-from harness import Server, wait_for
+from harness import wait_for
+from http1client import Client
 from raw import RawClient, data
-from test_http1 import Client
+from serving import Serving
 
 ENV = {
     "PLAIN_HTTP_X_FORWARDED_FOR": "true",
@@ -48,7 +48,7 @@ class Sent(NamedTuple):
     body: bytes = b""
 
 
-def over_http2(server: Server, sent: Sent) -> Seen:
+def over_http2(server: Serving, sent: Sent) -> Seen:
     with RawClient(server) as client:
         stream_id = client.open(
             [
@@ -71,7 +71,7 @@ def over_http2(server: Server, sent: Sent) -> Seen:
         return Seen(response.status, fields, response.body)
 
 
-def over_http1(server: Server, sent: Sent) -> Seen:
+def over_http1(server: Serving, sent: Sent) -> Seen:
     fields = [(b"host", sent.host), *sent.fields]
     if sent.body:
         fields.append((b"content-length", b"%d" % len(sent.body)))
@@ -87,17 +87,8 @@ def over_http1(server: Server, sent: Sent) -> Seen:
 Exchange = Callable[[Sent], Seen]
 
 
-@pytest.fixture(scope="module")
-def bytes_server(
-    tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    tmp = tmp_path_factory.mktemp("bytes")
-    with Server(tls, env={**ENV, "TEST_SPANS": str(tmp / "spans")}, tmp=tmp) as running:
-        yield running
-
-
 @pytest.fixture(params=[over_http1, over_http2], ids=["http1", "http2"])
-def exchange(bytes_server: Server, request: pytest.FixtureRequest) -> Iterator[Exchange]:
+def exchange(bytes_server: Serving, request: pytest.FixtureRequest) -> Iterator[Exchange]:
     """Sends a request. At the end nothing has failed in the server, and the log has all lines."""
     logged = len(bytes_server.log())
     count = 0
@@ -267,13 +258,13 @@ def test_methods_that_no_view_has(exchange: Exchange, method: bytes) -> None:
 @pytest.mark.parametrize("method", [b"get", b"Post", b"GO", b"G#T"])
 @pytest.mark.parametrize("over", [over_http1, over_http2])
 def test_methods_that_are_none(
-    bytes_server: Server, over: Callable[[Server, Sent], Seen], method: bytes
+    bytes_server: Serving, over: Callable[[Serving, Sent], Seen], method: bytes
 ) -> None:
     assert over(bytes_server, Sent(method=method)).status == 400
 
 
 @pytest.mark.parametrize("host", [b"\xe9", "\u212aelvin".encode(), b"a<b", b"a b", b"a@b", b"a/b"])
-def test_hosts_that_are_none(bytes_server: Server, host: bytes) -> None:
+def test_hosts_that_are_none(bytes_server: Serving, host: bytes) -> None:
     assert over_http1(bytes_server, Sent(host=host)).status == 400
     assert over_http2(bytes_server, Sent(host=host)).status == 0
     by_proxy = Sent(((b"x-forwarded-host", host),))
@@ -297,7 +288,7 @@ def test_text_that_a_view_sends(exchange: Exchange, part: str, text: str, sent: 
 
 @pytest.mark.parametrize("over", [over_http1, over_http2])
 def test_a_cookie_that_is_no_latin_1(
-    bytes_server: Server, over: Callable[[Server, Sent], Seen]
+    bytes_server: Serving, over: Callable[[Serving, Sent], Seen]
 ) -> None:
     """RFC 6265 has no encoding for it: the app's failure, with a line that says so."""
     logged = len(bytes_server.log())
@@ -338,7 +329,7 @@ def random_request(chance: random.Random) -> Sent:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_bytes(bytes_server: Server, seed: int) -> None:
+def test_random_bytes(bytes_server: Serving, seed: int) -> None:
     """Refused or answered, and never a 500. (`finish()` and `read()` wait, so nothing hangs.)"""
     chance = random.Random(seed)
     logged = len(bytes_server.log())

@@ -3,8 +3,8 @@
 from urllib.parse import quote
 
 import pytest
-from harness import Server
 from load_client import Http1Client, Http2Client
+from serving import Serving
 
 #: What would split an HTTP/1.1 answer, or end its line for some reader.
 CONTROLS = (
@@ -27,7 +27,7 @@ def path(part: str, value: str) -> str:
     return f"/lengths/wire?part={part}&value={quote(value)}"
 
 
-def expect_500(server: Server, part: str, value: str, *, http2: bool = True) -> None:
+def expect_500(server: Serving, part: str, value: str, *, http2: bool = True) -> None:
     logged = len(server.log())
     with Http1Client(server) as old:
         answer = old.get(path(part, value))
@@ -46,18 +46,18 @@ def expect_500(server: Server, part: str, value: str, *, http2: bool = True) -> 
 
 @pytest.mark.parametrize("value", CONTROLS)
 @pytest.mark.parametrize("part", PARTS)
-def test_values(server: Server, part: str, value: str) -> None:
+def test_values(server: Serving, part: str, value: str) -> None:
     expect_500(server, part, value)
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_names(server: Server, name: str) -> None:
+def test_names(server: Serving, name: str) -> None:
     expect_500(server, "name", name)
 
 
 class TestReasonPhrase:
     @pytest.mark.parametrize("reason", [*CONTROLS, "\u65e5\u672c"])
-    def test_one_that_is_no_text_of_a_line_is_a_500(self, server: Server, reason: str) -> None:
+    def test_one_that_is_no_text_of_a_line_is_a_500(self, server: Serving, reason: str) -> None:
         logged = len(server.log())
         expect_500(server, "reason", reason, http2=False)
         log = server.log()[logged:]
@@ -65,12 +65,12 @@ class TestReasonPhrase:
         assert "InvalidHeader: Invalid HTTP Header: \"status line: '200 " in log
 
     @pytest.mark.parametrize("reason", ["Fine", "", "all is well\t(really)", "caf\xe9"])
-    def test_others_are_sent(self, server: Server, reason: str) -> None:
+    def test_others_are_sent(self, server: Serving, reason: str) -> None:
         with Http1Client(server) as old:
             old.send(path("reason", reason))
             assert old.sock.recv(65536).startswith(f"HTTP/1.1 200 {reason}\r\n".encode("latin-1"))
 
-    def test_http2_has_none(self, server: Server) -> None:
+    def test_http2_has_none(self, server: Serving) -> None:
         with Http2Client(server) as client:
             answer = client.get(path("reason", "a\r\nX-Injected: 1"))
             assert (answer.status, bytes(answer.body)) == (200, b"body")
@@ -99,7 +99,7 @@ class TestConnection:
         ],
     )
     def test_of_a_request(
-        self, server: Server, fields: list[str], version: str, closes: bool
+        self, server: Serving, fields: list[str], version: str, closes: bool
     ) -> None:
         with Http1Client(server) as client:
             lines = [f"GET / HTTP/{version}", "Host: localhost"]
@@ -111,7 +111,7 @@ class TestConnection:
         ("value", "closes"),
         [("close", True), ("Close, X-Hop", True), ("keep-alive, close", True), ("closed", False)],
     )
-    def test_of_a_view(self, server: Server, value: str, closes: bool) -> None:
+    def test_of_a_view(self, server: Serving, value: str, closes: bool) -> None:
         with Http1Client(server) as client:
             client.send(path("connection", value))
             self.check(client, closes)

@@ -1,4 +1,4 @@
-"""RFC 9113 (HTTP/2) and RFC 7541 (HPACK), as raw frames to the running server.
+"""RFC 9113 (HTTP/2) and RFC 7541 (HPACK), as raw frames to a worker.
 
 Grouped by the section that a case proves. It covers what the tool h2spec covers, named in
 brackets as [its section/number], and is as strict or stricter: a connection error has a
@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import pytest
 from h2.errors import ErrorCodes
-from harness import Server
 from hpack import Encoder
 from hpack.hpack import encode_integer
 from hyperframe.frame import (
@@ -58,6 +57,7 @@ from raw import (
     settings_ack,
     window_update,
 )
+from serving import Serving
 
 PROTOCOL = ErrorCodes.PROTOCOL_ERROR
 FLOW_CONTROL = ErrorCodes.FLOW_CONTROL_ERROR
@@ -235,7 +235,7 @@ def any_error(*codes: ErrorCodes) -> Outcome:
 class TestStartingHttp2:
     """RFC 9113 section 3."""
 
-    def test_first_frame_of_server_is_settings(self, server: Server) -> None:
+    def test_first_frame_of_server_is_settings(self, server: Serving) -> None:
         # RFC 9113 section 3.4: SETTINGS, not an ACK, comes first. [generic/1/1, http2/3.5/1]
         with RawClient(server) as client:
             client.expect_alive()
@@ -243,17 +243,16 @@ class TestStartingHttp2:
             assert isinstance(first, SettingsFrame)
             assert "ACK" not in first.flags
 
-    def test_settings_of_server_are_valid(self, server: Server) -> None:
+    def test_settings_of_server_are_valid(self, server: Serving) -> None:
         # RFC 9113 section 6.5.2: the ranges, and no push from a server's side; no fewer than
-        # 100 streams is its advice.
+        # 100 streams is its advice. Each is sent, so none of these is a default's.
         with RawClient(server) as client:
             client.expect(SettingsFrame)
             values = client.server_settings
-            assert values.get(SettingsFrame.ENABLE_PUSH, 0) == 0
-            assert values.get(WINDOW, 0) <= MAX_31
-            frame_size = values.get(SettingsFrame.MAX_FRAME_SIZE, DEFAULT_MAX_FRAME_SIZE)
-            assert 2**14 <= frame_size < 2**24
-            assert values.get(SettingsFrame.MAX_CONCURRENT_STREAMS, 100) >= 100
+            assert values[SettingsFrame.ENABLE_PUSH] == 0
+            assert 0 < values[WINDOW] <= MAX_31
+            assert 2**14 <= values[SettingsFrame.MAX_FRAME_SIZE] < 2**24
+            assert values[SettingsFrame.MAX_CONCURRENT_STREAMS] >= 100
 
     @pytest.mark.parametrize(
         "start",
@@ -265,7 +264,7 @@ class TestStartingHttp2:
         ],
         ids=["text", "HTTP/1.1", "last-octet", "first-octet"],
     )
-    def test_invalid_preface(self, server: Server, start: bytes) -> None:
+    def test_invalid_preface(self, server: Serving, start: bytes) -> None:
         # RFC 9113 section 3.4: a PROTOCOL_ERROR, whose GOAWAY may be left out.
         with RawClient(server, handshake=False) as client:
             client.send_bytes(start)
@@ -276,20 +275,20 @@ class TestStartingHttp2:
         [ping(), settings_ack(), window_update(0, 1), pack(UNKNOWN, 0, 0), goaway()],
         ids=["PING", "SETTINGS-ACK", "WINDOW_UPDATE", "unknown", "GOAWAY"],
     )
-    def test_preface_without_settings(self, server: Server, frame: bytes) -> None:
+    def test_preface_without_settings(self, server: Serving, frame: bytes) -> None:
         # RFC 9113 section 3.4: SETTINGS is part of the client's preface.
         with RawClient(server, handshake=False) as client:
             client.send(PREFACE, frame, settings())
             assert {frame.error_code for frame in client.expect_close()} <= {PROTOCOL}
 
-    def test_preface_without_settings_but_a_request(self, server: Server) -> None:
+    def test_preface_without_settings_but_a_request(self, server: Serving) -> None:
         # RFC 9113 section 3.4: as above; nothing of the request may be served.
         with RawClient(server, handshake=False) as client:
             client.send(PREFACE, headers(1, client.block(GET)))
             assert {frame.error_code for frame in client.expect_close()} <= {PROTOCOL}
             assert not client.received(HeadersFrame)
 
-    def test_preface_one_octet_at_a_time(self, server: Server) -> None:
+    def test_preface_one_octet_at_a_time(self, server: Serving) -> None:
         # RFC 9113 section 3.4 says nothing of segments: any will do.
         with RawClient(server, handshake=False) as client:
             for octet in PREFACE + settings({WINDOW: 100}):
@@ -297,7 +296,7 @@ class TestStartingHttp2:
             client.expect_ack()
             expect_serving(client)
 
-    def test_request_before_settings_of_server(self, server: Server) -> None:
+    def test_request_before_settings_of_server(self, server: Serving) -> None:
         # RFC 9113 section 3.4: a client need not wait for the server's preface.
         with RawClient(server, handshake=False, acknowledge=False) as client:
             client.send(PREFACE, settings(), headers(1, client.block(GET)))
@@ -309,7 +308,7 @@ class TestFrameFormat:
 
     @pytest.mark.parametrize("kind", [0x0A, 0x10, UNKNOWN, 0xFF])
     @pytest.mark.parametrize("flags", [0, 0xFF])
-    def test_unknown_type_is_ignored(self, server: Server, kind: int, flags: int) -> None:
+    def test_unknown_type_is_ignored(self, server: Serving, kind: int, flags: int) -> None:
         # RFC 9113 sections 4.1 and 5.5. [http2/4.1/1, http2/5.5/1] (0x10 is the
         # PRIORITY_UPDATE of RFC 9218, here with a valid payload.)
         payload = (1).to_bytes(4) + b"u=3" if kind == 0x10 else bytes(8)
@@ -328,7 +327,7 @@ class TestFrameFormat:
         ],
         ids=["PING-0x16", "PING-0xfe", "SETTINGS", "WINDOW_UPDATE", "PRIORITY"],
     )
-    def test_undefined_flags_are_ignored(self, server: Server, frame: bytes) -> None:
+    def test_undefined_flags_are_ignored(self, server: Serving, frame: bytes) -> None:
         # RFC 9113 section 4.1.
         with RawClient(server) as client:
             client.send(frame)
@@ -336,7 +335,7 @@ class TestFrameFormat:
                 assert "ACK" in client.expect(PingFrame).flags
             expect_serving(client)
 
-    def test_undefined_flags_of_a_request_are_ignored(self, server: Server) -> None:
+    def test_undefined_flags_of_a_request_are_ignored(self, server: Serving) -> None:
         # RFC 9113 section 4.1: END_STREAM's bit means nothing in a CONTINUATION.
         with RawClient(server) as client:
             block = client.block(POST)
@@ -348,7 +347,7 @@ class TestFrameFormat:
             )
             expect_echo(client.expect_response(1), BODY + BODY)
 
-    def test_reserved_bit_is_ignored(self, server: Server) -> None:
+    def test_reserved_bit_is_ignored(self, server: Serving) -> None:
         # RFC 9113 section 4.1. [http2/4.1/3]
         with RawClient(server) as client:
             client.send(pack(PingFrame.type, 0, RESERVED_BIT, bytes(8)))
@@ -357,7 +356,7 @@ class TestFrameFormat:
             client.send(data(RESERVED_BIT | 1, BODY))
             expect_echo(client.expect_response(1), BODY)
 
-    def test_reserved_bit_of_an_increment_is_ignored(self, server: Server) -> None:
+    def test_reserved_bit_of_an_increment_is_ignored(self, server: Serving) -> None:
         # RFC 9113 section 6.9.
         with RawClient(server) as client:
             stream_id = half_closed(client)
@@ -365,7 +364,7 @@ class TestFrameFormat:
             client.send(window_update(stream_id, RESERVED_BIT | 5))
             expect_hello(client.expect_response(stream_id))
 
-    def test_reserved_bit_of_a_last_stream_is_ignored(self, server: Server) -> None:
+    def test_reserved_bit_of_a_last_stream_is_ignored(self, server: Serving) -> None:
         # RFC 9113 section 6.8.
         with RawClient(server) as client:
             client.send(goaway(RESERVED_BIT))
@@ -381,14 +380,14 @@ class TestFrameSize:
         default = DEFAULT_MAX_FRAME_SIZE
         return client.server_settings.get(SettingsFrame.MAX_FRAME_SIZE, default)
 
-    def test_largest_data_is_accepted(self, server: Server) -> None:
+    def test_largest_data_is_accepted(self, server: Serving) -> None:
         # RFC 9113 section 4.2: 2^14 octets always are. [http2/4.2/1]
         with RawClient(server) as client:
             body = b"x" * 2**14
             client.send(data(opened(client), body))
             expect_echo(client.expect_response(1), body)
 
-    def test_largest_headers_are_accepted(self, server: Server) -> None:
+    def test_largest_headers_are_accepted(self, server: Serving) -> None:
         # RFC 9113 section 4.2: 2^14 octets always are.
         with RawClient(server) as client:
             block = client.block(GET)
@@ -398,7 +397,7 @@ class TestFrameSize:
             assert len(block) == 2**14
             expect_hello(client.expect_response(1))
 
-    def test_data_too_large(self, server: Server) -> None:
+    def test_data_too_large(self, server: Serving) -> None:
         # RFC 9113 section 4.2: FRAME_SIZE_ERROR, of the stream or the connection.
         # [http2/4.2/2]
         with RawClient(server) as client:
@@ -409,7 +408,7 @@ class TestFrameSize:
 
     @pytest.mark.parametrize("kind", [HeadersFrame, SettingsFrame, PushPromiseFrame])
     def test_frame_that_alters_the_connection_too_large(
-        self, server: Server, kind: type[Frame]
+        self, server: Serving, kind: type[Frame]
     ) -> None:
         # RFC 9113 section 4.2: a connection error. [http2/4.2/3: HEADERS]
         with RawClient(server) as client:
@@ -420,7 +419,7 @@ class TestFrameSize:
             client.send(pack(kind.type or 0, END_HEADERS | END_STREAM, stream_id, payload))
             client.expect_connection_error(FRAME_SIZE)
 
-    def test_continuation_too_large(self, server: Server) -> None:
+    def test_continuation_too_large(self, server: Serving) -> None:
         # RFC 9113 section 4.2: a connection error.
         with RawClient(server) as client:
             size = self.max_frame_size(client) + 1
@@ -430,14 +429,14 @@ class TestFrameSize:
             )
             client.expect_connection_error(FRAME_SIZE)
 
-    def test_unknown_frame_too_large(self, server: Server) -> None:
+    def test_unknown_frame_too_large(self, server: Serving) -> None:
         # RFC 9113 section 4.2: the limit is for frames of any type.
         with RawClient(server) as client:
             client.send(pack(UNKNOWN, 0, 0, bytes(self.max_frame_size(client) + 1)))
             client.expect_connection_error(FRAME_SIZE)
 
     @pytest.mark.parametrize("limit", [None, 20000])
-    def test_frames_of_server_keep_to_our_limit(self, server: Server, limit: int | None) -> None:
+    def test_frames_of_server_keep_to_our_limit(self, server: Serving, limit: int | None) -> None:
         # RFC 9113 section 4.2 and 6.5.2: SETTINGS_MAX_FRAME_SIZE is 2^14 if we do not say.
         values = {WINDOW: MAX_31} | ({SettingsFrame.MAX_FRAME_SIZE: limit} if limit else {})
         with RawClient(server, values) as client:
@@ -475,7 +474,7 @@ class TestHeaderBlocks:
 
     @pytest.mark.parametrize("after", ["HEADERS", "CONTINUATION"])
     @pytest.mark.parametrize("name", INTERLOPERS)
-    def test_frame_inside_a_header_block(self, server: Server, after: str, name: str) -> None:
+    def test_frame_inside_a_header_block(self, server: Serving, after: str, name: str) -> None:
         # RFC 9113 sections 4.3, 6.2, 6.10 and 5.5: PROTOCOL_ERROR, of the connection.
         # [http2/4.3/2 and 3, 5.5/2, 6.2/1 and 2, 6.10/2, 3 and 6]
         with RawClient(server) as client:
@@ -497,14 +496,14 @@ class TestHeaderBlocks:
         client.send(headers(stream_id, block))
         assert request_headers(client.expect_response(stream_id))["x-state"] == "kept"
 
-    def test_malformed_request_keeps_the_compression_state(self, server: Server) -> None:
+    def test_malformed_request_keeps_the_compression_state(self, server: Serving) -> None:
         # RFC 9113 section 4.3: every header block changes it, so each must be decoded.
         with RawClient(server) as client:
             stream_id = client.open([*GET, ("X-Upper", "1"), ("x-state", "kept")])
             client.expect_stream_error(stream_id, PROTOCOL)
             self.expect_state_kept(client)
 
-    def test_refused_stream_keeps_the_compression_state(self, server: Server) -> None:
+    def test_refused_stream_keeps_the_compression_state(self, server: Serving) -> None:
         # RFC 9113 section 4.3, as above.
         with RawClient(server) as client:
             client.expect(SettingsFrame)
@@ -514,7 +513,7 @@ class TestHeaderBlocks:
             client.send(rst_stream(streams[0]))
             self.expect_state_kept(client)
 
-    def test_headers_on_a_reset_stream_keep_the_compression_state(self, server: Server) -> None:
+    def test_headers_on_a_reset_stream_keep_the_compression_state(self, server: Serving) -> None:
         # RFC 9113 section 5.1, closed: frames under way when the server reset the stream are
         # discarded, but HEADERS still update the compression state.
         with RawClient(server) as client:
@@ -540,7 +539,7 @@ class TestStreamStates:
         ],
     )
     @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
-    def test_idle(self, server: Server, build: Build, outcome: Outcome, first: bool) -> None:
+    def test_idle(self, server: Serving, build: Build, outcome: Outcome, first: bool) -> None:
         # RFC 9113 section 5.1: anything but HEADERS and PRIORITY is a connection error, of
         # type PROTOCOL_ERROR.
         with RawClient(server) as client:
@@ -564,7 +563,7 @@ class TestStreamStates:
             (an_unknown_frame, accepted),
         ],
     )
-    def test_half_closed_remote(self, server: Server, build: Build, outcome: Outcome) -> None:
+    def test_half_closed_remote(self, server: Serving, build: Build, outcome: Outcome) -> None:
         # RFC 9113 section 5.1: anything but WINDOW_UPDATE, PRIORITY and RST_STREAM is a stream
         # error of type STREAM_CLOSED.
         with RawClient(server) as client:
@@ -574,7 +573,7 @@ class TestStreamStates:
 
     @pytest.mark.parametrize("priority_first", [False, True])
     def test_half_closed_remote_window_update_counts(
-        self, server: Server, priority_first: bool
+        self, server: Serving, priority_first: bool
     ) -> None:
         # RFC 9113 section 5.1: it is not just put up with. [generic/2/2 and 3]
         with RawClient(server) as client:
@@ -599,7 +598,7 @@ class TestStreamStates:
             (an_unknown_frame, accepted),
         ],
     )
-    def test_closed_by_our_reset(self, server: Server, build: Build, outcome: Outcome) -> None:
+    def test_closed_by_our_reset(self, server: Serving, build: Build, outcome: Outcome) -> None:
         # RFC 9113 section 5.1: nothing but PRIORITY may follow our RST_STREAM, though only
         # DATA (section 6.1) and HEADERS must find an error.
         with RawClient(server) as client:
@@ -621,7 +620,7 @@ class TestStreamStates:
             (a_push_promise, connection_error(PROTOCOL)),  # section 8.4
         ],
     )
-    def test_closed_by_end_stream(self, server: Server, build: Build, outcome: Outcome) -> None:
+    def test_closed_by_end_stream(self, server: Serving, build: Build, outcome: Outcome) -> None:
         # RFC 9113 section 5.1: frames other than PRIORITY, WINDOW_UPDATE and RST_STREAM are a
         # connection error of type STREAM_CLOSED.
         with RawClient(server) as client:
@@ -633,7 +632,7 @@ class TestStreamStates:
         "build", [a_data, a_headers, a_priority, a_rst_stream, a_window_update, an_unknown_frame]
     )
     @pytest.mark.parametrize("later", [False, True])
-    def test_closed_by_reset_of_server(self, server: Server, build: Build, later: bool) -> None:
+    def test_closed_by_reset_of_server(self, server: Serving, build: Build, later: bool) -> None:
         # RFC 9113 section 5.1: these may have been under way, so they are discarded, and not
         # answered with another RST_STREAM; after other requests, too, when the stream is no
         # longer among the last ones.
@@ -646,7 +645,7 @@ class TestStreamStates:
             assert len(client.received(RstStreamFrame)) == 1
 
     @pytest.mark.parametrize("end_stream", [False, True])
-    def test_trailers_after_reset_of_server(self, server: Server, end_stream: bool) -> None:
+    def test_trailers_after_reset_of_server(self, server: Serving, end_stream: bool) -> None:
         # RFC 9113 section 5.1: discarded, whatever is wrong with them.
         with RawClient(server) as client:
             stream_id = reset_by_server(client)
@@ -655,7 +654,7 @@ class TestStreamStates:
             expect_serving(client)
             assert len(client.received(RstStreamFrame)) == 1
 
-    def test_data_after_reset_of_server_counts_for_the_window(self, server: Server) -> None:
+    def test_data_after_reset_of_server_counts_for_the_window(self, server: Serving) -> None:
         # RFC 9113 section 5.1: it is the connection's, which is given back: twice its size.
         with RawClient(server) as client:
             stream_id = reset_by_server(client)
@@ -681,7 +680,7 @@ class TestStreamStates:
         ],
     )
     def test_closed_by_a_higher_stream(
-        self, server: Server, build: Build, outcome: Outcome
+        self, server: Serving, build: Build, outcome: Outcome
     ) -> None:
         # RFC 9113 section 5.1.1: idle streams below a used one are closed.
         with RawClient(server) as client:
@@ -694,19 +693,19 @@ class TestStreamIdentifiers:
     """RFC 9113 section 5.1.1."""
 
     @pytest.mark.parametrize("stream_id", [2, 4, MAX_31 - 1])
-    def test_even(self, server: Server, stream_id: int) -> None:
+    def test_even(self, server: Serving, stream_id: int) -> None:
         # RFC 9113 section 5.1.1: a client's are odd. [http2/5.1.1/1]
         with RawClient(server) as client:
             client.send(headers(stream_id, client.block(GET)))
             client.expect_connection_error(PROTOCOL)
 
-    def test_lower_than_one_before(self, server: Server) -> None:
+    def test_lower_than_one_before(self, server: Serving) -> None:
         # RFC 9113 section 5.1.1: they only grow. [http2/5.1.1/2]
         with RawClient(server) as client:
             client.send(headers(5, client.block(GET)), headers(3, client.block(GET)))
             client.expect_connection_error(PROTOCOL)
 
-    def test_with_gaps_up_to_the_highest(self, server: Server) -> None:
+    def test_with_gaps_up_to_the_highest(self, server: Serving) -> None:
         # RFC 9113 section 5.1.1: gaps are allowed, and the highest is 2^31-1.
         with RawClient(server) as client:
             for stream_id in 3, 101, MAX_31:
@@ -718,7 +717,7 @@ class TestStreamIdentifiers:
 class TestStreamConcurrency:
     """RFC 9113 section 5.1.2."""
 
-    def test_one_stream_too_many(self, server: Server) -> None:
+    def test_one_stream_too_many(self, server: Serving) -> None:
         # RFC 9113 sections 5.1.2 and 8.7: only that stream is refused. [http2/5.1.2/1]
         with RawClient(server, {WINDOW: 0}) as client:
             client.expect_ack()
@@ -731,7 +730,7 @@ class TestStreamConcurrency:
                 expect_hello(client.expect_response(stream_id))
             expect_serving(client)
 
-    def test_streams_whose_request_is_not_complete_count(self, server: Server) -> None:
+    def test_streams_whose_request_is_not_complete_count(self, server: Serving) -> None:
         # RFC 9113 section 5.1.2: "open" and both "half-closed" states count. One that is reset
         # makes room.
         with RawClient(server) as client:
@@ -744,7 +743,7 @@ class TestStreamConcurrency:
             client.send(data(streams[1], BODY))
             expect_echo(client.expect_response(streams[1]), BODY)
 
-    def test_our_limit_is_for_pushes_only(self, server: Server) -> None:
+    def test_our_limit_is_for_pushes_only(self, server: Serving) -> None:
         # RFC 9113 section 6.5.2: a client's MAX_CONCURRENT_STREAMS limits what a server opens.
         with RawClient(server, {SettingsFrame.MAX_CONCURRENT_STREAMS: 0}) as client:
             expect_hello(client.request())
@@ -754,7 +753,7 @@ class TestStreamDependencies:
     """RFC 7540 section 5.3.1, which RFC 9113 deprecates and h2spec still asks for."""
 
     @pytest.mark.parametrize("cuts", [[], [1, 5]])
-    def test_headers_that_depend_on_themselves(self, server: Server, cuts: list[int]) -> None:
+    def test_headers_that_depend_on_themselves(self, server: Serving, cuts: list[int]) -> None:
         # RFC 7540 section 5.3.1. [http2/5.3.1/1] The compression state is kept in step.
         with RawClient(server) as client:
             block = client.block([*GET, ("x-state", "kept")])
@@ -764,7 +763,7 @@ class TestStreamDependencies:
             client.next_stream_id = 3
             TestHeaderBlocks.expect_state_kept(client)
 
-    def test_trailers_that_depend_on_themselves(self, server: Server) -> None:
+    def test_trailers_that_depend_on_themselves(self, server: Serving) -> None:
         # RFC 7540 section 5.3.1.
         with RawClient(server) as client:
             stream_id = client.open(request_fields("/echo", "POST"), end_stream=False)
@@ -775,7 +774,7 @@ class TestStreamDependencies:
 
     @pytest.mark.parametrize("state", [idle, opened, half_closed])
     def test_priority_that_depends_on_itself(
-        self, server: Server, state: Callable[[RawClient], int]
+        self, server: Serving, state: Callable[[RawClient], int]
     ) -> None:
         # RFC 7540 section 5.3.1. [http2/5.3.1/2]
         with RawClient(server) as client:
@@ -787,7 +786,7 @@ class TestStreamDependencies:
 class TestErrorHandling:
     """RFC 9113 section 5.4."""
 
-    def test_connection_error_names_the_last_stream(self, server: Server) -> None:
+    def test_connection_error_names_the_last_stream(self, server: Serving) -> None:
         # RFC 9113 section 5.4.1: GOAWAY with the last stream that was taken in, then a close.
         # [http2/5.4.1/1, and 2 of the strict ones]
         with RawClient(server) as client:
@@ -796,7 +795,7 @@ class TestErrorHandling:
             client.send(pack(PingFrame.type, 0, 3, bytes(8)))
             assert client.expect_connection_error(PROTOCOL).last_stream_id == stream_id
 
-    def test_answers_before_a_connection_error_are_sent(self, server: Server) -> None:
+    def test_answers_before_a_connection_error_are_sent(self, server: Serving) -> None:
         # RFC 9113 section 5.4.1: what came before the error in the same segment was sound.
         with RawClient(server) as client:
             client.send(ping(b"before.."), settings(), data(0))
@@ -804,7 +803,7 @@ class TestErrorHandling:
             assert [frame.opaque_data for frame in client.received(PingFrame)] == [b"before.."]
             assert sum("ACK" in frame.flags for frame in client.received(SettingsFrame)) == 2
 
-    def test_nothing_after_a_connection_error_is_served(self, server: Server) -> None:
+    def test_nothing_after_a_connection_error_is_served(self, server: Serving) -> None:
         # RFC 9113 section 5.4.1: the connection is over, whatever follows the error.
         with RawClient(server) as client:
             client.send(data(0), headers(1, client.block(GET)), ping())
@@ -829,7 +828,7 @@ class TestData:
         ],
         ids=["one", "two", "padded", "pad-0-and-255", "only-padding", "empty", "empty-last"],
     )
-    def test_accepted(self, server: Server, parts: list[tuple[bytes, int | None]]) -> None:
+    def test_accepted(self, server: Serving, parts: list[tuple[bytes, int | None]]) -> None:
         # RFC 9113 section 6.1: padding is no part of the body.
         with RawClient(server) as client:
             stream_id = opened(client)
@@ -837,7 +836,7 @@ class TestData:
                 client.send(data(stream_id, body, pad=pad, end=i == len(parts)))
             expect_echo(client.expect_response(stream_id), b"".join(body for body, _ in parts))
 
-    def test_on_stream_0(self, server: Server) -> None:
+    def test_on_stream_0(self, server: Serving) -> None:
         # RFC 9113 section 6.1. [http2/6.1/1]
         with RawClient(server) as client:
             client.send(data(0, BODY))
@@ -846,7 +845,7 @@ class TestData:
     @pytest.mark.parametrize("pad_length", [5, 6, 255])
     @pytest.mark.parametrize("length", [[], [("content-length", "4")]], ids=["", "length"])
     def test_padding_as_long_as_the_payload_or_longer(
-        self, server: Server, pad_length: int, length: list[Field]
+        self, server: Serving, pad_length: int, length: list[Field]
     ) -> None:
         # RFC 9113 section 6.1. [http2/6.1/3]
         with RawClient(server) as client:
@@ -855,7 +854,7 @@ class TestData:
             client.send(pack(DataFrame.type, PADDED | END_STREAM, stream_id, payload))
             client.expect_connection_error(PROTOCOL)
 
-    def test_without_its_pad_length(self, server: Server) -> None:
+    def test_without_its_pad_length(self, server: Serving) -> None:
         # RFC 9113 section 4.2: too small for its mandatory octet.
         with RawClient(server) as client:
             stream_id = opened(client)
@@ -868,26 +867,26 @@ class TestHeaders:
 
     @pytest.mark.parametrize("pad", [None, 0, 8, 255])
     @pytest.mark.parametrize("fields", [b"", priority_fields()], ids=["plain", "priority"])
-    def test_accepted(self, server: Server, pad: int | None, fields: bytes) -> None:
+    def test_accepted(self, server: Serving, pad: int | None, fields: bytes) -> None:
         # RFC 9113 section 6.2. [generic/3.2/1 to 3, generic/4/1]
         with RawClient(server) as client:
             client.send(headers(1, client.block(GET), pad=pad, priority=fields))
             expect_hello(client.expect_response(1))
 
-    def test_on_stream_0(self, server: Server) -> None:
+    def test_on_stream_0(self, server: Serving) -> None:
         # RFC 9113 section 6.2. [http2/6.2/3]
         with RawClient(server) as client:
             client.send(headers(0, client.block(GET)))
             client.expect_connection_error(PROTOCOL)
 
-    def test_padding_around_an_empty_fragment(self, server: Server) -> None:
+    def test_padding_around_an_empty_fragment(self, server: Serving) -> None:
         # RFC 9113 section 6.2: no longer than what remains, so it is valid.
         with RawClient(server) as client:
             client.send(headers(1, client.block(GET), cuts=[0], pad=8))
             expect_hello(client.expect_response(1))
 
     @pytest.mark.parametrize("excess", [1, 2, 100])
-    def test_padding_longer_than_the_block(self, server: Server, excess: int) -> None:
+    def test_padding_longer_than_the_block(self, server: Serving, excess: int) -> None:
         # RFC 9113 section 6.2; of the connection, whose compression state is lost.
         # [http2/6.2/4]
         with RawClient(server) as client:
@@ -901,7 +900,7 @@ class TestHeaders:
         [(PADDED, b""), (PRIORITY, bytes(4)), (PADDED | PRIORITY, bytes(5))],
         ids=["padded", "priority", "both"],
     )
-    def test_too_short(self, server: Server, flags: int, payload: bytes) -> None:
+    def test_too_short(self, server: Serving, flags: int, payload: bytes) -> None:
         # RFC 9113 section 4.2: too small for its mandatory octets.
         with RawClient(server) as client:
             client.send(pack(HeadersFrame.type, flags | END_HEADERS | END_STREAM, 1, payload))
@@ -923,7 +922,7 @@ class TestPriority:
         ],
         ids=["1", "256", "dependency", "exclusive", "higher-idle-stream", "even-stream"],
     )
-    def test_accepted(self, server: Server, frame: bytes) -> None:
+    def test_accepted(self, server: Serving, frame: bytes) -> None:
         # RFC 9113 section 6.3: in any state; an idle stream stays idle.
         with RawClient(server) as client:
             client.send(frame, headers(1, client.block(GET)))
@@ -931,7 +930,7 @@ class TestPriority:
             client.send(frame)
             client.expect_alive()
 
-    def test_on_stream_0(self, server: Server) -> None:
+    def test_on_stream_0(self, server: Serving) -> None:
         # RFC 9113 section 6.3. [http2/6.3/1]
         with RawClient(server) as client:
             client.send(priority(0))
@@ -940,7 +939,7 @@ class TestPriority:
     @pytest.mark.parametrize("size", [0, 4, 6])
     @pytest.mark.parametrize("state", [opened, half_closed])
     def test_of_another_size(
-        self, server: Server, size: int, state: Callable[[RawClient], int]
+        self, server: Serving, size: int, state: Callable[[RawClient], int]
     ) -> None:
         # RFC 9113 section 6.3: an error of the stream. [http2/6.3/2]
         with RawClient(server) as client:
@@ -955,13 +954,13 @@ class TestRstStream:
 
     @pytest.mark.parametrize("state", [opened, half_closed])
     @pytest.mark.parametrize("code", [ErrorCodes.CANCEL, ErrorCodes.NO_ERROR, 0xFF, 2**32 - 1])
-    def test_accepted(self, server: Server, state: Callable[[RawClient], int], code: int) -> None:
+    def test_accepted(self, server: Serving, state: Callable[[RawClient], int], code: int) -> None:
         # RFC 9113 sections 6.4 and 7: unknown codes too. [generic/3.4/1, http2/7/2]
         with RawClient(server) as client:
             client.send(rst_stream(state(client), code))
             expect_serving(client)
 
-    def test_ends_the_response(self, server: Server) -> None:
+    def test_ends_the_response(self, server: Serving) -> None:
         # RFC 9113 section 6.4: nothing more is sent on the stream.
         with RawClient(server) as client:
             stream_id = half_closed(client)
@@ -970,14 +969,14 @@ class TestRstStream:
             assert not client.received(DataFrame, stream_id)
             assert not client.received(RstStreamFrame)
 
-    def test_on_stream_0(self, server: Server) -> None:
+    def test_on_stream_0(self, server: Serving) -> None:
         # RFC 9113 section 6.4. [http2/6.4/1]
         with RawClient(server) as client:
             client.send(rst_stream(0))
             client.expect_connection_error(PROTOCOL)
 
     @pytest.mark.parametrize("size", [0, 3, 5, 8])
-    def test_of_another_size(self, server: Server, size: int) -> None:
+    def test_of_another_size(self, server: Serving, size: int) -> None:
         # RFC 9113 section 6.4: an error of the connection. [http2/6.4/3]
         with RawClient(server) as client:
             client.send(pack(RstStreamFrame.type, 0, half_closed(client), bytes(size)))
@@ -987,7 +986,7 @@ class TestRstStream:
 class TestSettings:
     """RFC 9113 section 6.5."""
 
-    def test_each_is_acknowledged_once(self, server: Server) -> None:
+    def test_each_is_acknowledged_once(self, server: Serving) -> None:
         # RFC 9113 section 6.5.3. [generic/3.5/1, http2/6.5.3/2]
         with RawClient(server) as client:
             values = {
@@ -1005,14 +1004,14 @@ class TestSettings:
             assert all(frame.body_len == 0 for frame in acks)
 
     @pytest.mark.parametrize("size", [1, 6])
-    def test_ack_with_a_payload(self, server: Server, size: int) -> None:
+    def test_ack_with_a_payload(self, server: Serving, size: int) -> None:
         # RFC 9113 section 6.5. [http2/6.5/1]
         with RawClient(server) as client:
             client.send(pack(SettingsFrame.type, ACK, 0, bytes(size)))
             client.expect_connection_error(FRAME_SIZE)
 
     @pytest.mark.parametrize("flags", [0, ACK])
-    def test_on_a_stream(self, server: Server, flags: int) -> None:
+    def test_on_a_stream(self, server: Serving, flags: int) -> None:
         # RFC 9113 section 6.5. [http2/6.5/2]
         with RawClient(server) as client:
             payload = b"" if flags else settings({3: 100})[9:]
@@ -1020,7 +1019,7 @@ class TestSettings:
             client.expect_connection_error(PROTOCOL)
 
     @pytest.mark.parametrize("size", [1, 3, 5, 7, 8])
-    def test_not_a_multiple_of_6(self, server: Server, size: int) -> None:
+    def test_not_a_multiple_of_6(self, server: Serving, size: int) -> None:
         # RFC 9113 section 6.5. [http2/6.5/3]
         with RawClient(server) as client:
             client.send(pack(SettingsFrame.type, 0, 0, (settings({3: 100, 0xFF: 2})[9:])[:size]))
@@ -1041,7 +1040,7 @@ class TestSettings:
     )
     @pytest.mark.parametrize("in_preface", [True, False])
     def test_value_out_of_range(
-        self, server: Server, setting: int, value: int, code: ErrorCodes, in_preface: bool
+        self, server: Serving, setting: int, value: int, code: ErrorCodes, in_preface: bool
     ) -> None:
         # RFC 9113 section 6.5.2.
         with RawClient(server, {setting: value} if in_preface else {}) as client:
@@ -1068,7 +1067,7 @@ class TestSettings:
             (0xFFFF, 2**32 - 1),
         ],
     )
-    def test_value_in_range(self, server: Server, setting: int, value: int) -> None:
+    def test_value_in_range(self, server: Serving, setting: int, value: int) -> None:
         # RFC 9113 section 6.5.2.
         with RawClient(server) as client:
             client.send(settings({setting: value}))
@@ -1076,7 +1075,7 @@ class TestSettings:
             client.expect_ack()
             expect_serving(client)
 
-    def test_values_are_taken_in_their_order(self, server: Server) -> None:
+    def test_values_are_taken_in_their_order(self, server: Serving) -> None:
         # RFC 9113 section 6.5.3. [http2/6.5.3/1]
         with RawClient(server) as client:
             client.send(settings([(WINDOW, 100), (WINDOW, 1)]))
@@ -1085,7 +1084,7 @@ class TestSettings:
             client.expect_alive()
             assert len(client.received(DataFrame)) == 1
 
-    def test_header_table_size_of_0_is_kept_to(self, server: Server) -> None:
+    def test_header_table_size_of_0_is_kept_to(self, server: Serving) -> None:
         # RFC 9113 section 6.5.2 and RFC 7541 section 4.2: the encoder drops its table, and
         # says so in its next header block. (The decoder raises if it does not.)
         with RawClient(server) as client:
@@ -1103,7 +1102,7 @@ class TestPushPromise:
     """RFC 9113 sections 6.6 and 8.4; more of them in TestStreamStates."""
 
     @pytest.mark.parametrize("stream_id", [0, 1])
-    def test_from_a_client(self, server: Server, stream_id: int) -> None:
+    def test_from_a_client(self, server: Serving, stream_id: int) -> None:
         # RFC 9113 section 8.4: a client cannot push. [http2/8.2/1]
         with RawClient(server) as client:
             assert opened(client) == 1
@@ -1114,7 +1113,7 @@ class TestPushPromise:
 class TestPing:
     """RFC 9113 section 6.7."""
 
-    def test_each_is_acknowledged_with_its_payload(self, server: Server) -> None:
+    def test_each_is_acknowledged_with_its_payload(self, server: Serving) -> None:
         # RFC 9113 section 6.7. [generic/3.7/1, http2/6.7/1]
         with RawClient(server) as client:
             payloads = [b"\x00" * 8, b"12345678", b"\xff" * 8]
@@ -1124,7 +1123,7 @@ class TestPing:
             assert [frame.opaque_data for frame in frames] == payloads
             assert all("ACK" in frame.flags for frame in frames)
 
-    def test_ack_is_not_answered(self, server: Server) -> None:
+    def test_ack_is_not_answered(self, server: Serving) -> None:
         # RFC 9113 section 6.7. [http2/6.7/2]
         with RawClient(server) as client:
             client.send(ping(b"unasked.", ack=True), ping(b"expected"))
@@ -1132,7 +1131,7 @@ class TestPing:
             assert client.received(PingFrame)[0].opaque_data == b"expected"
 
     @pytest.mark.parametrize("flags", [0, ACK])
-    def test_on_a_stream(self, server: Server, flags: int) -> None:
+    def test_on_a_stream(self, server: Serving, flags: int) -> None:
         # RFC 9113 section 6.7. [http2/6.7/3]
         with RawClient(server) as client:
             client.send(pack(PingFrame.type, flags, opened(client), bytes(8)))
@@ -1140,7 +1139,7 @@ class TestPing:
 
     @pytest.mark.parametrize("size", [0, 6, 7, 9, 16])
     @pytest.mark.parametrize("flags", [0, ACK])
-    def test_of_another_size(self, server: Server, size: int, flags: int) -> None:
+    def test_of_another_size(self, server: Serving, size: int, flags: int) -> None:
         # RFC 9113 section 6.7. [http2/6.7/4]
         with RawClient(server) as client:
             client.send(pack(PingFrame.type, flags, 0, bytes(size)))
@@ -1162,7 +1161,7 @@ class TestGoaway:
     )
     @pytest.mark.parametrize("used", [False, True])
     def test_without_streams_it_ends_the_connection(
-        self, server: Server, frame: bytes, used: bool
+        self, server: Serving, frame: bytes, used: bool
     ) -> None:
         # RFC 9113 sections 6.8 and 7.
         with RawClient(server) as client:
@@ -1172,7 +1171,7 @@ class TestGoaway:
             assert {frame.error_code for frame in client.expect_close()} <= {0}
 
     @pytest.mark.parametrize("last_stream_id", [0, MAX_31])
-    def test_streams_in_flight_are_served(self, server: Server, last_stream_id: int) -> None:
+    def test_streams_in_flight_are_served(self, server: Serving, last_stream_id: int) -> None:
         # RFC 9113 section 6.8: its last stream is about those that the server opened; ours go
         # on. Then the connection has no more use.
         with RawClient(server) as client:
@@ -1188,7 +1187,7 @@ class TestGoaway:
             assert client.expect_response(waiting).body == b"slept"
             assert {frame.error_code for frame in client.expect_close()} <= {0}
 
-    def test_a_second_one_changes_nothing(self, server: Server) -> None:
+    def test_a_second_one_changes_nothing(self, server: Serving) -> None:
         # RFC 9113 section 6.8: the first may announce the second.
         with RawClient(server) as client:
             stream_id = half_closed(client)
@@ -1197,7 +1196,7 @@ class TestGoaway:
             assert {frame.error_code for frame in client.expect_close()} <= {0}
 
     @pytest.mark.parametrize("stream_id", [1, 3])
-    def test_on_a_stream(self, server: Server, stream_id: int) -> None:
+    def test_on_a_stream(self, server: Serving, stream_id: int) -> None:
         # RFC 9113 section 6.8. [http2/6.8/1]
         with RawClient(server) as client:
             assert opened(client) == 1
@@ -1205,7 +1204,7 @@ class TestGoaway:
             client.expect_connection_error(PROTOCOL)
 
     @pytest.mark.parametrize("size", [0, 4, 7])
-    def test_too_short(self, server: Server, size: int) -> None:
+    def test_too_short(self, server: Serving, size: int) -> None:
         # RFC 9113 section 4.2: too small for its mandatory octets.
         with RawClient(server) as client:
             client.send(pack(GoAwayFrame.type, 0, 0, bytes(size)))
@@ -1215,7 +1214,7 @@ class TestGoaway:
 class TestWindowUpdate:
     """RFC 9113 section 6.9."""
 
-    def test_accepted(self, server: Server) -> None:
+    def test_accepted(self, server: Serving) -> None:
         # RFC 9113 section 6.9. [generic/3.9/1 and 2]
         with RawClient(server) as client:
             client.send(window_update(0, 1))
@@ -1224,7 +1223,7 @@ class TestWindowUpdate:
             expect_hello(client.expect_response(stream_id))
 
     @pytest.mark.parametrize("increment", [0, RESERVED_BIT])
-    def test_increment_of_0_for_the_connection(self, server: Server, increment: int) -> None:
+    def test_increment_of_0_for_the_connection(self, server: Serving, increment: int) -> None:
         # RFC 9113 section 6.9. [http2/6.9/1]
         with RawClient(server) as client:
             client.send(window_update(0, increment))
@@ -1233,7 +1232,7 @@ class TestWindowUpdate:
     @pytest.mark.parametrize("increment", [0, RESERVED_BIT])
     @pytest.mark.parametrize("state", [opened, half_closed])
     def test_increment_of_0_for_a_stream(
-        self, server: Server, increment: int, state: Callable[[RawClient], int]
+        self, server: Serving, increment: int, state: Callable[[RawClient], int]
     ) -> None:
         # RFC 9113 section 6.9. [http2/6.9/2]
         with RawClient(server) as client:
@@ -1245,7 +1244,7 @@ class TestWindowUpdate:
     @pytest.mark.parametrize("size", [0, 3, 5, 8])
     @pytest.mark.parametrize("state", [lambda _: 0, opened], ids=["connection", "stream"])
     def test_of_another_size(
-        self, server: Server, size: int, state: Callable[[RawClient], int]
+        self, server: Serving, size: int, state: Callable[[RawClient], int]
     ) -> None:
         # RFC 9113 section 6.9: an error of the connection in both cases. [http2/6.9/3]
         with RawClient(server) as client:
@@ -1256,7 +1255,7 @@ class TestWindowUpdate:
 class TestFlowControl:
     """RFC 9113 sections 6.9.1 and 6.9.2."""
 
-    def test_response_keeps_to_the_window_of_its_stream(self, server: Server) -> None:
+    def test_response_keeps_to_the_window_of_its_stream(self, server: Serving) -> None:
         # RFC 9113 section 6.9.1. [http2/6.9.1/1]
         with RawClient(server, {WINDOW: 1}) as client:
             stream_id = client.open(GET)
@@ -1270,7 +1269,7 @@ class TestFlowControl:
             assert b"".join(frame.data for frame in frames) == b"hel"
             assert not any(frame.flags for frame in frames)
 
-    def test_responses_keep_to_the_window_of_the_connection(self, server: Server) -> None:
+    def test_responses_keep_to_the_window_of_the_connection(self, server: Serving) -> None:
         # RFC 9113 section 6.9.1: it holds for all streams together, and SETTINGS do not
         # change it (section 6.9.2).
         with RawClient(server, {WINDOW: MAX_31}) as client:
@@ -1291,7 +1290,7 @@ class TestFlowControl:
                 body = b"".join(frame.data for frame in client.received(DataFrame, stream_id))
                 assert body == b"x" * 50_000
 
-    def test_empty_response_needs_no_window(self, server: Server) -> None:
+    def test_empty_response_needs_no_window(self, server: Serving) -> None:
         # RFC 9113 section 6.9.1: nor do header fields.
         with RawClient(server, {WINDOW: 0}) as client:
             response = client.request("/bytes?n=0")
@@ -1299,7 +1298,7 @@ class TestFlowControl:
             assert client.request("/", "HEAD").status == 200
 
     @pytest.mark.parametrize("increment", [MAX_31, MAX_31 - DEFAULT_WINDOW + 1])
-    def test_window_of_the_connection_overflows(self, server: Server, increment: int) -> None:
+    def test_window_of_the_connection_overflows(self, server: Serving, increment: int) -> None:
         # RFC 9113 section 6.9.1. [http2/6.9.1/2]
         with RawClient(server) as client:
             client.send(window_update(0, increment), window_update(0, increment))
@@ -1307,7 +1306,7 @@ class TestFlowControl:
 
     @pytest.mark.parametrize("state", [opened, half_closed])
     def test_window_of_a_stream_overflows(
-        self, server: Server, state: Callable[[RawClient], int]
+        self, server: Serving, state: Callable[[RawClient], int]
     ) -> None:
         # RFC 9113 section 6.9.1: an error of the stream. [http2/6.9.1/3]
         with RawClient(server) as client:
@@ -1316,7 +1315,7 @@ class TestFlowControl:
             client.expect_stream_error(stream_id, FLOW_CONTROL)
             expect_serving(client)
 
-    def test_largest_windows_do_not_overflow(self, server: Server) -> None:
+    def test_largest_windows_do_not_overflow(self, server: Serving) -> None:
         # RFC 9113 section 6.9.1: 2^31-1 itself is allowed; one more is not.
         with RawClient(server) as client:
             stream_id = opened(client)
@@ -1328,7 +1327,7 @@ class TestFlowControl:
             client.send(window_update(0, 1))
             client.expect_connection_error(FLOW_CONTROL)
 
-    def test_new_initial_size_moves_open_windows(self, server: Server) -> None:
+    def test_new_initial_size_moves_open_windows(self, server: Serving) -> None:
         # RFC 9113 section 6.9.2. [http2/6.9.2/1]
         with RawClient(server) as client:
             stream_id = half_closed(client)
@@ -1337,7 +1336,7 @@ class TestFlowControl:
             client.send(settings({WINDOW: 3}))
             assert client.expect(DataFrame, stream_id).data == b"el"
 
-    def test_window_may_become_negative(self, server: Server) -> None:
+    def test_window_may_become_negative(self, server: Serving) -> None:
         # RFC 9113 section 6.9.2. [http2/6.9.2/2]
         with RawClient(server, {WINDOW: 3}) as client:
             stream_id = client.open(GET)
@@ -1348,7 +1347,7 @@ class TestFlowControl:
             client.send(window_update(stream_id, 1))
             assert client.expect(DataFrame, stream_id).data == b"l"
 
-    def test_new_initial_size_overflows_a_window(self, server: Server) -> None:
+    def test_new_initial_size_overflows_a_window(self, server: Serving) -> None:
         # RFC 9113 section 6.9.2: an error of the connection.
         with RawClient(server) as client:
             stream_id = half_closed(client)
@@ -1362,7 +1361,7 @@ class TestFlowControl:
 
     @pytest.mark.parametrize("pad", [None, 49])
     def test_data_past_the_window_of_a_stream(
-        self, serve: Callable[..., Server], pad: int | None
+        self, serve: Callable[..., Serving], pad: int | None
     ) -> None:
         # RFC 9113 sections 6.9 and 6.1: padding and its length count.
         server = serve(env={"PLAIN_SERVER_H2_INITIAL_WINDOW_SIZE": "100"})
@@ -1384,7 +1383,7 @@ class TestContinuation:
         [[5], [5, 10], [0], [0, 0, 5], list(range(1, 20))],
         ids=["one", "two", "empty-headers", "empty-continuation", "octets"],
     )
-    def test_accepted(self, server: Server, cuts: list[int]) -> None:
+    def test_accepted(self, server: Serving, cuts: list[int]) -> None:
         # RFC 9113 section 6.10. [generic/3.10/1 and 2, http2/6.10/1]
         with RawClient(server) as client:
             block = client.block([*POST, ("x-dummy0", "x" * 100), ("x-dummy1", "y" * 100)])
@@ -1393,14 +1392,14 @@ class TestContinuation:
 
     @pytest.mark.parametrize(("cuts", "pad"), [([5], None), ([5], 8), ([0], None)])
     def test_end_stream_of_headers_counts(
-        self, server: Server, cuts: list[int], pad: int | None
+        self, server: Serving, cuts: list[int], pad: int | None
     ) -> None:
         # RFC 9113 section 6.2: END_STREAM goes with HEADERS, and CONTINUATIONs still follow.
         with RawClient(server) as client:
             client.send(headers(1, client.block(GET), cuts=cuts, pad=pad))
             expect_hello(client.expect_response(1))
 
-    def test_trailers(self, server: Server) -> None:
+    def test_trailers(self, server: Serving) -> None:
         # RFC 9113 section 8.1: trailers can be continued too.
         with RawClient(server) as client:
             stream_id = opened(client)
@@ -1409,7 +1408,7 @@ class TestContinuation:
             expect_echo(client.expect_response(stream_id), BODY)
 
     @pytest.mark.parametrize("cuts", [[], [5]], ids=["HEADERS", "CONTINUATION"])
-    def test_after_end_headers(self, server: Server, cuts: list[int]) -> None:
+    def test_after_end_headers(self, server: Serving, cuts: list[int]) -> None:
         # RFC 9113 section 6.10. [http2/6.10/4 and 5]
         with RawClient(server) as client:
             block = client.block(POST)
@@ -1417,14 +1416,14 @@ class TestContinuation:
             client.send(a_continuation(client, 1))
             client.expect_connection_error(PROTOCOL)
 
-    def test_after_data(self, server: Server) -> None:
+    def test_after_data(self, server: Serving) -> None:
         # RFC 9113 section 6.10. [http2/6.10/6]
         with RawClient(server) as client:
             stream_id = opened(client)
             client.send(data(stream_id, BODY, end=False), a_continuation(client, stream_id))
             client.expect_connection_error(PROTOCOL)
 
-    def test_on_stream_0(self, server: Server) -> None:
+    def test_on_stream_0(self, server: Serving) -> None:
         # RFC 9113 section 6.10. [http2/6.10/3]
         with RawClient(server) as client:
             client.send(a_continuation(client, 0))
@@ -1434,7 +1433,7 @@ class TestContinuation:
 class TestRequestAndResponse:
     """RFC 9113 section 8.1."""
 
-    def test_get(self, server: Server) -> None:
+    def test_get(self, server: Serving) -> None:
         # RFC 9113 sections 8.1 and 8.3.2: one :status, first, and no HTTP/1.1 fields.
         # [generic/4/1]
         with RawClient(server) as client:
@@ -1445,7 +1444,7 @@ class TestRequestAndResponse:
             assert not [name for name in names[1:] if name.startswith(":") or name != name.lower()]
             assert not CONNECTION_SPECIFIC & set(names)
 
-    def test_head(self, server: Server) -> None:
+    def test_head(self, server: Serving) -> None:
         # RFC 9113 section 8.1 and RFC 9110 section 9.3.2: no content. [generic/4/2]
         with RawClient(server) as client:
             response = client.request("/", "HEAD")
@@ -1454,7 +1453,7 @@ class TestRequestAndResponse:
             expect_serving(client)
 
     @pytest.mark.parametrize("trailers", [False, True])
-    def test_post(self, server: Server, trailers: bool) -> None:
+    def test_post(self, server: Serving, trailers: bool) -> None:
         # RFC 9113 section 8.1. [generic/4/3 and 4]
         with RawClient(server) as client:
             stream_id = client.open([*POST, ("trailer", "x-test")], end_stream=False)
@@ -1464,7 +1463,7 @@ class TestRequestAndResponse:
             expect_echo(client.expect_response(stream_id), BODY)
 
     @pytest.mark.parametrize("value", ["100-continue", "something, 100-Continue"])
-    def test_100_before_the_body(self, server: Server, value: str) -> None:
+    def test_100_before_the_body(self, server: Serving, value: str) -> None:
         # RFC 9110 section 10.1.1, and RFC 9113 section 8.1 for the HEADERS that carry it.
         with RawClient(server) as client:
             stream_id = client.open([*POST, ("expect", value)], end_stream=False)
@@ -1472,14 +1471,14 @@ class TestRequestAndResponse:
             client.send(data(stream_id, BODY))
             expect_echo(client.expect_response(stream_id), BODY)
 
-    def test_100_for_a_request_that_is_taken_back(self, server: Server) -> None:
+    def test_100_for_a_request_that_is_taken_back(self, server: Serving) -> None:
         with RawClient(server) as client:
             block = client.block([*POST, ("expect", "100-continue")])
             client.send(headers(1, block, end_stream=False), rst_stream(1))
             client.next_stream_id = 3
             expect_serving(client)
 
-    def test_no_100_without_a_need(self, server: Server) -> None:
+    def test_no_100_without_a_need(self, server: Serving) -> None:
         # RFC 9110 section 10.1.1: there is no body to wait for, or none is wanted.
         with RawClient(server) as client:
             expects = ("expect", "100-continue")
@@ -1490,7 +1489,7 @@ class TestRequestAndResponse:
                 fields = client.fields(client.expect(HeadersFrame, stream_id))
                 assert dict(fields)[":status"] == status
 
-    def test_many_requests_at_once(self, server: Server) -> None:
+    def test_many_requests_at_once(self, server: Serving) -> None:
         # RFC 9113 section 8.1: each answer on the stream of its question.
         with RawClient(server) as client:
             streams = {client.open(request_fields(f"/bytes?n={n}")): n for n in range(50)}
@@ -1498,7 +1497,7 @@ class TestRequestAndResponse:
                 assert len(client.expect_response(stream_id).body) == n
 
     @pytest.mark.parametrize("after_data", [True, False])
-    def test_second_headers_without_end_stream(self, server: Server, after_data: bool) -> None:
+    def test_second_headers_without_end_stream(self, server: Serving, after_data: bool) -> None:
         # RFC 9113 section 8.1: malformed. [http2/8.1/1]
         with RawClient(server) as client:
             stream_id = opened(client)
@@ -1508,7 +1507,7 @@ class TestRequestAndResponse:
             client.expect_stream_error(stream_id, PROTOCOL)
             expect_serving(client)
 
-    def test_second_headers_without_end_stream_after_the_answer(self, server: Server) -> None:
+    def test_second_headers_without_end_stream_after_the_answer(self, server: Serving) -> None:
         # RFC 9113 section 8.1.
         with RawClient(server) as client:
             stream_id = client.open([*POST, ("content-length", "1000000000")], end_stream=False)
@@ -1517,7 +1516,7 @@ class TestRequestAndResponse:
             client.expect_stream_error(stream_id, PROTOCOL)
             expect_serving(client)
 
-    def test_second_headers_without_end_stream_but_with_priority(self, server: Server) -> None:
+    def test_second_headers_without_end_stream_but_with_priority(self, server: Serving) -> None:
         # RFC 9113 sections 8.1 and 5.3.2.
         with RawClient(server) as client:
             stream_id = opened(client)
@@ -1684,35 +1683,35 @@ class TestHeaderFields:
         expect_serving(client)
 
     @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
-    def test_bad_name(self, server: Server, name: bytes) -> None:
+    def test_bad_name(self, server: Serving, name: bytes) -> None:
         # RFC 9113 section 8.2.1.
         with RawClient(server) as client:
             self.expect_malformed(client, [*GET, (name, b"ok")])
 
     @pytest.mark.parametrize("value", BAD_VALUES, ids=repr)
-    def test_bad_value(self, server: Server, value: bytes) -> None:
+    def test_bad_value(self, server: Serving, value: bytes) -> None:
         # RFC 9113 section 8.2.1.
         with RawClient(server) as client:
             self.expect_malformed(client, [*GET, (b"x-test", value)])
 
     @pytest.mark.parametrize("name", MALFORMED)
-    def test_malformed(self, server: Server, name: str) -> None:
+    def test_malformed(self, server: Serving, name: str) -> None:
         with RawClient(server) as client:
             self.expect_malformed(client, MALFORMED[name])
 
     @pytest.mark.parametrize("name", REFUSED_REQUESTS)
-    def test_refused(self, server: Server, name: str) -> None:
+    def test_refused(self, server: Serving, name: str) -> None:
         with RawClient(server) as client:
             response = client.finish(client.open(REFUSED_REQUESTS[name]))
             assert response.reset == PROTOCOL or response.status == 400
             expect_serving(client)
 
     @pytest.mark.parametrize("name", VALID)
-    def test_valid(self, server: Server, name: str) -> None:
+    def test_valid(self, server: Serving, name: str) -> None:
         with RawClient(server) as client:
             expect_hello(client.expect_response(client.open(VALID[name])))
 
-    def test_the_scheme_is_the_connections(self, server: Server) -> None:
+    def test_the_scheme_is_the_connections(self, server: Serving) -> None:
         # RFC 9110 section 7.4: `https` needs TLS, whatever the client calls it.
         with RawClient(server) as client:
             fields = replaced(":scheme", "http", replaced(":path", "/meta"))
@@ -1721,7 +1720,7 @@ class TestHeaderFields:
 
     @pytest.mark.parametrize(("size", "status"), [(8190, 404), (8191, 414)])
     @pytest.mark.parametrize("mark", ["", "?"])
-    def test_limit_of_a_path(self, server: Server, mark: str, size: int, status: int) -> None:
+    def test_limit_of_a_path(self, server: Serving, mark: str, size: int, status: int) -> None:
         # RFC 9110 sections 4.1 and 15.5.15. Nothing else on the connection is lost.
         with RawClient(server) as client:
             other = client.open(request_fields("/sleep?s=0.1"))
@@ -1731,14 +1730,14 @@ class TestHeaderFields:
             expect_serving(client)
 
     @pytest.mark.parametrize(("more", "status"), [("a" * 10_000, 200), (";", 431), ("\\", 431)])
-    def test_limit_of_cookies(self, server: Server, more: str, status: int) -> None:
+    def test_limit_of_cookies(self, server: Serving, more: str, status: int) -> None:
         with RawClient(server) as client:
             cookies = [("cookie", ";" * 2000), ("cookie", "\\" * 2000), ("cookie", more)]
             assert client.expect_response(client.open([*GET, *cookies])).status == status
             expect_serving(client)
 
     @pytest.mark.parametrize("path", [b"/\xff", b"/\xc3\xa9", b"/\xc2\x9b"])
-    def test_bytes_of_a_path_that_are_no_ascii(self, server: Server, path: bytes) -> None:
+    def test_bytes_of_a_path_that_are_no_ascii(self, server: Serving, path: bytes) -> None:
         # RFC 3986 section 2.1: as if they were percent-encoded.
         with RawClient(server) as client:
             meta = client.expect_response(
@@ -1751,7 +1750,7 @@ class TestHeaderFields:
             )
 
     @pytest.mark.parametrize("value", ["a; b*=''%ff", "a; b'c'*=d"])
-    def test_content_type_of_no_known_encoding(self, server: Server, value: str) -> None:
+    def test_content_type_of_no_known_encoding(self, server: Serving, value: str) -> None:
         # Plain's request raises LookupError, ValueError.
         with RawClient(server) as client:
             stream_id = client.open([*GET, ("content-type", value)])
@@ -1759,7 +1758,7 @@ class TestHeaderFields:
             expect_serving(client)
 
     @pytest.mark.parametrize("method", ["get", "post", "Get", "GE", "G" * 21])
-    def test_method_that_http_1_refuses(self, server: Server, method: str) -> None:
+    def test_method_that_http_1_refuses(self, server: Serving, method: str) -> None:
         # RFC 9110 section 9.1: methods are case-sensitive. The view has a `post`.
         with RawClient(server) as client:
             assert client.request("/echo", method).status == 400
@@ -1767,12 +1766,12 @@ class TestHeaderFields:
         server.wait_log(f"Invalid HTTP method: {method!r}")
 
     @pytest.mark.parametrize("method", ["BREW", "TRACE", "DELETE"])
-    def test_method_that_the_view_has_not(self, server: Server, method: str) -> None:
+    def test_method_that_the_view_has_not(self, server: Serving, method: str) -> None:
         with RawClient(server) as client:
             assert client.request("/echo", method).status == 405
 
     @pytest.mark.parametrize("end_stream", [True, False])
-    def test_connect(self, server: Server, end_stream: bool) -> None:
+    def test_connect(self, server: Serving, end_stream: bool) -> None:
         # RFC 9113 section 8.5: well-formed, and this is no proxy.
         with RawClient(server) as client:
             fields = [(":method", "CONNECT"), (":authority", "localhost:443")]
@@ -1784,12 +1783,12 @@ class TestHeaderFields:
                 client.send(data(stream_id, b"for the other end"))
             expect_serving(client)
 
-    def test_asterisk_of_options(self, server: Server) -> None:
+    def test_asterisk_of_options(self, server: Serving) -> None:
         # RFC 9113 section 8.3.1: valid, whatever the answer.
         with RawClient(server) as client:
             assert client.request("*", "OPTIONS").status
 
-    def test_cookie_in_pieces(self, server: Server) -> None:
+    def test_cookie_in_pieces(self, server: Serving) -> None:
         # RFC 9113 section 8.2.3: joined before anything else sees them.
         with RawClient(server) as client:
             meta = client.request("/meta", "GET", ("cookie", "a=1"), ("cookie", "b=2; c=3"))
@@ -1811,7 +1810,7 @@ class TestHeaderFields:
     )
     @pytest.mark.parametrize("end_stream", [True, False])
     def test_malformed_trailers(
-        self, server: Server, trailers: list[Field], end_stream: bool
+        self, server: Serving, trailers: list[Field], end_stream: bool
     ) -> None:
         # RFC 9113 sections 8.1, 8.2 and 8.3.
         with RawClient(server) as client:
@@ -1836,7 +1835,7 @@ class TestHeaderFields:
     )
     @pytest.mark.parametrize("trailers", [False, True])
     def test_content_length_differs_from_the_body(
-        self, server: Server, length: str, parts: list[bytes], trailers: bool
+        self, server: Serving, length: str, parts: list[bytes], trailers: bool
     ) -> None:
         # RFC 9113 section 8.1.1.
         with RawClient(server) as client:
@@ -1849,7 +1848,7 @@ class TestHeaderFields:
             expect_serving(client)
 
     @pytest.mark.parametrize("sent", [b"", BODY])
-    def test_body_given_up_after_the_answer(self, server: Server, sent: bytes) -> None:
+    def test_body_given_up_after_the_answer(self, server: Serving, sent: bytes) -> None:
         # RFC 9113 section 8.1: what comes after a complete answer is thrown away.
         with RawClient(server) as client:
             stream_id = client.open([*POST, ("content-length", "1000000000")], end_stream=False)
@@ -1858,7 +1857,7 @@ class TestHeaderFields:
             expect_serving(client)
 
     @pytest.mark.parametrize("trailers", [False, True])
-    def test_content_length_equals_the_body(self, server: Server, trailers: bool) -> None:
+    def test_content_length_equals_the_body(self, server: Serving, trailers: bool) -> None:
         # RFC 9113 section 8.1.1: without padding.
         with RawClient(server) as client:
             stream_id = client.open([*POST, ("content-length", "8")], end_stream=False)
@@ -1920,7 +1919,7 @@ class TestHpack:
     )
     @pytest.mark.parametrize("name", ["indexed", "user-agent", "x-test"])
     def test_literal(
-        self, server: Server, pattern: int, prefix_bits: int, name: str, huffman: bool
+        self, server: Serving, pattern: int, prefix_bits: int, name: str, huffman: bool
     ) -> None:
         # RFC 7541 sections 6.2.1 to 6.2.3. [generic/5/2 to 13]
         with RawClient(server) as client:
@@ -1940,14 +1939,14 @@ class TestHpack:
             else:
                 client.expect_connection_error(COMPRESSION)
 
-    def test_indexed(self, server: Server) -> None:
+    def test_indexed(self, server: Serving) -> None:
         # RFC 7541 section 6.1: user-agent, of the static table, with no value.
         # [generic/5/1]
         with RawClient(server) as client:
             client.send(headers(1, client.block(request_fields("/meta")) + b"\xba"))
             assert request_headers(client.expect_response(1))["user-agent"] == ""
 
-    def test_indexed_in_the_dynamic_table(self, server: Server) -> None:
+    def test_indexed_in_the_dynamic_table(self, server: Serving) -> None:
         # RFC 7541 sections 2.3.2 and 2.3.3: the newest entry is 62, older ones follow.
         with RawClient(server) as client:
             block = client.block(GET)
@@ -1964,13 +1963,13 @@ class TestHpack:
         [b"\x20", b"\x20\x3f\xe1\x1f", b"\x3f\xe1\x1f", b"\x3e"],
         ids=["0", "0-and-4096", "4096", "30"],
     )
-    def test_size_update(self, server: Server, updates: bytes) -> None:
+    def test_size_update(self, server: Serving, updates: bytes) -> None:
         # RFC 7541 sections 4.2 and 6.3. [generic/5/14 and 15]
         with RawClient(server) as client:
             client.send(headers(1, updates + client.block(GET)))
             expect_hello(client.expect_response(1))
 
-    def test_size_update_evicts(self, server: Server) -> None:
+    def test_size_update_evicts(self, server: Serving) -> None:
         # RFC 7541 section 4.3: what is evicted is no longer there.
         with RawClient(server) as client:
             client.send(headers(1, client.block(GET) + literal(b"x-a", b"1", 0x40)))
@@ -1980,7 +1979,7 @@ class TestHpack:
 
     @pytest.mark.parametrize("where", ["request", "CONTINUATION", "trailers", "closed-stream"])
     @pytest.mark.parametrize("name", HPACK_ERRORS)
-    def test_decoding_error(self, server: Server, name: str, where: str) -> None:
+    def test_decoding_error(self, server: Serving, name: str, where: str) -> None:
         # RFC 9113 section 4.3: COMPRESSION_ERROR, of the connection.
         with RawClient(server) as client:
             tail = HPACK_ERRORS[name]
@@ -1996,13 +1995,13 @@ class TestHpack:
                 client.send(headers(1, block, cuts=cuts))
             client.expect_connection_error(COMPRESSION)
 
-    def test_nothing_but_a_broken_field(self, server: Server) -> None:
+    def test_nothing_but_a_broken_field(self, server: Serving) -> None:
         # RFC 9113 section 4.3. [http2/4.3/1]
         with RawClient(server) as client:
             client.send(pack(HeadersFrame.type, END_STREAM | END_HEADERS, 1, b"\x40"))
             client.expect_connection_error(COMPRESSION)
 
-    def test_size_update_over_the_limit(self, server: Server) -> None:
+    def test_size_update_over_the_limit(self, server: Serving) -> None:
         # RFC 7541 section 6.3: the limit is the server's SETTINGS_HEADER_TABLE_SIZE.
         # [hpack/6.3/1]
         with RawClient(server) as client:

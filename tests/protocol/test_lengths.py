@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 import pytest
 from h2.errors import ErrorCodes
-from harness import Server
 from load_client import Answer, Http1Client, Http2Client
+from serving import Serving
 
 type Client = Http1Client | Http2Client
 
@@ -14,7 +14,7 @@ KINDS = ("whole", "stream", "async")
 
 
 @pytest.fixture(params=[Http2Client, Http1Client], ids=["h2", "http/1.1"])
-def client(server: Server, request: pytest.FixtureRequest) -> Iterator[Client]:
+def client(server: Serving, request: pytest.FixtureRequest) -> Iterator[Client]:
     with request.param(server) as connected:
         yield connected
 
@@ -64,7 +64,7 @@ def expect_500(answer: Answer) -> None:
 
 class TestTooShort:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_it_is_cut_and_logged(self, server: Server, client: Client, kind: str) -> None:
+    def test_it_is_cut_and_logged(self, server: Serving, client: Client, kind: str) -> None:
         logged = len(server.log())
         expect_cut(client, promise(kind, "10", 3, 2), b"xxxxx")
         log = server.log()[logged:]
@@ -89,7 +89,7 @@ class TestTooLong:
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("sent", [(16,), (8, 8), (10, 6), (10, 0, 6)])
     def test_it_ends_where_it_said(
-        self, server: Server, client: Client, kind: str, sent: tuple[int, ...]
+        self, server: Serving, client: Client, kind: str, sent: tuple[int, ...]
     ) -> None:
         logged = len(server.log())
         answer = client.get(promise(kind, "10", *sent))
@@ -105,7 +105,7 @@ class TestTooLong:
         assert (answer.status, bytes(answer.body), answer.ended) == (200, b"", True)
         expect_hello(client)
 
-    def test_a_file_that_has_grown(self, server: Server, client: Client) -> None:
+    def test_a_file_that_has_grown(self, server: Serving, client: Client) -> None:
         """It is no fault of the view, so the log says nothing."""
         logged = len(server.log())
         answer = client.get("/lengths/changed-file?n=900000")
@@ -127,7 +127,7 @@ class TestKept:
 class TestJunk:
     @pytest.mark.parametrize("kind", [*KINDS, "304"])
     @pytest.mark.parametrize("junk", ["-1", "5, 6"])
-    def test_it_is_a_500(self, server: Server, client: Client, kind: str, junk: str) -> None:
+    def test_it_is_a_500(self, server: Serving, client: Client, kind: str, junk: str) -> None:
         logged = len(server.log())
         expect_500(client.get(promise(kind, junk, *([5] if kind in KINDS else []))))
         log = server.log()[logged:]
@@ -138,7 +138,7 @@ class TestJunk:
 class TestWithoutABody:
     """HEAD, 204 and 304: a length is not that of what follows."""
 
-    def test_head(self, server: Server) -> None:
+    def test_head(self, server: Serving) -> None:
         with Http2Client(server) as client:
             for promised, status in (("10", 200), ("-1", 500)):
                 answer = client.answer(client.open(promise("stream", promised, 5), "HEAD"))
@@ -153,16 +153,16 @@ class TestWithoutABody:
             expect_hello(old)
 
     @pytest.mark.parametrize("promised", ["10", "-1"])
-    def test_204(self, server: Server, promised: str) -> None:
+    def test_204(self, server: Serving, promised: str) -> None:
         """It may have no Content-Length (RFC 9110 section 8.6)."""
         self.check(server, promise("204", promised), "204", None)
 
-    def test_304(self, server: Server) -> None:
+    def test_304(self, server: Serving) -> None:
         """Its Content-Length is that of the 200 (RFC 9110 section 8.6)."""
         self.check(server, promise("304", "10"), "304", "10")
 
     @staticmethod
-    def check(server: Server, path: str, status: str, length: str | None) -> None:
+    def check(server: Serving, path: str, status: str, length: str | None) -> None:
         with Http2Client(server) as client:
             answer = client.get(path)
             assert (answer.headers[":status"], answer.ended) == (status, True)

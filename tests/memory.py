@@ -1,0 +1,283 @@
+"""A worker in the test's own process, with connections that no network carries.
+
+For the protocol tier: `MemoryServer` has what tests use of `harness.Server`, and serves the app
+in `app/` by the package's own `GeventWorker`, with its limits, its sweeps and its drain. What is
+not as in `plain server`:
+
+* A connection is a pair of the system's sockets (`socketpair()`), without TLS. Not an object in
+  memory: readiness, half-closing, full buffers and descriptors are then the system's, as the
+  worker finds them, and the pair costs 60 us of a test. Not TCP on the loopback interface: the
+  kernel delivers that when it has time, and `virtual_time` has to know that nothing is under way.
+  What only TCP has (resets, bytes that the peer has acknowledged) and TLS are tested on a real
+  server.
+* Timers and `time.monotonic()` are those of `virtual_time`.
+* gevent patches nothing, since the unit tier runs in the process as well, and pytest has imported
+  most of what would be patched. The views that are used here get gevent's `sleep()`, events and
+  queues for those of the standard library, so that they wait as in a worker. What the worker
+  mends in Plain's parsers, logs and WebSockets is mended, for as long as the process lives.
+"""
+
+import io
+import itertools
+import logging
+import os
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace, TracebackType
+from typing import Any, ClassVar, Self, cast
+
+import gevent
+import gevent.event
+import gevent.queue
+import gevent.socket
+import plain.runtime
+from gevent.lock import BoundedSemaphore
+from harness import TESTS, WAIT
+from plain.logs.configure import create_log_formatter
+from plain.runtime import settings
+from plain.server.app import ServerApplication
+from plain_gevent_h2.net.tls import TlsSocket
+from virtual_time import advance
+
+from plain_gevent_h2 import patches
+from plain_gevent_h2.app.asyncio_bridge import Call
+from plain_gevent_h2.http1.connection import Http1Connection
+from plain_gevent_h2.http2.connection import Http2Connection
+from plain_gevent_h2.worker import GeventWorker
+
+#: Seconds of the worker's time in which all that a client left behind is over.
+LEFT_FOR_GOOD = 120
+
+#: The loggers that Plain gives handlers to.
+_LOGGERS = ("plain", "app", "plain.server.access")
+
+#: Modules of the app whose views wait, and are used here.
+_WAITING_VIEWS = ("app.views", "app.body_views", "app.length_views")
+
+#: Whose time a test sets: the worker's, Plain's server's, the views', the clients'.
+_OWN_TIME = ("plain_gevent_h2", "plain.server", "app", "harness", "raw", "h2client", "load_client")
+
+
+def has_own_time(module: ModuleType) -> bool:
+    name = module.__name__
+    return any(name == root or name.startswith(f"{root}.") for root in _OWN_TIME)
+
+
+@cache
+def set_up_plain() -> None:
+    """Load the app, as a worker does before it makes its `Worker`; once in a process."""
+    vars(plain.runtime)["APP_PATH"] = TESTS / "app"  # Plain takes that of the current folder
+    plain.runtime.setup()
+    for mend in (patches.mend_parsers, patches.mend_logs, patches.mend_websockets):
+        mend()
+    for name in _LOGGERS:
+        logging.getLogger(name).handlers.clear()
+    logging.getLogger("plain.server.access").setLevel(logging.INFO)
+    logging.getLogger("plain.server.access").propagate = False
+    _let_views_wait()
+    _stop_time_for_native_calls()
+
+
+def _let_views_wait() -> None:
+    import app.urls  # noqa: F401
+    from app.body_views import Gates
+
+    cooperative = SimpleNamespace(Event=gevent.event.Event)
+    for name in _WAITING_VIEWS:
+        names = vars(sys.modules[name])
+        names.update({"queue": gevent.queue} if names.get("queue") is queue else {})
+        names.update({"threading": cooperative} if names.get("threading") is threading else {})
+    Gates.gates.default_factory = gevent.event.Event
+
+
+def _stop_time_for_native_calls() -> None:
+    """Let no time pass while a greenlet waits for the thread of the async views."""
+    wait = Call.wait
+
+    def wait_in_real_time(self: Call, ready: Callable[[], object]) -> None:
+        with cast(Any, gevent.get_hub().loop).native_call():
+            wait(self, ready)
+
+    Call.wait = wait_in_real_time  # type: ignore[method-assign]
+
+
+class Cleartext(TlsSocket):
+    """The server's end of a connection that was agreed on by TLS, without the encryption."""
+
+    def __init__(self, sock: gevent.socket.socket) -> None:
+        self._sock = sock
+        self._unsent = []
+        self._sending = BoundedSemaphore(1)
+
+    def recv(self, size: int) -> bytes:
+        return cast(bytes, self._sock.recv(size))
+
+    def encrypt(self, data: bytes | memoryview) -> None:
+        self._unsent.append(data)
+
+    def _send(self) -> None:
+        unsent = self._unsent
+        while unsent:
+            sent = self._sock.send(unsent[0])
+            if sent < len(unsent[0]):
+                unsent[0] = memoryview(unsent[0])[sent:]
+            else:
+                del unsent[0]
+
+    def close_our_side(self) -> None:
+        try:
+            self.send_now()
+            self._sock.shutdown(gevent.socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+class MemoryWorker(GeventWorker):
+    """The package's worker, whose connections are given to it."""
+
+    def __init__(self, tls: tuple[Path, Path] | None) -> None:
+        certfile, keyfile = map(str, tls) if tls else (None, None)
+        app: Any = ServerApplication(
+            bind=[],
+            workers=1,
+            threads=1,
+            timeout=30,
+            reload=False,
+            certfile=certfile,
+            keyfile=keyfile,
+            accesslog=True,
+        )
+        app.http_protocols = None
+        self._alpn: dict[int, str] = {}  # of a client, by its port
+        heartbeat = SimpleNamespace(
+            notify=lambda: None, kill_deadline=lambda: 0.0, is_retiring=lambda: True
+        )
+        super().__init__(0, os.getppid(), [], app, 15.0, heartbeat, app.load())
+
+    def accept(self, sock: gevent.socket.socket, client: tuple[str, int], protocol: str) -> None:
+        self._alpn[client[1]] = protocol
+        gevent.spawn(self._accepted, sock, client)
+
+    def _open(
+        self, sock: gevent.socket.socket, client: tuple[str, int]
+    ) -> Http1Connection | Http2Connection:
+        kind = Http2Connection if self._alpn.pop(client[1]) == "h2" else Http1Connection
+        return kind(self, Cleartext(sock) if self.app.is_ssl else sock, client, ("127.0.0.1", 443))
+
+    def serve(self) -> None:
+        """What a worker does from its boot to its end, in a greenlet."""
+        self._live()
+        self._drain()
+
+    def left(self) -> dict[str, int]:
+        """What the worker holds for its clients."""
+        limits = self.limits
+        counts = {
+            "connections": len(self._connections),
+            "counted connections": self.nr_conns,
+            "running streams": limits.slots.running,
+            "streams without a client": limits.slots.clientless,
+            "open streams": limits.open_streams,
+            "bytes unsent": limits.unsent.total,
+            "bytes of bodies": limits.uploads.used,
+            "bytes of headers": limits.headers.used,
+        }
+        return {name: count for name, count in counts.items() if count}
+
+
+@contextmanager
+def _settings(env: dict[str, str]) -> Iterator[None]:
+    """Plain's settings with those of `env` among them, for the life of the block."""
+    values = {key.removeprefix("PLAIN_"): value for key, value in env.items()}
+    before = {name: getattr(settings, name) for name in values}
+    try:
+        for name, value in values.items():
+            kind = type(before[name])
+            setattr(settings, name, value == "true" if kind is bool else kind(value))
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
+
+
+class MemoryServer:
+    """A worker and its log, for the life of a `with` block; to tests, a `harness.Server`.
+
+    `env` has settings as a server's environment has them. With `tls` the worker believes that its
+    clients came by TLS.
+    """
+
+    #: Those in their `with` block.
+    started: ClassVar["list[MemoryServer]"] = []
+
+    def __init__(self, tls: tuple[Path, Path] | None, env: dict[str, str] | None = None) -> None:
+        set_up_plain()
+        self.tls = tls
+        self.port = 443 if tls else 80
+        self._env = env or {}
+        self._stack = ExitStack()
+        self._ports = itertools.count(50_000)
+        self._log = io.StringIO()
+        self._handler = logging.StreamHandler(self._log)
+        self._handler.setFormatter(create_log_formatter("keyvalue"))
+        self._sockets: weakref.WeakSet[gevent.socket.socket] = weakref.WeakSet()
+
+    def __enter__(self) -> Self:
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self._handler)
+        self._stack.enter_context(_settings(self._env))  # views read some of them
+        self.worker = MemoryWorker(self.tls)
+        self.greenlet = gevent.spawn(self.worker.serve)
+        MemoryServer.started.append(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        MemoryServer.started.remove(self)
+        self._stack.close()
+        self.greenlet.kill()
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._handler)
+
+    def connect(self, *alpn: str, timeout: float = WAIT) -> gevent.socket.socket:
+        """The client's end of a new connection."""
+        ours, theirs = gevent.socket.socketpair()
+        self._sockets.add(theirs)
+        protocol = alpn[0] if alpn and self.tls else "http/1.1"
+        self.worker.accept(ours, ("127.0.0.1", next(self._ports)), protocol)
+        theirs.settimeout(timeout)
+        return theirs
+
+    def log(self) -> str:
+        return self._log.getvalue()
+
+    def wait_log(self, text: str, timeout: float = WAIT) -> None:
+        for _ in range(int(timeout)):
+            if text in self.log():
+                return
+            advance(1.0)
+        raise AssertionError(f"no log line with {text!r}:\n{self.log()[-8000:]}")
+
+    def drain(self) -> None:
+        """As a SIGTERM does."""
+        self.worker._signal_exit()
+
+    def expect_nothing_left(self) -> None:
+        """The worker holds nothing for its clients, once these are gone and were given time."""
+        for sock in self._sockets:
+            sock.close()
+        for _ in range(LEFT_FOR_GOOD):
+            if not self.worker.left():
+                return
+            advance(1.0)
+        raise AssertionError(f"left behind: {self.worker.left()}\n{self.log()[-8000:]}")
