@@ -97,19 +97,22 @@ class GeventWorker(Worker):
         self.rules = RequestRules.of(self)
         self.pipeline = Pipeline(self.handler, self.config.request_deadline)
         self._descriptors = Descriptors()
-        self._connections = Connections(
-            self,
-            most=self.max_connections,
-            descriptors=self._descriptors,
-            tls=self._tls_context(),
-            alone=self.app.workers == 1,
-        )
+        self._connections = self._make_connections()
         self.limits = self._make_limits()
         self._leaving: set[Stream] = set()  # streams whose client left before they ended
         self._trimmer = Trimmer()
         self.failed_handshakes = Failures("TLS handshakes failed")
         self.http2_without_alpn = Failures("HTTP/2 was spoken where it is not served")
         self._wake = Event()  # wakes the main greenlet before its next interval
+
+    def _make_connections(self) -> Connections:
+        return Connections(
+            self,
+            most=self.max_connections,
+            descriptors=self._descriptors,
+            tls=self._tls_context(),
+            alone=self.app.workers == 1,
+        )
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if not self.rules.is_tls:

@@ -13,8 +13,8 @@ not as in `plain server`:
 * Timers and `time.monotonic()` are those of `virtual_time`.
 * gevent patches nothing, since the unit tier runs in the process as well, and pytest has imported
   most of what would be patched. The views that are used here get gevent's `sleep()`, events and
-  queues for those of the standard library, so that they wait as in a worker. What the worker
-  mends in Plain's parsers, logs and WebSockets is mended, for as long as the process lives.
+  queues for those of the standard library, so that they wait as in a worker. The
+  workarounds for Plain's parsers, logs and WebSockets stay for as long as the process lives.
 """
 
 import io
@@ -42,13 +42,15 @@ from harness import TESTS, WAIT
 from plain.logs.configure import create_log_formatter
 from plain.runtime import settings
 from plain.server.app import ServerApplication
-from plain_gevent_h2.net.tls import TlsSocket
 from virtual_time import advance
 
 from plain_gevent_h2 import patches
 from plain_gevent_h2.app.asyncio_bridge import Call
 from plain_gevent_h2.http1.connection import Http1Connection
 from plain_gevent_h2.http2.connection import Http2Connection
+from plain_gevent_h2.net.tls_socket import TlsSocket
+from plain_gevent_h2.process.connections import Connection, Connections
+from plain_gevent_h2.process.descriptors import Descriptors
 from plain_gevent_h2.worker import GeventWorker
 
 #: Seconds of the worker's time in which all that a client left behind is over.
@@ -74,8 +76,8 @@ def set_up_plain() -> None:
     """Load the app, as a worker does before it makes its `Worker`; once in a process."""
     vars(plain.runtime)["APP_PATH"] = TESTS / "app"  # Plain takes that of the current folder
     plain.runtime.setup()
-    for mend in (patches.mend_parsers, patches.mend_logs, patches.mend_websockets):
-        mend()
+    for workaround in (patches.patch_parsers, patches.patch_logs, patches.patch_websockets):
+        workaround()
     for name in _LOGGERS:
         logging.getLogger(name).handlers.clear()
     logging.getLogger("plain.server.access").setLevel(logging.INFO)
@@ -138,6 +140,24 @@ class Cleartext(TlsSocket):
             pass
 
 
+class MemoryConnections(Connections):
+    """Connections that are given to it."""
+
+    def __init__(self, host: GeventWorker) -> None:
+        super().__init__(host, most=1000, descriptors=Descriptors(), tls=None, alone=True)
+        self._alpn: dict[int, str] = {}  # of a client, by its port
+
+    def accept(self, sock: gevent.socket.socket, client: tuple[str, int], protocol: str) -> None:
+        self._alpn[client[1]] = protocol
+        gevent.spawn(self._accepted, sock, client)
+
+    def _make(self, sock: gevent.socket.socket, client: tuple[str, int]) -> Connection:
+        host = self._host
+        kind = Http2Connection if self._alpn.pop(client[1]) == "h2" else Http1Connection
+        ours = Cleartext(sock) if host.rules.is_tls else sock
+        return kind(host, ours, client, ("127.0.0.1", 443))
+
+
 class MemoryWorker(GeventWorker):
     """The package's worker, whose connections are given to it."""
 
@@ -154,21 +174,18 @@ class MemoryWorker(GeventWorker):
             accesslog=True,
         )
         app.http_protocols = None
-        self._alpn: dict[int, str] = {}  # of a client, by its port
         heartbeat = SimpleNamespace(
             notify=lambda: None, kill_deadline=lambda: 0.0, is_retiring=lambda: True
         )
         super().__init__(0, os.getppid(), [], app, 15.0, heartbeat, app.load())
 
-    def accept(self, sock: gevent.socket.socket, client: tuple[str, int], protocol: str) -> None:
-        self._alpn[client[1]] = protocol
-        gevent.spawn(self._accepted, sock, client)
+    _connections: MemoryConnections
 
-    def _open(
-        self, sock: gevent.socket.socket, client: tuple[str, int]
-    ) -> Http1Connection | Http2Connection:
-        kind = Http2Connection if self._alpn.pop(client[1]) == "h2" else Http1Connection
-        return kind(self, Cleartext(sock) if self.app.is_ssl else sock, client, ("127.0.0.1", 443))
+    def _make_connections(self) -> MemoryConnections:
+        return MemoryConnections(self)
+
+    def accept(self, sock: gevent.socket.socket, client: tuple[str, int], protocol: str) -> None:
+        self._connections.accept(sock, client, protocol)
 
     def serve(self) -> None:
         """What a worker does from its boot to its end, in a greenlet."""
@@ -180,7 +197,7 @@ class MemoryWorker(GeventWorker):
         limits = self.limits
         counts = {
             "connections": len(self._connections),
-            "counted connections": self.nr_conns,
+            "handshakes": self._connections.handshakes,
             "running streams": limits.slots.running,
             "streams without a client": limits.slots.clientless,
             "open streams": limits.open_streams,

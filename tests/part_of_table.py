@@ -1,7 +1,8 @@
 """A pytest plugin for the server tier, which runs a part of what the protocol tier runs whole.
 
 Of a module that names it in `pytest_plugins`, the first case of each test function is run: of one
-that is for servers with TLS and without, both first cases.
+that is for servers with TLS and without, both first cases. pytest does not call the others
+deselected, since each of them runs in the protocol tier.
 """
 
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     seen: set[object] = set()
     others = []
     for item in items:
@@ -20,7 +21,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seen.add(name)
     for item in others:
         items.remove(item)
-    config.hook.pytest_deselected(items=others)
 
 
 def _names_us(item: pytest.Item) -> bool:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from harness import make_certificate
+from certificate import make_certificate
 from memory import MemoryServer, has_own_time, set_up_plain
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
