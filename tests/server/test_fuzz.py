@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import raw
-from fuzz import CloseSide, Control, Leave, Request, Send, Step, honest, hostile, play, play_honest
+from fuzz_honest import honest, play_honest
+from fuzz_hostile import CloseSide, Control, Leave, Request, Send, Step, hostile, play
 from fuzz_parsers import TARGETS
 from h2client import Client
 from harness import Server
