@@ -1,4 +1,4 @@
-"""One request and its response: what the stream's greenlet runs, whatever the protocol."""
+"""One request and its response: what a stream's greenlet runs, whatever the protocol."""
 
 import re
 import time
@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from gevent import Greenlet, GreenletExit
 from plain.http import (
+    Request,
     Response,
     WebSocketResponse,
     content_length_forbidden,
@@ -33,17 +34,13 @@ from .app.plain_internals import (
 from .app.websocket import WebSocketTransport
 from .net import metrics
 
-if TYPE_CHECKING:
-    from plain.http import Request
-
 log = get_framework_logger("plain.server")
 
-#: Seconds after its client left that a response body may go on without a write. A body
-#: that blocks for longer (on a queue, say) is stopped at that blocking point.
+#: Seconds that a response body may go on after its client left. A body that blocks for longer (on
+#: a queue, say) is stopped where it blocks.
 STOP_GRACE = 1.0
 
-
-# RFC 9110 section 8.6. More digits are no size of anything.
+# RFC 9110 section 8.6. No body has a length of more digits.
 _LENGTH_RE = re.compile("[0-9]{1,19}")
 _NO_FIELD = ("", None)
 
@@ -53,23 +50,26 @@ class ClientGone(Exception):
 
 
 def promised_length(response: Response) -> int | None:
-    """The number of bytes that the view promises. Raises `InvalidHeader` for what is none."""
+    """The bytes that the view's Content-Length promises; None if it does not say.
+
+    Raises `InvalidHeader` if the value is no number.
+    """
     _, value = stored_headers(response).get("content-length", _NO_FIELD)
     if value is None or content_length_forbidden(response.status_code):
-        return None  # or it is not sent
+        return None  # the field is not sent
     if not _LENGTH_RE.fullmatch(value.strip(" \t")):
         raise InvalidHeader(f"Content-Length: {value!r}")
     return int(value)
 
 
 def release(sink: BodySink) -> None:
-    """Give up a request's body. Closing it can fail as a write did (a full disk)."""
-    with suppress(OSError):
+    """Give up a request's body. Any greenlet may call it; it raises nothing."""
+    with suppress(OSError):  # a full disk fails the close, too
         sink.close()
 
 
 def log_unwritten(exc: OSError) -> None:
-    """A request's body is not in its temporary file. One line, since it may be so for each."""
+    """Log that a body did not reach its temporary file. One line: each request may have it."""
     log.error(
         "Request body could not be written to a temporary file (see TMPDIR)",
         extra={"error": str(exc)},
@@ -79,13 +79,16 @@ def log_unwritten(exc: OSError) -> None:
 class Stream(ABC):
     """A request that was received whole, and the way its response goes back.
 
-    `run()` is the stream's greenlet. The verbs below it are the protocol's:
-    `http2_stream.Http2Stream` and `http1.Http1Stream` have them. Each raises `ClientGone`
-    once the client has left.
+    `run()` is what the stream's greenlet runs. It calls the protocol's verbs, which `Http1Stream`
+    and `Http2Stream` define, and nobody else calls them unless their docstring says so. Sizes are
+    in bytes, times in seconds, monotonic.
+
+    The stream's greenlet owns the attributes, with these exceptions: `client_gone()` sets `gone_at`
+    and `is_clientless`, `Slots` sets `greenlet`, and the connection sets `pipelined`.
     """
 
-    # CPython has no quick way to the attributes of an object that has more than 30: 2 % of a small
-    # request (measured).
+    # CPython caches no attributes of an object that has more than 30: 2 % of a small request
+    # (measured).
     __slots__ = (
         "_has_failed",
         "cancel",
@@ -109,75 +112,95 @@ class Stream(ABC):
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.greenlet: Greenlet[..., None] | None = None
+        self.greenlet: Greenlet[..., None] | None = None  # None before run() and after it
         self.headers_sent = False
-        self.gone_at: float | None = None  # monotonic time at which the client left
-        self.cancel: Callable[[], None] | None = None  # has an async view cancelled
+        self.gone_at: float | None = None  # when the client left
+        self.cancel: Callable[[], None] | None = None  # cancels the async view that runs
         self.is_clientless = False  # it ran when its client left: see `Slots`
-        self.in_body = False
+        self.in_body = False  # a streaming body is under way
         self.is_over = False  # its greenlet may run another stream by now
         self._has_failed = False
-        self.started_at = 0.0  # monotonic time at which its greenlet began, 0 before
+        self.started_at = 0.0  # when its greenlet began, 0 before
         self.websocket: WebSocketTransport | None = None
         self.pipelined = False  # more than this request has arrived
 
     # -- the protocol's verbs -------------------------------------------------
 
     @abstractmethod
-    def build_request(self) -> "Request":
-        """Plain's request. Sets `log_request` and `log_response`.
+    def build_request(self) -> Request:
+        """Plain's request. Sets `log_request` and `log_response`. Called once, first.
 
-        Raises `LookupError` or `ValueError` for a field that Plain cannot take.
+        Raises `LookupError` or `ValueError` for a field that Plain cannot take, and `OSError` if
+        the end of the body cannot be written to its file.
         """
 
     @abstractmethod
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
-        """Send the header fields of `response`.
+        """Send the status and the header fields of `response`, and with `end_stream` its end.
 
-        Raises `InvalidHeader` or `InvalidHeaderName`, with nothing sent, for one that
-        must not reach the wire.
+        Called once, before any other of the sending verbs. Raises `ClientGone`; and with nothing
+        sent, `InvalidHeader` or `InvalidHeaderName` for a field that must not reach the wire.
         """
 
     @abstractmethod
     def upgrade(self, response: Response) -> WebSocketTransport:
-        """Send `response`, which accepts a WebSocket; return its transport."""
+        """Send `response`, which accepts a WebSocket, and return its transport.
+
+        Takes the place of `send_headers()`, and raises the same. What the view sends then goes
+        through `send_data()` and `end()`.
+        """
 
     @abstractmethod
     def send_data(self, data: bytes) -> None:
-        """Send a part of the body. Blocks while the client does not take it."""
+        """Send a part of the body. Blocks while the client does not take it (backpressure).
+
+        Raises `ClientGone`.
+        """
 
     @abstractmethod
     def end(self) -> None:
-        """End the body."""
+        """End the body, after `send_headers(end_stream=False)`. Raises `ClientGone`."""
 
     def send_whole(self, data: bytes) -> None:
-        """Send a whole body, and end it. Need not wait until the client has taken it."""
+        """Send a whole body, and end it. Raises `ClientGone`.
+
+        A protocol that can queue the body does not wait until the client has taken it.
+        """
         self.send_data(data)
         self.end()
 
     @abstractmethod
     def send_error(self, status: int) -> None:
-        """Answer with one of the server's own error pages. Nothing was sent before."""
+        """Answer with one of the server's own error pages, before any headers were sent.
+
+        The connection may call it in its greenlet too. Raises nothing if the client has left.
+        """
 
     @abstractmethod
     def abort(self) -> None:
-        """End a response that began and cannot be completed."""
+        """End a response that began and cannot be completed, so that it does not look whole.
+
+        Raises nothing if the client has left.
+        """
 
     def began(self) -> None:  # noqa: B027
-        """The greenlet is at its start. Not every protocol has to know."""
+        """The stream's greenlet starts. A protocol that counts these overrides it."""
 
     @abstractmethod
     def finished(self) -> None:
-        """The greenlet is at its end: release what the stream holds."""
+        """The stream is over: release what it holds. Raises nothing.
+
+        A connection calls it for a request that it gives up before that has a greenlet.
+        """
 
     # -- the stream's greenlet ------------------------------------------------
 
     def run(self) -> bool:
-        """Handle the request and answer it. Raises nothing.
+        """Handle the request and answer it. Called by `Slots`, in the stream's greenlet.
 
-        Not even `SystemExit`, which gevent would take for the end of the process, or what a
-        view threw into its own greenlet: such a request failed, and the worker lives on. Returns
-        whether it did not.
+        Raises nothing, not even `SystemExit`, which gevent would take for the end of the process,
+        or what a view threw into its own greenlet. Returns False if such an exception stopped the
+        request: its greenlet then runs no other.
         """
         self.started_at = time.monotonic()
         self.began()
@@ -195,18 +218,18 @@ class Stream(ABC):
         return not self._has_failed
 
     def name(self) -> str:
-        """The request, for the log. Safe to call in any thread."""
+        """The request's method and path, for the log. Any thread may call it."""
         request = getattr(self, "log_request", None)
         return "a request" if request is None else f"{request.method} {request.path}"
 
     def describe(self) -> str:
-        """The same with its age."""
+        """The same, and the seconds for which the stream has run. Any thread may call it."""
         return f"{self.name()} ({time.monotonic() - self.started_at:.2f} s)"
 
     def _run(self) -> None:
         try:
             request = self.build_request()
-        except (LookupError, ValueError) as exc:  # an encoding that is none, say
+        except (LookupError, ValueError) as exc:  # an unknown charset, say
             log.warning("Invalid request", extra={"error": str(exc)})
             self.send_error(400)
             return
@@ -221,7 +244,7 @@ class Stream(ABC):
         finally:
             metrics.active_requests_changed(-1, request.method or "", scheme)
 
-    def _answer(self, request: "Request") -> None:
+    def _answer(self, request: Request) -> None:
         started = datetime.now(UTC)
         is_connect = self.websocket is not None
         handled = self.host.pipeline.handle(request, is_connect=is_connect, asker=self)
@@ -251,7 +274,7 @@ class Stream(ABC):
         """Log what stopped the response, and tell the client."""
         self._has_failed = True
         if self.gone_at is not None:
-            return  # it is stop_body() that stopped it
+            return  # stop_body() stopped it
         if not isinstance(exc, ResponseBodyFailed):
             request = getattr(self, "log_request", None)
             extra = {"path": request.path} if request else {}
@@ -291,7 +314,7 @@ class Stream(ABC):
     def _send_streaming(self, handled: Handled, promised: int | None) -> None:
         """Send each chunk as it comes, and the headers with the first one.
 
-        So a body that fails before its first chunk can still be answered with a 500.
+        A body that fails before its first chunk can then still be answered with a 500.
         """
         response = handled.response
         self.in_body = True
@@ -329,10 +352,11 @@ class Stream(ABC):
     # -- called from outside the stream's greenlet ----------------------------
 
     def client_gone(self) -> None:
-        """The client reset the stream or left.
+        """The client reset the stream or left. Called by the connection, in any greenlet.
 
-        An async view is cancelled. A blocking one that still computes its response may finish. A
-        streaming body ends at its next write, or (`stop_body`) where it blocks.
+        May be called again. An async view is cancelled. A blocking one that still computes its
+        response may finish. A streaming body ends at its next write, or by `stop_body()` where it
+        blocks.
         """
         if self.gone_at is not None:
             return
@@ -348,14 +372,18 @@ class Stream(ABC):
             self.host.stop_body_later(self)
 
     def drain(self) -> None:
-        """The worker shuts down: a WebSocket, which has no end of its own, is told so."""
+        """The worker shuts down: tell a WebSocket, which has no end of its own.
+
+        Called by the connection when it drains.
+        """
         if self.websocket is not None:
             self.websocket.drain()
 
     def stop_body(self, now: float) -> bool:
-        """Stop a streaming body that goes on without its client; True if it is over.
+        """Stop a streaming body that goes on for `STOP_GRACE` after its client left.
 
-        Called once a second for streams whose client has left.
+        Called by the worker once a second, for each stream whose client has left, until it returns
+        True: then there is nothing more to stop. `now` is monotonic.
         """
         if self.greenlet is None or self.is_over:
             return True
@@ -365,6 +393,6 @@ class Stream(ABC):
         return False
 
     def _throw_exit(self) -> None:
-        """Stop the body where it blocks. Runs in the hub; the stream may be over by now."""
+        """Stop the body where it blocks. Runs in the hub, when the stream may be over."""
         if self.in_body and self.greenlet is not None:
             self.greenlet.throw(GreenletExit())

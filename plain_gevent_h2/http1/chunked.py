@@ -8,27 +8,29 @@ from plain_gevent_h2.app.plain_internals import (
     ChunkedFramingError,
 )
 
-# An extension has no control character: whoever takes a bare LF for the end of the line finds
-# other chunks than we do, and in them another request.
+# An extension has no control character: a proxy in front of the server that takes a bare LF for the
+# end of the line would find other chunks, and in them another request (request smuggling).
 _SIZE_LINE_RE = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
 
 class ChunkedDecoder:
-    """Takes a body off a buffer, a chunk at a time.
+    """Takes the chunks of one body off a buffer, one at a time.
 
-    Plain's own takes all that is there at once, which can keep the hub for 80 ms (256 KiB in
-    chunks of one byte, measured), and lets any extension pass.
+    Plain's own decoder takes all chunks that are there at once, which can keep the hub for 80 ms
+    (256 KiB in chunks of one byte, measured), and lets any extension pass.
+
+    `BodyReader` makes one for each body, and reads `finished` and `trailers`.
     """
 
     def __init__(self) -> None:
         self.finished = False
-        self.trailers = b""  # their lines, when it is finished
+        self.trailers = b""  # the lines of the trailers, once it is finished
         self._left = 0  # bytes of the chunk that are still to come
-        self._in_chunk = False  # its CRLF is still to come
-        self._in_trailers = False
+        self._in_chunk = False  # the CRLF after the chunk is still to come
+        self._in_trailers = False  # the last chunk has come
 
     def take(self, buffer: bytearray) -> bytes:
-        """Some of the body; nothing if more has to arrive, or at the end.
+        """Some of the body; no bytes if more has to arrive, or at the end.
 
         Raises `ChunkedFramingError`.
         """
@@ -40,7 +42,7 @@ class ChunkedDecoder:
         return data
 
     def _next_chunk(self, buffer: bytearray) -> bool:
-        """Take what stands before the next chunk's data; True if it is all here."""
+        """Take what stands before the data of the next chunk. Return True if that is all here."""
         if self._in_chunk:
             if len(buffer) < 2:
                 return False
@@ -70,7 +72,7 @@ class ChunkedDecoder:
         return line
 
     def _take_trailers(self, buffer: bytearray) -> None:
-        """Take the trailers, if they are all here: an empty line, or lines and an empty one."""
+        """Take the trailers if they are all here: an empty line, or lines and an empty line."""
         end = 0 if buffer.startswith(b"\r\n") else buffer.find(b"\r\n\r\n")
         if end > MAX_TRAILER_SIZE or (end < 0 and len(buffer) > MAX_TRAILER_SIZE):
             raise ChunkedFramingError("trailer section too large")

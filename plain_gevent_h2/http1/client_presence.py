@@ -12,15 +12,16 @@ from plain_gevent_h2.net.tls_socket import TlsSocket
 from .output import Output
 from .stream import Http1Stream
 
-#: Seconds without a byte of its response after which a client that has closed its side counts
-#: as gone. Who still reads (HTTP/1.0, `nc`) and who has closed both look the same until something
-#: is sent: the latter answers with a reset.
+#: Seconds without a byte of its response after which a client that has closed its side counts as
+#: gone. A client that still reads (HTTP/1.0, `nc`) and one that has closed both sides look the same
+#: until something is sent. Only the latter then answers with a TCP reset.
 HALF_CLOSED_SILENCE = 10.0
 
-#: Seconds after which such a client, whose view has not answered yet, is asked whether it reads.
+#: Seconds after which a client that has closed its side, and has no answer yet, is asked whether it
+#: reads.
 ASK_AFTER = 5.0
 
-# The real one: this poll never waits.
+# Not gevent's: this poll never waits.
 _poll = get_original("select", "poll")
 _POLLRDHUP = getattr(select, "POLLRDHUP", None)
 
@@ -43,7 +44,7 @@ class ClientPresence:
         return self._has_event(0)
 
     def is_half_closed(self) -> bool:
-        """Whether the client has closed its side. (Linux tells.)"""
+        """Whether the client has closed its side. Only Linux tells."""
         return _POLLRDHUP is not None and self._has_event(_POLLRDHUP)
 
     def has_left(self, stream: Http1Stream, now: float) -> bool:
@@ -51,7 +52,7 @@ class ClientPresence:
 
         A client that has only closed its sending side is served. So is one that has closed both
         sides, until its kernel tells: by a TCP reset, when something is sent to it, or when it has
-        forgotten the connection (on Linux a minute later) and a keepalive probe comes.
+        forgotten the connection (on Linux a minute later) and gets a keepalive probe.
         """
         if self.has_hung_up():
             return True
@@ -80,8 +81,8 @@ class ClientPresence:
                 self._output.send_continue()
 
     def _has_event(self, events: int) -> bool:
-        """Whether `poll` has one of `events`, or an error or the end of both sides."""
-        if self._sock.fileno() < 0:  # closed by another greenlet
+        """Whether `poll` has one of `events`, or an error, or the end of both sides."""
+        if self._sock.fileno() < 0:  # another greenlet has closed it
             return True
         poll = _poll()
         poll.register(self._sock.fileno(), events)

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection, with the same stream interface as HTTP/2.
+"""One HTTP/1.1 connection: it serves one request after another.
 
-Plain has the parser, the limits, the error pages and the framing of a response. Reading and writing
-is ours, since Plain's waits on an asyncio loop.
+The parser, the limits, the error pages and the framing of responses are Plain's. Its reading and
+writing wait on an asyncio loop, so these are ours.
 """
 
 import time
@@ -53,14 +53,15 @@ WEBSOCKET_BACKLOG = 64 * 1024
 
 
 class _NoRoomForHead(Exception):
-    """The heads of other requests take too much of the worker: a 503."""
+    """The header fields of other requests fill the worker's budget: a 503."""
 
 
 class Http1Connection:
     """The HTTP/1.1 side of one accepted connection.
 
-    `run()` is its greenlet. Each request runs in a greenlet of its own, one at a time, while the
-    connection's waits. Streams use it as their `StreamConnection`.
+    `run()` is its greenlet. Each request runs in a greenlet of its own, while the connection's
+    greenlet waits. There are three ways to close it: `evict()` ends an idle connection cleanly,
+    `abort()` gives up the connection and its request, `close_at_once()` closes the socket alone.
     """
 
     protocol_version = "1.1"
@@ -95,7 +96,7 @@ class Http1Connection:
     # -- the connection's greenlet --------------------------------------------
 
     def run(self) -> bool:
-        """Serve requests until the connection is over; then True. Raises `OSError`."""
+        """Serve requests until the connection is over. Return True then. Raises `OSError`."""
         try:
             while self._wait_for_request():
                 try:
@@ -114,14 +115,14 @@ class Http1Connection:
         return True
 
     def _wait_for_request(self) -> bool:
-        """Wait, idle, for the first bytes of a request; False if the client has closed."""
+        """Wait for the first bytes of a request, idle. Return False if the client has closed."""
         transport = self.transport
         self._release_head()
         self._idle_since = time.monotonic()
         self._limits.idle.add(self)
         transport.skip_empty_lines()
         while not transport.received:
-            self._sock.settimeout(None)  # sweep() ends it
+            self._sock.settimeout(None)  # sweep() closes an idle connection
             if not transport.receive(HEAD_RECV_SIZE):
                 return False
             transport.skip_empty_lines()
@@ -129,7 +130,7 @@ class Http1Connection:
         return True
 
     def _serve_request(self) -> bool:
-        """Serve one request; True if another may follow on this connection.
+        """Serve one request. Return True if another may follow on this connection.
 
         Raises `_NoRoomForHead`.
         """
@@ -173,7 +174,7 @@ class Http1Connection:
         return parsed
 
     def _charge_head(self, size: int) -> None:
-        """Have `size` bytes of the request's head counted. Raises `_NoRoomForHead`."""
+        """Count `size` bytes of the request's head in the budget. Raises `_NoRoomForHead`."""
         if not self._limits.headers.charge(self, size):
             raise _NoRoomForHead
         self._head_charged = size
@@ -184,7 +185,7 @@ class Http1Connection:
             self._head_charged = 0
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
-        """Take in the body and have the request's stream run; True if another may follow."""
+        """Take in the body and run the stream. Return True if another request may follow."""
         expected = [value for name, value in parsed.headers if name == "EXPECT"]
         # HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         if expected and parsed.version >= (1, 1) and expects_continue(expected):
@@ -209,7 +210,7 @@ class Http1Connection:
         return stream.keep_alive or self._linger()
 
     def _run_stream(self, stream: Http1Stream) -> None:
-        """Wait until `stream` has had its place and its greenlet, and is over."""
+        """Start `stream` when it has a place, and wait until it is over."""
         stream.header_bytes, self._head_charged = self._head_charged, 0
         self._requests += 1
         stream.pipelined = bool(self.transport.received)
@@ -221,7 +222,7 @@ class Http1Connection:
         self._stream = None
 
     def _read_websocket(self, stream: Http1Stream, websocket: WebSocketTransport) -> None:
-        """Hand on what the client sends, until both sides have ended."""
+        """Pass on what the client sends, until both sides have ended."""
         transport = self.transport
         self._sock.settimeout(None)
         try:
@@ -229,7 +230,7 @@ class Http1Connection:
                 websocket.feed(bytes(transport.received))
                 transport.received.clear()
                 websocket.wait_for_room(WEBSOCKET_BACKLOG)
-                self._sock.settimeout(None)  # not that of a send meanwhile
+                self._sock.settimeout(None)  # a send may have set another
             websocket.feed_end()
         except OSError as exc:
             stream.client_gone()
@@ -239,21 +240,21 @@ class Http1Connection:
             stream.done.clear()  # set by the upgrade
             stream.done.wait()
 
-    # -- answers that need no view: the connection ends with each ---------------
+    # -- answers that end the connection ----------------------------------------
 
     def _refuse(self, status: int, message: str = "") -> bool:
         self._refusals.send_error(status, message)
         return self._linger()
 
     def _refuse_exception(self, parsed: ParsedRequest | None, exc: Exception) -> bool:
-        """Answer with Plain's error page for `exc`, which is being handled."""
+        """Answer with Plain's error page for `exc`. Called while it is handled."""
         self._refusals.answer_exception(parsed, exc)
         return self._linger()
 
     def _refuse_body(
         self, parsed: ParsedRequest, response: Any, exc: Exception, seconds: float
     ) -> bool:
-        """Answer a request whose body is not there after `seconds`. `exc` is being handled."""
+        """Answer a request whose body failed with `exc`, which is being handled."""
         if isinstance(exc, IncompleteBody):
             if isinstance(exc.__cause__, RecordFlood):
                 raise exc.__cause__ from None
@@ -303,15 +304,15 @@ class Http1Connection:
         log.debug("WebSocket holds too much", extra={"client": self.client})
 
     def end_websocket(self) -> None:
-        """Close our side; the client has a while to close its own."""
+        """Close our side. The client has `LINGER_CLOSE_TIMEOUT` to close its own."""
         close_our_side(self._sock)
         self._abort_later = gevent.spawn_later(LINGER_CLOSE_TIMEOUT, self.abort)
 
     def close_at_once(self) -> None:
-        """Close the socket, and nothing else. Without TLS's close_notify.
+        """Close the socket, without TLS's close_notify. Called by the stream's greenlet too.
 
-        The close is a TCP reset if a client that has closed its side could take any end for that
-        of its response.
+        If the client has closed its side in the middle of a response, the close is a TCP reset:
+        such a client may take any other end for that of the response.
         """
         if (
             self._stream is not None
@@ -324,30 +325,30 @@ class Http1Connection:
     # -- what the worker and its limits ask -------------------------------------
 
     def evict(self) -> None:
-        """Close an idle connection, as cleanly as can be without waiting for the client."""
+        """Close an idle connection, with close_notify and FIN. Does not wait for the client."""
         close_our_side(self._sock)
         self.close_at_once()
 
     def abort(self) -> None:
-        """Close a connection that may be busy, and give up the request under way."""
+        """Close the connection at once, and tell the request under way that its client is gone."""
         self.close_at_once()
         if self._stream is not None:
             self._stream.client_gone()
 
     def close_for_headers(self) -> None:
-        """Make room for other requests' heads."""
+        """Close, to make room for other requests' header fields. See `Holder`."""
         self.evict()
 
     def drain(self) -> None:
-        """Close when idle, after the grace that a request on its way needs."""
+        """Close once idle, after the time that a request on its way may take."""
         self._drain_since = time.monotonic()
         if self._stream is not None:
             self._stream.drain()
 
     def sweep(self, now: float) -> None:
-        """Close the connection if it was idle for too long, or its client left a request.
+        """Close a connection that is idle for too long, or whose client has left its request.
 
-        Called once a second, while the worker drains ten times.
+        Called by the worker once a second, ten times a second while it drains.
         """
         if self._idle_since is not None:
             self._sweep_idle(now, self._idle_since)
@@ -369,10 +370,10 @@ class Http1Connection:
 
     def _sweep_stream(self, stream: Http1Stream, now: float) -> None:
         if self._unstarted is not None:
-            if self._presence.has_hung_up():  # who only closes its side may still read
+            if self._presence.has_hung_up():  # a client that only closes its side may still read
                 self._leave_queue(stream)
         elif self.output.stalled(now) > self._limits.send_timeout.now():
             log.debug("Client does not take its response", extra={"client": self.client})
-            reset(self._sock)  # wakes who sends
+            reset(self._sock)  # wakes the greenlet that sends
         elif self._presence.has_left(stream, now):
             stream.client_gone()

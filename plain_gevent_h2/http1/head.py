@@ -13,12 +13,12 @@ from plain_gevent_h2.limits.header_budget import FREE, Holder
 
 from .transport import Transport
 
-#: Lines that a head may have before Plain's parser, which refuses more than 100 fields, takes
-#: it apart: 40 ms for 200,000 lines (measured).
+#: Lines of a head. Plain's parser refuses more than 100 fields, but only after it has split all
+#: lines: 40 ms for 200,000 (measured).
 MAX_HEAD_LINES = 1000
 
-#: Bytes of a head that are received at once. What comes after it waits, for as long as its view
-#: runs: 1,000 connections that sent a request and 256 KiB of others would take 256 MiB.
+#: Bytes of a head that are received at once. Bytes that come after the head wait for as long as its
+#: view runs: 1,000 connections that sent a request and 256 KiB of others would take 256 MiB.
 HEAD_RECV_SIZE = 16 * 1024
 
 #: Bytes of a head, as over HTTP/2. Plain's limit is 800 KB, which take its parser 20 ms (measured).
@@ -36,13 +36,13 @@ class HeadReader:
     def __init__(self, host: Host, transport: Transport) -> None:
         self._host = host
         self._transport = transport
-        #: Whether the last head, also one that was too long, is of a HEAD request.
-        self.is_head = False
+        self.is_head = False  # the last request is a HEAD, even if it was too long
 
     def read(self, holder: Holder) -> bytes | None:
-        """The next head; None if it does not come. Raises `LimitRequestHeaders` and `OSError`.
+        """Read the next head; None if it does not come in time, or the client closes.
 
-        A head that comes in pieces counts for `holder` in the worker's header budget.
+        A head that comes in pieces counts for `holder` in the worker's header budget. Raises
+        `LimitRequestHeaders` and `OSError`.
         """
         received, scanned = self._transport.received, 0
         if received.startswith(_TLS_HANDSHAKE) and self._is_tls_without_certificate():
@@ -74,7 +74,7 @@ class HeadReader:
         return head
 
     def _receive(self, deadline: float) -> bool:
-        """Wait for more of a head; False if it does not come in time."""
+        """Wait for more of a head. Return False if it does not come by `deadline`."""
         now = time.monotonic()
         if now >= deadline or drain_expired(self._host):
             return False
@@ -87,7 +87,7 @@ class HeadReader:
     def _is_tls_without_certificate(self) -> bool:
         """Whether a client speaks TLS to a server that was started without a certificate.
 
-        The log says so, even if a whole head comes: then it is that of a bad request.
+        It is counted for the log. Bytes with the end of a head in them are answered as a request.
         """
         if self._host.rules.is_tls:
             return False

@@ -1,4 +1,4 @@
-"""Where Plain's HTTP/1.1 response writes to."""
+"""What Plain's HTTP/1.1 response writes to, and how that is sent."""
 
 import time
 from collections.abc import Coroutine
@@ -71,7 +71,7 @@ class Output:
         head: list[bytes] = []
         for piece in pieces:
             head.append(piece)
-            if len(piece) >= HTTP1_SEND_TURN:  # not worth a copy
+            if len(piece) >= HTTP1_SEND_TURN:  # a copy would cost more than another send
                 self._send(b"".join(head[:-1]))
                 self._send(piece)
                 head.clear()

@@ -21,17 +21,17 @@ from .output import Output, complete
 
 log = get_framework_logger("plain.server")
 
-#: A client of HTTP/2 first sends what looks like the head of a request (RFC 9113 section 3.4).
+#: The preface of HTTP/2 begins like the head of a request (RFC 9113 section 3.4).
 HTTP2_HEAD = b"PRI * HTTP/2.0\r\n"
 
-#: The error code that tells it to use HTTP/1.1 (RFC 9113 section 7).
+#: The error code that asks for HTTP/1.1 (RFC 9113 section 7).
 _HTTP_1_1_REQUIRED = 0xD
 
 
 class Refusals:
     """Answers the requests of one connection that no view sees. The caller then closes it.
 
-    Plain's error page takes it for its own `Connection`: see `ErrorTarget`.
+    Plain's error page writes to it (`ErrorTarget`). All attributes are set once.
     """
 
     __slots__ = ("_heads", "_host", "client", "is_ssl", "writer")
@@ -53,7 +53,7 @@ class Refusals:
         self._send_page(page)
 
     async def write_error(self, status: int, reason: str, message: str) -> None:
-        """See `ErrorTarget`."""
+        """Answer with an error page of Plain's. Called by `answer_error()` alone."""
         self._send_page(error_page(status, reason, message, head=self._heads.is_head))
 
     def send_health(self) -> None:

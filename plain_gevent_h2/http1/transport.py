@@ -15,10 +15,10 @@ _EMPTY_LINES_RE = re.compile(rb"(?:\r\n)*")
 
 
 class Transport:
-    """The socket, and the bytes from it that nobody has used yet.
+    """The socket of one connection, and the bytes received from it that are not used yet.
 
-    The connection's greenlet alone reads, and owns `received`. Any greenlet may call
-    `reset_on_close()`.
+    The connection's greenlet alone receives, and owns `received`. The stream's may call
+    `reset_on_close()` as well.
     """
 
     __slots__ = ("_resets_on_close", "received", "sock")
@@ -32,7 +32,7 @@ class Transport:
         """Wait for up to `size` bytes more. Return False at the end. Raises `OSError`."""
         data = self.sock.recv(size)
         self.received += data
-        # A client that always has more to say must not keep the hub to itself.
+        # A client that always sends more must not keep the hub to itself.
         give_way()
         return bool(data)
 
