@@ -3,8 +3,8 @@
 import pytest
 from clock import Clock
 
-from plain_gevent_h2.process import idle_connections
-from plain_gevent_h2.process.idle_connections import LEAST_HANDSHAKE, LEAST_IDLE, IdleConnections
+from plain_gevent_h2.limits import idle_connections
+from plain_gevent_h2.limits.idle_connections import LEAST_HANDSHAKE, LEAST_IDLE, IdleConnections
 
 
 @pytest.fixture

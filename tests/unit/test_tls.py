@@ -16,11 +16,10 @@ from plain.exceptions import ImproperlyConfigured
 
 from plain_gevent_h2.net import tls as tls_module
 from plain_gevent_h2.net.client_hello import NO_APPLICATION_PROTOCOL
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import HandshakeTurns, give_way
 from plain_gevent_h2.net.tls import (
     HANDSHAKE_TIMEOUT,
     HANDSHAKE_WAIT,
-    HANDSHAKES_TURN,
     MAX_RECORDS,
     RECORD_SIZE,
     RECORDS_WITHOUT_DATA,
@@ -29,7 +28,6 @@ from plain_gevent_h2.net.tls import (
     ProxyHeader,
     RecordFlood,
     TlsSocket,
-    _Turns,
     acknowledged,
     close_our_side,
     probe,
@@ -123,7 +121,7 @@ def pair(
     sockets: tuple[gsocket.socket, gsocket.socket], context: ssl.SSLContext
 ) -> tuple[TlsSocket, Client]:
     """Both ends, after their handshake. (Without tickets: those are bytes that no test sends.)"""
-    server = TlsSocket(sockets[0], context, PROTOCOLS)
+    server = TlsSocket(sockets[0], context, PROTOCOLS, HandshakeTurns())
     client = Client(sockets[1], client_context("h2"))
     handshake = spawn(server.handshake)
     client.handshake()
@@ -220,7 +218,7 @@ class TestHandshake:
     def server(
         self, sockets: tuple[gsocket.socket, gsocket.socket], context: ssl.SSLContext
     ) -> TlsSocket:
-        return TlsSocket(sockets[0], context, PROTOCOLS)
+        return TlsSocket(sockets[0], context, PROTOCOLS, HandshakeTurns())
 
     @pytest.fixture
     def peer(self, sockets: tuple[gsocket.socket, gsocket.socket]) -> gsocket.socket:
@@ -258,7 +256,7 @@ class TestHandshake:
     ) -> None:
         """RFC 7301 section 3.2: a fatal alert, and no answer of another protocol."""
         context = server_context(str(files[0]), str(files[1]), served)
-        handshake = spawn(TlsSocket(sockets[0], context, served).handshake)
+        handshake = spawn(TlsSocket(sockets[0], context, served, HandshakeTurns()).handshake)
         with pytest.raises(ssl.SSLError, match=r"(?i)no application protocol"):
             Client(sockets[1], client_context(offered)).handshake()
         with pytest.raises(NoCommonProtocol) as raised:
@@ -335,7 +333,7 @@ class TestPatience:
     def server(
         self, sockets: tuple[gsocket.socket, gsocket.socket], context: ssl.SSLContext
     ) -> TlsSocket:
-        return TlsSocket(sockets[0], context, PROTOCOLS)
+        return TlsSocket(sockets[0], context, PROTOCOLS, HandshakeTurns())
 
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -364,24 +362,6 @@ class TestPatience:
         assert left == pytest.approx(2 * HANDSHAKE_WAIT)
         with pytest.raises(TimeoutError):
             server._wait_for_client(lambda: None, HANDSHAKE_WAIT)
-
-
-def test_handshakes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as fit into a turn go together; then all others have theirs."""
-    clock = Clock.of(tls_module, monkeypatch)
-    order: list[str] = []
-    monkeypatch.setattr(tls_module, "give_way", lambda: order.append("others"))
-
-    class Handshake:
-        def do_handshake(self) -> None:
-            order.append("handshake")
-            clock.now += HANDSHAKES_TURN / 2
-
-    turns = _Turns()
-    for _ in range(5):
-        turns.step(Handshake())  # type: ignore[arg-type]
-    three = ["others", "handshake", "handshake", "handshake"]
-    assert order in (three + three[:3], [*three[:3], *three[:3], "others", "handshake"])
 
 
 class TestRecords:
@@ -474,7 +454,7 @@ class TestPieces:
     def server(
         self, clock: Clock, sockets: tuple[gsocket.socket, gsocket.socket], context: ssl.SSLContext
     ) -> TlsSocket:
-        return TlsSocket(sockets[0], context, PROTOCOLS)
+        return TlsSocket(sockets[0], context, PROTOCOLS, HandshakeTurns())
 
     def test_whole_records_and_a_part(self, server: TlsSocket) -> None:
         wire = record(100) + record(50)
@@ -597,7 +577,11 @@ class TestTcp:
         ends: tuple[gsocket.socket, gsocket.socket],
         context: ssl.SSLContext,
     ) -> gsocket.socket | TlsSocket:
-        return TlsSocket(ends[0], context, PROTOCOLS) if request.param == "TLS" else ends[0]
+        return (
+            TlsSocket(ends[0], context, PROTOCOLS, HandshakeTurns())
+            if request.param == "TLS"
+            else ends[0]
+        )
 
     def test_a_reset(
         self, ours: gsocket.socket | TlsSocket, ends: tuple[gsocket.socket, gsocket.socket]
