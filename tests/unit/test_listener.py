@@ -10,7 +10,7 @@ import pytest
 from gevent import socket as gsocket
 
 from plain_gevent_h2.net.fairness import give_way
-from plain_gevent_h2.process.listener import Listener, turn_away
+from plain_gevent_h2.process.listener import Listener, reject
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def is_open(descriptor: int) -> bool:
 def test_who_is_turned_away_is_told(is_tls: bool, start: bytes) -> None:
     ours, theirs = gsocket.socketpair()
     descriptor = ours.detach()
-    turn_away(descriptor, is_tls=is_tls)
+    reject(descriptor, is_tls=is_tls)
     assert not is_open(descriptor)
     answer = theirs.recv(1000)
     assert answer.startswith(start)
@@ -79,7 +79,7 @@ def test_one_that_has_left_is_closed_too() -> None:
     ours, theirs = gsocket.socketpair()
     theirs.close()
     descriptor = ours.detach()
-    turn_away(descriptor, is_tls=False)
+    reject(descriptor, is_tls=False)
     assert not is_open(descriptor)
 
 
@@ -138,7 +138,7 @@ def test_a_spare_that_could_not_be_had_is_had_later(
         patched.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "")))
         listener._keep_spare()
         assert listener._spare is None
-        listener._reject()  # without one, and without a client
+        listener._reject_next()  # without one, and without a client
     listener.do_read()
     assert listener._spare is not None
 

@@ -9,31 +9,30 @@ from pathlib import Path
 
 import gevent
 import pytest
+from certificate import make_certificate
 from clock import Clock
 from gevent import socket as gsocket
-from harness import make_certificate
 from plain.exceptions import ImproperlyConfigured
 
-from plain_gevent_h2.net import tls as tls_module
+from plain_gevent_h2.net import tls_socket
 from plain_gevent_h2.net.client_hello import NO_APPLICATION_PROTOCOL
 from plain_gevent_h2.net.fairness import HandshakeTurns, give_way
-from plain_gevent_h2.net.tls import (
+from plain_gevent_h2.net.tcp import bytes_acknowledged, close_our_side, enable_keepalive, reset
+from plain_gevent_h2.net.tls_context import (
+    NoCommonProtocol,
+    ProxyHeader,
+    server_context,
+    why_handshake_failed,
+)
+from plain_gevent_h2.net.tls_socket import (
     HANDSHAKE_TIMEOUT,
     HANDSHAKE_WAIT,
     MAX_RECORDS,
     RECORD_SIZE,
-    RECORDS_WITHOUT_DATA,
-    RECORDS_WITHOUT_DATA_PER_SECOND,
-    NoCommonProtocol,
-    ProxyHeader,
+    RECORDS_WITHOUT_DATA_BURST,
+    RECORDS_WITHOUT_DATA_REFILL,
     RecordFlood,
     TlsSocket,
-    acknowledged,
-    close_our_side,
-    probe,
-    reset,
-    server_context,
-    why_handshake_failed,
 )
 
 PROTOCOLS = ("h2", "http/1.1")
@@ -321,7 +320,7 @@ class TestHandshake:
     def test_a_client_that_is_late(
         self, server: TlsSocket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tls_module, "HANDSHAKE_TIMEOUT", 0.02)
+        monkeypatch.setattr(tls_socket, "HANDSHAKE_TIMEOUT", 0.02)
         with pytest.raises(TimeoutError):
             server.handshake()
 
@@ -337,7 +336,7 @@ class TestPatience:
 
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
-        return Clock.of(tls_module, monkeypatch)
+        return Clock.of(tls_socket, monkeypatch)
 
     def test_each_wait_takes_of_it(self, server: TlsSocket, clock: Clock) -> None:
         def wait() -> None:
@@ -448,7 +447,7 @@ class TestPieces:
 
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
-        return Clock.of(tls_module, monkeypatch)
+        return Clock.of(tls_socket, monkeypatch)
 
     @pytest.fixture
     def server(
@@ -474,31 +473,31 @@ class TestPieces:
         assert server._end_of_piece(wire[RECORD_SIZE:]) == 30_015 - RECORD_SIZE
 
     def test_records_without_data_are_counted(self, server: TlsSocket, clock: Clock) -> None:
-        for _ in range(RECORDS_WITHOUT_DATA // 50):
+        for _ in range(RECORDS_WITHOUT_DATA_BURST // 50):
             server._end_of_piece(record(0) * 50)
         with pytest.raises(RecordFlood):
             server._end_of_piece(record(0))
         clock.now += 1
         # The one above counts, too.
-        server._end_of_piece(record(0) * (RECORDS_WITHOUT_DATA_PER_SECOND - 51))
+        server._end_of_piece(record(0) * (RECORDS_WITHOUT_DATA_REFILL - 51))
         server._end_of_piece(record(0) * 50)
         with pytest.raises(RecordFlood):
             server._end_of_piece(record(0))
 
     def test_time_forgives_no_more_than_there_was(self, server: TlsSocket, clock: Clock) -> None:
         clock.now += 3600
-        for _ in range(RECORDS_WITHOUT_DATA // 50):
+        for _ in range(RECORDS_WITHOUT_DATA_BURST // 50):
             server._end_of_piece(record(0) * 50)
         clock.now += 3600
         server._end_of_piece(record(0))
-        for _ in range(RECORDS_WITHOUT_DATA // 50):
+        for _ in range(RECORDS_WITHOUT_DATA_BURST // 50):
             server._end_of_piece(record(0) * 50)
         with pytest.raises(RecordFlood):
             server._end_of_piece(record(0))
 
     def test_those_with_data_are_not(self, pair: tuple[TlsSocket, Client]) -> None:
         server, client = pair
-        for _ in range(2 * RECORDS_WITHOUT_DATA // 50):
+        for _ in range(2 * RECORDS_WITHOUT_DATA_BURST // 50):
             client.sock.sendall(client.records(*[b"x"] * 50))
             assert server.recv(RECORD_SIZE) == b"x" * 50
 
@@ -602,7 +601,7 @@ class TestTcp:
     def test_the_peer_is_probed(
         self, ours: gsocket.socket | TlsSocket, ends: tuple[gsocket.socket, gsocket.socket]
     ) -> None:
-        probe(ours)
+        enable_keepalive(ours)
         sock = ends[0]
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
@@ -610,17 +609,17 @@ class TestTcp:
     def test_what_is_acknowledged(
         self, ours: gsocket.socket | TlsSocket, ends: tuple[gsocket.socket, gsocket.socket]
     ) -> None:
-        before = acknowledged(ours)
+        before = bytes_acknowledged(ours)
         if before is None:
             return  # not on this system
         ends[0].sendall(b"x" * 1000)
         assert ends[1].recv(2000) == b"x" * 1000
         with gevent.Timeout(10):
-            while acknowledged(ours) != before + 1000:
+            while bytes_acknowledged(ours) != before + 1000:
                 give_way()
 
     def test_a_unix_socket_has_none_of_it(
         self, sockets: tuple[gsocket.socket, gsocket.socket]
     ) -> None:
-        probe(sockets[0])
-        assert acknowledged(sockets[0]) is None
+        enable_keepalive(sockets[0])
+        assert bytes_acknowledged(sockets[0]) is None

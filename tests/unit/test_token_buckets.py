@@ -19,7 +19,6 @@ from plain_gevent_h2.http2.token_buckets import (
     TokenBuckets,
 )
 
-
 #: A type of frame that RFC 9113 does not have.
 UNKNOWN = 0x20
 
