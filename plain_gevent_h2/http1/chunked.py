@@ -64,7 +64,7 @@ class ChunkedDecoder:
     def _size_line(self, buffer: bytearray) -> bytes | None:
         end = buffer.find(b"\r\n", 0, CHUNK_SIZE_LINE_MAX + 2)
         if end < 0:
-            if len(buffer) > CHUNK_SIZE_LINE_MAX:
+            if len(buffer) >= CHUNK_SIZE_LINE_MAX + 2:  # part of the CRLF may be here
                 raise ChunkedFramingError("chunk size line too long")
             return None
         line = bytes(buffer[:end])
@@ -74,7 +74,7 @@ class ChunkedDecoder:
     def _take_trailers(self, buffer: bytearray) -> None:
         """Take the trailers if they are all here: an empty line, or lines and an empty line."""
         end = 0 if buffer.startswith(b"\r\n") else buffer.find(b"\r\n\r\n")
-        if end > MAX_TRAILER_SIZE or (end < 0 and len(buffer) > MAX_TRAILER_SIZE):
+        if end > MAX_TRAILER_SIZE or (end < 0 and len(buffer) >= MAX_TRAILER_SIZE + 4):
             raise ChunkedFramingError("trailer section too large")
         if end >= 0:
             self.trailers = bytes(buffer[:end])

@@ -779,7 +779,7 @@ class TestSpool:
         slow = {"PLAIN_SERVER_GEVENT_PATCH": "app.slow_disk.patch"}
         server = serve(env=self.ENV | slow)
         with Client(server) as client:
-            for _ in range(40):
+            for _ in range(50):  # of each, 200,000 bytes stay in memory
                 stream = post(client, b"x" * 600_000, end=False)
                 client.h2.reset_stream(stream, ErrorCodes.CANCEL)
                 client.flush()

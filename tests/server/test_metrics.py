@@ -158,6 +158,9 @@ def test_one_who_does_not_read_the_answers_is_logged(
         raw.send(headers(1, block))
         raw.send(*(headers(stream_id, again) for stream_id in range(3, 6000, 2)))
         expect_one_report(server, client, "answers that are not read", raw.sock.getsockname()[1])
+        # Its streams and greenlets end, and their places come back. (The one that is left asks.)
+        for name in ("plain.server.http2.active_streams", "http.server.active_requests"):
+            wait_for(lambda: value(client, name) == 1, name)  # noqa: B023
 
 
 @pytest.mark.parametrize("requests", [False, True])

@@ -141,6 +141,22 @@ def test_slow_connections_are_closed(serve: Serve) -> None:
     assert "Unexpected" not in server.log()
 
 
+def test_a_preface_has_a_timeout_of_its_own(serve: Serve) -> None:
+    """Not that of a keep-alive, which may be much longer."""
+    server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "600"})
+    opened = {
+        name: kind(server) for name, kind in SLOW.items() if "preface" in name or "hand" in name
+    }
+
+    def all_closed() -> bool:
+        for name in list(opened):
+            if opened[name].is_closed():
+                del opened[name]
+        return not opened
+
+    wait_for(all_closed, "end of all connections", 60)
+
+
 class TestWindows:
     """CVE-2019-9511, -9517: responses that their client asks for and does not take."""
 

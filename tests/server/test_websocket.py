@@ -208,7 +208,7 @@ class TestMessages:
 
         wait_for(lines, "line of the access log")
         assert len(lines()) == 1
-        assert "101" in lines()[0]
+        assert " status=101 " in lines()[0]
 
 
 class TestHttp1:

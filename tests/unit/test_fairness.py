@@ -1,8 +1,27 @@
-"""The penalty box, without a server."""
+"""The turns that greenlets and tasks take, without a server."""
+
+import asyncio
 
 import gevent
+import pytest
+from clock import Clock
 
-from plain_gevent_h2.net.fairness import MOST_PENALIZED, PenaltyBox, give_way
+from plain_gevent_h2.net import fairness
+from plain_gevent_h2.net.fairness import (
+    HANDSHAKES_TURN,
+    LONG_TURN,
+    MOST_PENALIZED,
+    PENALTY,
+    PENALTY_FOR_TURN,
+    READS_IN_A_TURN,
+    READS_PER_SECOND,
+    AsyncPenaltyBox,
+    HandshakeTurns,
+    PenaltyBox,
+    ReadTurns,
+    give_way,
+    penalty,
+)
 
 
 class Connection:
@@ -51,3 +70,117 @@ def test_past_its_room_who_was_there_most_often_is_closed() -> None:
     connections, served = put(MOST_PENALIZED + 50)
     assert [connection.is_closed for connection in connections[:50]] == [True] * 50
     assert served == list(range(50, MOST_PENALIZED + 50))
+
+
+def test_the_box_is_empty_after_one_that_was_stopped() -> None:
+    box, served = PenaltyBox(), list[int]()
+    stopped, other = Connection(box, 0, served), Connection(box, 1, served)
+    first, second = gevent.spawn(stopped.wait), gevent.spawn(other.wait)
+    give_way()
+    first.kill()
+    second.join(timeout=10)
+    assert served == [1]
+
+
+def test_one_that_leaves_before_its_turn_goes_on_at_once() -> None:
+    box, served = PenaltyBox(), list[int]()
+    first, second = Connection(box, 0, served), Connection(box, 1, served)
+    greenlets = [gevent.spawn(connection.wait) for connection in (first, second)]
+    give_way()
+    box.leave(second)
+    greenlets[1].join(timeout=10)
+    assert served == [1]
+    gevent.killall(greenlets)
+
+
+def test_a_penalty_is_for_what_a_turn_took_beyond_a_long_one() -> None:
+    assert penalty(-LONG_TURN) == penalty(0) == PENALTY
+    assert penalty(1) == PENALTY_FOR_TURN
+
+
+def test_handshakes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit into a turn go together; then all others have theirs."""
+    clock = Clock.of(fairness, monkeypatch)
+    order: list[str] = []
+    monkeypatch.setattr(fairness, "give_way", lambda: order.append("others"))
+
+    class Handshake:
+        def do_handshake(self) -> None:
+            order.append("handshake")
+            clock.now += HANDSHAKES_TURN / 2
+
+    turns = HandshakeTurns()
+    for _ in range(5):
+        turns.step(Handshake())  # type: ignore[arg-type]
+    three = ["others", "handshake", "handshake", "handshake"]
+    assert order in (three + three[:3], [*three[:3], *three[:3], "others", "handshake"])
+
+
+class TestReadTurns:
+    """A WebSocket that always has more to read, with time that the test sets."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        return Clock.of(fairness, monkeypatch)
+
+    @pytest.fixture
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """How long those in the penalty box waited."""
+        waits: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+
+        monkeypatch.setattr(fairness.asyncio, "sleep", sleep)
+        return waits
+
+    @staticmethod
+    def read(turns: ReadTurns, number: int) -> None:
+        async def count() -> None:
+            for _ in range(number):
+                await turns.count()
+
+        asyncio.run(count())
+
+    def test_a_flood_waits_after_each_turn(self, clock: Clock, waits: list[float]) -> None:
+        turns = ReadTurns(AsyncPenaltyBox())
+        self.read(turns, READS_IN_A_TURN)  # the first turn is free
+        assert waits == []
+        self.read(turns, READS_IN_A_TURN - 1)
+        assert waits == []
+        self.read(turns, 1)
+        assert waits == [PENALTY]
+        self.read(turns, READS_IN_A_TURN)
+        assert waits == [PENALTY] * 2
+
+    def test_one_that_reads_slower_never_waits(self, clock: Clock, waits: list[float]) -> None:
+        turns = ReadTurns(AsyncPenaltyBox())
+        for _ in range(20):
+            self.read(turns, READS_IN_A_TURN - 1)
+            clock.now += READS_IN_A_TURN / READS_PER_SECOND + 0.001
+            self.read(turns, 1)
+        assert waits == []
+        clock.now -= 0.002  # as if it had taken less
+        self.read(turns, READS_IN_A_TURN)
+        assert waits == [PENALTY]
+
+    def test_they_wait_one_after_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        box, inside, most = AsyncPenaltyBox(), 0, 0
+
+        async def sleep(_seconds: float) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            await real_sleep(0)
+            inside -= 1
+
+        real_sleep = asyncio.sleep
+        monkeypatch.setattr(fairness.asyncio, "sleep", sleep)
+
+        async def wait() -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(5):
+                    group.create_task(box.wait())
+
+        asyncio.run(wait())
+        assert (inside, most) == (0, 1)

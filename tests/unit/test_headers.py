@@ -5,6 +5,7 @@ from plain.http import Response
 
 from plain_gevent_h2.http2.headers import (
     LIMIT_COOKIE_FIELDS,
+    LIMIT_COOKIE_PARTS,
     LIMIT_PATH_SIZE,
     HeadersTooLarge,
     InvalidMethod,
@@ -126,6 +127,65 @@ def test_up_to_the_limits() -> None:
         parse(*GET, limit=size - 1)
     with pytest.raises(PathTooLong):
         parse(METHOD, SCHEME, AUTHORITY, (b":path", b"/" * (LIMIT_PATH_SIZE + 1)))
+
+
+def test_cookies_are_beside_the_limit_for_fields() -> None:
+    fields = [(b"x%d" % i, b"") for i in range(100)]
+    parse(*GET, *fields, *[(b"cookie", b"a=b")] * LIMIT_COOKIE_FIELDS)
+    with pytest.raises(HeadersTooLarge):
+        parse(*GET, *fields, (b"cookies", b"a=b"), (b"cookie", b"a=b"))
+
+
+@pytest.mark.parametrize("character", [b";", b"\\"])
+def test_parts_of_cookies_are_counted_together(character: bytes) -> None:
+    half = (b"cookie", character * (LIMIT_COOKIE_PARTS // 2))
+    parse(*GET, half, half, (b"x", character * 9000))
+    with pytest.raises(HeadersTooLarge):
+        parse(*GET, half, half, (b"cookie", character))
+
+
+def test_what_is_too_large_is_told() -> None:
+    path = b"/" * (LIMIT_PATH_SIZE + 1)
+    with pytest.raises(PathTooLong) as raised:
+        parse(METHOD, SCHEME, AUTHORITY, (b":path", path))
+    assert (raised.value.status, raised.value.size) == (414, len(path))
+    with pytest.raises(HeadersTooLarge) as too_large:
+        parse(*GET, limit=1)
+    assert too_large.value.status == 431
+    with pytest.raises(InvalidMethod) as invalid:
+        parse((b":method", b"get"), *GET[1:])
+    assert invalid.value.status == 400
+
+
+@pytest.mark.parametrize("length", [b"0", b"007", b"9" * 4000])
+def test_lengths(length: bytes) -> None:
+    assert parse(*GET, (b"content-length", length)).content_length == int(length)
+
+
+@pytest.mark.parametrize(
+    "length", [b"-1", b"1.0", b"1_0", b"0x1", b"1, 1", b"\xb2", b"9" * 4001, b"1a"]
+)
+def test_what_is_no_length(length: bytes) -> None:
+    with pytest.raises(MalformedRequest):
+        parse(*GET, (b"content-length", length))
+
+
+def test_te_may_ask_for_trailers() -> None:
+    assert parse(*GET, (b"te", b"Trailers")).fields[-1] == ("te", "Trailers")
+
+
+def test_an_authority_without_a_scheme_has_no_default_port() -> None:
+    """Of a CONNECT for a proxy."""
+    for host in (b"localhost:80", b"localhost"):
+        with pytest.raises(MalformedRequest):
+            parse(*PROXY, (b"host", host))
+
+
+def test_a_field_that_came_before_is_checked_as_at_first() -> None:
+    for _ in range(2):
+        with pytest.raises(MalformedRequest):
+            parse(*GET, (b"x", b"y\n"))
+        assert parse(*GET, (b"x", b"y")).fields[-1] == ("x", "y")
 
 
 def test_a_path_is_in_the_characters_of_a_uri() -> None:

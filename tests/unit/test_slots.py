@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from plain_gevent_h2.limits.slots import AHEAD, Slots
+from plain_gevent_h2.limits.slots import AHEAD, STREAMS_IN_A_TURN, Slots
 from plain_gevent_h2.net.fairness import give_way
 
 
@@ -258,3 +258,151 @@ class TestClientless:
         self, places: int, streams: int, share: int
     ) -> None:
         assert Slots(places, lambda: None).share(streams) == share
+
+
+class TestGreenlets:
+    """Which greenlets run another stream."""
+
+    def test_one_that_failed_runs_no_other(self, slots: Slots) -> None:
+        """What failed may have been thrown into it, and more of it may be to come."""
+
+        def fail() -> None:
+            raise ValueError("on purpose")
+
+        failed = Stream(fail)
+        slots.run(Source(failed))
+        greenlet = failed.greenlet
+        assert failed.over.wait(10)
+        greenlet.join(timeout=10)
+        wait_while(lambda: not greenlet.dead)
+        assert greenlet not in slots._idle
+
+    def test_one_that_something_is_thrown_into_while_idle_ends(self, slots: Slots) -> None:
+        stream = Stream()
+        slots.run(Source(stream))
+        greenlet = stream.greenlet
+        assert stream.over.wait(10)
+        wait_while(lambda: greenlet not in slots._idle)
+        greenlet.kill(ValueError, block=False)
+        wait_while(lambda: not greenlet.dead)
+        assert greenlet not in slots._idle
+        assert run(slots).raised is None
+
+    def test_a_stream_that_raises_gives_its_place_back(self, slots: Slots) -> None:
+        class Broken(Stream):
+            def run(self) -> bool:
+                raise ValueError("on purpose")
+
+        before = gevent.get_hub().print_exception
+        gevent.get_hub().print_exception = lambda *_: None
+        try:
+            slots.run(Source(Broken()))
+            wait_while(lambda: slots.running > 0)
+        finally:
+            gevent.get_hub().print_exception = before
+        assert slots.running == slots._ahead == 0
+
+    def test_links_hear_of_the_streams_end(self, slots: Slots) -> None:
+        heard: list[str] = []
+
+        def view() -> None:
+            current: Any = gevent.getcurrent()
+            taken_back = heard.append
+            current.rawlink(taken_back)
+            current.unlink(taken_back)
+            current.unlink(taken_back)
+            current.rawlink(lambda _: heard.append("over"))
+
+        run(slots, view)
+        assert heard == ["over"]
+        run(slots)
+        assert heard == ["over"]
+
+    def test_those_not_needed_lately_end_a_tenth_at_a_time(self, slots: Slots) -> None:
+        many = Slots(1000, lambda: None)
+        goes_on = Event()
+        streams = [Stream(goes_on.wait) for _ in range(300)]
+        many.run(Source(*streams))
+        wait_while(lambda: not all(stream.ran_in for stream in streams))
+        goes_on.set()
+        wait_while(lambda: len(many._idle) < 300)
+        for spare in (0, 10, 9):  # of a second in which they were needed, none
+            before = len(many._idle)
+            many.trim()
+            assert before - len(many._idle) == spare
+        run(many)
+        assert many._least_idle == 280
+
+    def test_most_running_falls_by_a_tenth_a_second(self) -> None:
+        slots = Slots(1000, lambda: None)
+        goes_on = Event()
+        streams = [Stream(goes_on.wait) for _ in range(100)]
+        slots.run(Source(*streams))
+        wait_while(lambda: not all(stream.ran_in for stream in streams))
+        slots.trim()
+        assert slots.most_running == 100
+        goes_on.set()
+        wait_while(lambda: slots.running > 0)
+        slots.trim()
+        slots.trim()
+        assert slots.most_running == 81
+
+
+class TestTurns:
+    """Which streams start, and when."""
+
+    @staticmethod
+    def started(sources: list[list[Stream]]) -> list[int]:
+        return [sum(bool(stream.greenlet) for stream in streams) for streams in sources]
+
+    def test_a_connection_has_so_many_at_once_and_then_waits_for_its_turn(self) -> None:
+        slots = Slots(10_000, lambda: None)
+        goes_on = Event()
+        streams = [[Stream(goes_on.wait) for _ in range(100)] for _ in range(3)]
+        sources = [Source(*each) for each in streams]
+        slots.run(sources[0])
+        ahead = self.started(streams)[0]  # whole turns
+        assert AHEAD <= ahead < AHEAD + STREAMS_IN_A_TURN
+        for source in sources[1:]:
+            slots.run(source)
+        assert self.started(streams) == [ahead, 0, 0]
+        most_apart = 0
+        while sum(self.started(streams)) < 300:
+            _, second, third = self.started(streams)
+            most_apart = max(most_apart, second - third)
+            give_way()
+        assert most_apart <= STREAMS_IN_A_TURN
+        goes_on.set()
+        for stream in (stream for each in streams for stream in each):
+            assert stream.over.wait(10)
+        assert slots.running == 0
+        assert not slots._waiting
+
+    def test_no_more_run_than_there_are_places(self) -> None:
+        most, number = 0, []
+        slots = Slots(3, lambda: number.append(1))
+
+        def view() -> None:
+            nonlocal most
+            most = max(most, slots.running)
+            give_way()
+
+        streams = [Stream(view) for _ in range(10)]
+        slots.run(Source(*streams))
+        assert slots.is_full()
+        for stream in streams:
+            assert stream.over.wait(10)
+        assert most == 3
+        assert len(number) == 10  # each is told as it starts
+        assert not slots.is_full()
+        assert slots.most_running == 3
+
+    def test_one_that_comes_later_waits_behind_those_that_wait(self) -> None:
+        slots = Slots(1, lambda: None)
+        order: list[int] = []
+        streams = [Stream(lambda i=i: order.append(i)) for i in range(4)]  # type: ignore[misc]
+        for stream in streams:
+            slots.run(Source(stream))
+        for stream in streams:
+            assert stream.over.wait(10)
+        assert order == [0, 1, 2, 3]

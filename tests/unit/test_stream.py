@@ -1,0 +1,509 @@
+"""A request from its start to its end, with a protocol and a pipeline of the test's own."""
+
+import time
+from collections.abc import Callable, Generator
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pytest
+from gevent import GreenletExit
+from gevent.event import Event
+from plain.http import Response, StreamingResponse, WebSocketResponse
+from plain.server.http.errors import InvalidHeader
+
+from plain_gevent_h2 import stream as stream_module
+from plain_gevent_h2.app.deadline import DeadlinePassed
+from plain_gevent_h2.app.pipeline import ResponseBodyFailed
+from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.stream import STOP_GRACE, ClientGone, Stream, promised_length
+
+
+class Handled:
+    """What a view made."""
+
+    def __init__(self, response: Response, pieces: Callable[[], Generator[bytes]]) -> None:
+        self.response = response
+        self.headers_first = False
+        self.closed: list[int | None] = []
+        self.promised: list[int | None] = []
+        self._pieces = pieces
+
+    def chunks(self, promised: int | None) -> Generator[bytes]:
+        self.promised.append(promised)
+        yield from self._pieces()
+
+    def websocket(self, _transport: object, _timeout: object) -> Generator[bytes]:
+        yield from self._pieces()
+
+    def close(self, status: int | None) -> None:
+        self.closed.append(status)
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def lost(self) -> None:
+        self.told.append("lost")
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+
+class Host:
+    """As much of a worker as a stream needs."""
+
+    def __init__(self, handle: Callable[[], Handled]) -> None:
+        self.alive = True
+        self.drain_read_deadline = None
+        self.rules = SimpleNamespace(scheme="https")
+        self.clients_left = 0
+        self.to_stop: list[object] = []
+        self.limits = SimpleNamespace(slots=self)
+        self.pipeline = self
+        self._handle = handle
+
+    def handle(self, _request: object, **_: object) -> Handled:
+        return self._handle()
+
+    def client_left(self) -> None:
+        self.clients_left += 1
+
+    def stop_body_later(self, stream: object) -> None:
+        self.to_stop.append(stream)
+
+
+class Protocol(Stream):
+    """One that writes down what is sent."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)  # type: ignore[arg-type]
+        self.sent: list[object] = []
+        self.on_send: Callable[[], object] = lambda: None
+        self.cannot_build: Exception | None = None
+        self.method = "GET"
+
+    def build_request(self) -> Any:
+        if self.cannot_build is not None:
+            raise self.cannot_build
+        self.log_response = SimpleNamespace()
+        self.log_request = SimpleNamespace(method=self.method, path="/x")
+        return self.log_request
+
+    def send_headers(self, response: Response, *, end_stream: bool) -> None:
+        self.on_send()
+        self.headers_sent = True
+        self.sent.append(("headers", response.status_code, end_stream))
+
+    def upgrade(self, response: Response) -> Any:
+        self.websocket = Transport()  # type: ignore[assignment]
+        self.sent.append("upgrade")
+        return self.websocket
+
+    def send_data(self, data: bytes) -> None:
+        self.on_send()
+        self.sent.append(data)
+
+    def end(self) -> None:
+        self.sent.append("end")
+
+    def send_error(self, status: int) -> None:
+        self.sent.append(("error", status))
+
+    def abort(self) -> None:
+        self.sent.append("abort")
+
+    def finished(self) -> None:
+        self.sent.append("finished")
+
+
+class Request:
+    """A stream, and what became of it."""
+
+    def __init__(self, response: Response | BaseException, *pieces: bytes | BaseException) -> None:
+        def make() -> Generator[bytes]:
+            for piece in pieces:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+
+        def handle() -> Handled:
+            if isinstance(response, BaseException):
+                raise response
+            self.handled = Handled(response, make)
+            return self.handled
+
+        self.handled: Handled | None = None
+        self.host = Host(handle)
+        self.stream = Protocol(self.host)
+
+    def run(self) -> list[object]:
+        """Run it; what was sent."""
+        self.succeeded = self.stream.run()
+        return self.stream.sent
+
+    @property
+    def closed(self) -> list[int | None]:
+        assert self.handled is not None
+        return self.handled.closed
+
+
+@pytest.fixture
+def active(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str]]:
+    """How the metric of active requests changes."""
+    changes: list[tuple[int, str, str]] = []
+    monkeypatch.setattr(
+        stream_module.metrics, "active_requests_changed", lambda *args: changes.append(args)
+    )
+    return changes
+
+
+@pytest.fixture(autouse=True)
+def accesses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statuses in the access log."""
+    statuses: list[str] = []
+    monkeypatch.setattr(
+        stream_module, "log_access", lambda response, *_: statuses.append(response.status)
+    )
+    return statuses
+
+
+FAILURES = [ValueError("on purpose"), SystemExit(1), GreenletExit(), ClientGone(), gevent.Timeout()]
+
+
+class TestRun:
+    def test_a_whole_response(self, active: list[object], accesses: list[str]) -> None:
+        request = Request(Response("hello"))
+        assert request.run() == [("headers", 200, False), b"hello", "end", "finished"]
+        assert request.succeeded
+        assert request.closed == [200]
+        assert active == [(1, "GET", "https"), (-1, "GET", "https")]
+        assert accesses == ["200"]
+        assert request.stream.is_over
+        assert request.handled is not None
+        assert request.handled.response.headers["Content-Length"] == "5"
+
+    @pytest.mark.parametrize("failure", FAILURES, ids=lambda exc: type(exc).__name__)
+    @pytest.mark.parametrize("where", ["view", "build", "headers", "body"])
+    def test_whatever_fails_all_is_given_back(
+        self, active: list[tuple[int, str, str]], failure: BaseException, where: str
+    ) -> None:
+        request = Request(failure if where == "view" else Response("hello"))
+        if where == "build":
+            request.stream.cannot_build = failure  # type: ignore[assignment]
+        elif where == "headers":
+            request.stream.on_send = lambda: fail(failure)
+        elif where == "body":
+            request = Request(StreamingResponse(iter([b"x"])), b"a", failure)
+        sent = request.run()
+        assert sum(change for change, _, _ in active) == 0
+        assert sent[-1] == "finished"
+        assert sent.count("finished") == 1
+        assert request.stream.is_over
+        assert request.stream.greenlet is None
+        if request.handled is not None:
+            assert len(request.closed) == 1
+        expected = where == "build" and isinstance(failure, ValueError)  # a 400
+        assert request.succeeded == (isinstance(failure, ClientGone) or expected)
+
+    def test_before_the_headers_a_failure_is_a_500(self, accesses: list[str]) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), ValueError("on purpose"))
+        assert request.run() == [("error", 500), "finished"]
+        assert request.closed == [500]
+        assert accesses == ["500"]
+
+    def test_after_them_it_is_an_abort(self, accesses: list[str]) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), b"a", ValueError("on purpose"))
+        assert request.run() == [("headers", 200, False), b"a", "abort", "finished"]
+        assert request.closed == [200]
+        assert accesses == ["200"]
+
+    @pytest.mark.parametrize(
+        ("failure", "lines"), [(ValueError("on purpose"), 1), (ResponseBodyFailed(), 0)]
+    )
+    def test_what_is_logged_already_is_not_logged_again(
+        self, caplog: pytest.LogCaptureFixture, failure: Exception, lines: int
+    ) -> None:
+        with caplog.at_level("ERROR", "plain.server"):
+            Request(StreamingResponse(iter([b"x"])), failure).run()
+        assert len(caplog.records) == lines
+        for line in caplog.records:
+            assert line.path == "/x"  # type: ignore[attr-defined]
+            assert line.exc_info is not None
+
+    @pytest.mark.parametrize(
+        ("failure", "status"),
+        [(ValueError("x"), 400), (LookupError("x"), 400), (OSError(28, "No space left"), 500)],
+    )
+    def test_a_request_that_cannot_be_built(
+        self, active: list[object], failure: Exception, status: int
+    ) -> None:
+        request = Request(Response())
+        request.stream.cannot_build = failure
+        assert request.run() == [("error", status), "finished"]
+        assert request.handled is None
+        assert active == []
+        assert request.succeeded
+
+    def test_a_client_that_left_before_its_turn(self, active: list[object]) -> None:
+        request = Request(Response())
+        request.stream.client_gone()
+        assert request.run() == ["finished"]
+        assert request.handled is None
+        assert request.succeeded
+
+    @pytest.mark.parametrize("after", [0, 1])
+    def test_a_client_that_leaves(self, accesses: list[str], after: int) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), b"a", b"b", b"c")
+        leaves = iter([None] * after + [ClientGone()])
+
+        def send() -> None:
+            if (leave := next(leaves)) is not None:
+                raise leave
+
+        request.stream.on_send = send
+        sent = request.run()
+        assert "abort" not in sent
+        assert ("error", 500) not in sent
+        assert request.closed == [200 if after else None]
+        assert accesses == ["200"]
+        assert request.succeeded
+        assert not request.stream.in_body
+
+    def test_what_stops_a_body_without_its_client_is_not_logged(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), b"a", GreenletExit())
+        request.stream.on_send = lambda: setattr(request.stream, "gone_at", 1.0)
+        with caplog.at_level("INFO", "plain.server"):
+            assert request.run() == [("headers", 200, False), b"a", "finished"]
+        assert not caplog.records
+        assert not request.succeeded  # something was thrown into its greenlet
+
+    def test_a_response_without_a_line_in_the_access_log(self, accesses: list[str]) -> None:
+        response = Response("x")
+        response.log_access = False
+        Request(response).run()
+        assert accesses == []
+
+
+def fail(failure: BaseException) -> None:
+    raise failure
+
+
+class TestSend:
+    @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+    def test_no_body_where_there_may_be_none(self, method: str, status: int) -> None:
+        response = Response("hello")
+        response._status_code = status  # Plain has no such with content
+        request = Request(response)
+        request.stream.method = method
+        assert request.run() == [("headers", status, True), "finished"]
+
+    def test_an_empty_one(self) -> None:
+        assert Request(Response()).run() == [("headers", 200, True), "finished"]
+
+    def test_a_promised_length_is_kept(self) -> None:
+        request = Request(Response("hello", headers={"Content-Length": "5"}))
+        assert request.run() == [("headers", 200, False), b"hello", "end", "finished"]
+
+    def test_another_length_goes_the_way_that_counts(self) -> None:
+        request = Request(Response("hello", headers={"Content-Length": "9"}), b"hello")
+        request.run()
+        assert request.handled is not None
+        assert request.handled.promised == [9]
+
+    def test_empty_pieces_are_no_data(self) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), b"", b"a", b"", b"b")
+        assert request.run() == [("headers", 200, False), b"a", b"b", "end", "finished"]
+        assert request.handled is not None
+        assert request.handled.promised == [None]
+        empty = Request(StreamingResponse(iter([b"x"])))
+        assert empty.run() == [("headers", 200, False), "end", "finished"]
+
+    def test_headers_first_go_before_the_first_piece(self) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), ValueError("on purpose"))
+        handle = request.host._handle
+
+        def headers_first() -> Handled:
+            handled = handle()
+            handled.headers_first = True
+            return handled
+
+        request.host._handle = headers_first
+        assert request.run() == [("headers", 200, False), "abort", "finished"]
+
+    def test_it_is_in_its_body_while_it_is(self) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), b"a")
+        inside: list[bool] = []
+        request.stream.on_send = lambda: inside.append(request.stream.in_body)
+        request.run()
+        assert inside == [True, True]
+        assert not request.stream.in_body
+
+    @pytest.mark.parametrize("pieces", [(), (b"a",)])
+    def test_past_its_deadline(
+        self, accesses: list[str], caplog: pytest.LogCaptureFixture, pieces: tuple[bytes, ...]
+    ) -> None:
+        request = Request(StreamingResponse(iter([b"x"])), *pieces, DeadlinePassed())
+        with caplog.at_level("WARNING", "plain.server"):
+            sent = request.run()
+        assert sent[-2] == ("abort" if pieces else ("error", 503))
+        assert accesses == ["200" if pieces else "503"]
+        assert request.closed == [200 if pieces else 503]
+        assert [line.getMessage() for line in caplog.records] == ["Request deadline passed"]
+
+    def test_the_body_of_a_view_with_a_deadline_has_it(self) -> None:
+        response = StreamingResponse(iter([b"x"]))
+        response.deadline_ends_at = time.monotonic()  # type: ignore[attr-defined]
+        request = Request(response, b"a", b"b")
+        request.stream.on_send = Event().wait
+        assert request.run() == [("error", 503), "finished"]
+
+
+class TestPromisedLength:
+    @pytest.mark.parametrize(("value", "length"), [("0", 0), (" 12\t", 12), ("9" * 19, 10**19 - 1)])
+    def test_numbers(self, value: str, length: int) -> None:
+        assert promised_length(Response(headers={"Content-Length": value})) == length
+
+    @pytest.mark.parametrize("value", ["", "-1", "+1", "1.0", "1_0", "9" * 20, "1 1", "\xb2"])
+    def test_what_is_none(self, value: str) -> None:
+        response = Response()
+        response.headers["Content-Length"] = value
+        with pytest.raises(InvalidHeader):
+            promised_length(response)
+
+    def test_there_is_none(self) -> None:
+        assert promised_length(Response()) is None
+        response = Response(status_code=204)
+        response.headers["Content-Length"] = "x"
+        assert promised_length(response) is None  # it is not sent
+
+
+async def view(_: object) -> None:
+    """Of a WebSocket: what it sends is said by the test."""
+
+
+class TestWebSocket:
+    @staticmethod
+    def make(*pieces: bytes | BaseException) -> Request:
+        upgrade: Any = SimpleNamespace(headers={"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="})
+        response = WebSocketResponse(
+            request=upgrade, handler=view, subprotocol=None, max_message_size=1
+        )
+        return Request(response, *pieces)
+
+    def test_what_its_view_sends(self) -> None:
+        request = self.make(b"a", b"b")
+        assert request.run() == ["upgrade", b"a", b"b", "end", "finished"]
+        assert request.stream.websocket.told == ["lost"]  # type: ignore[union-attr]
+
+    def test_it_is_lost_after_a_failure(self) -> None:
+        request = self.make(b"a", ValueError("on purpose"))
+        request.run()
+        assert request.stream.websocket.told == ["lost"]  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("why", ["shuts down", "pipelined"])
+    def test_one_that_is_refused_is_a_503(self, accesses: list[str], why: str) -> None:
+        request = self.make(b"a")
+        request.host.alive = why != "shuts down"
+        request.stream.pipelined = why == "pipelined"
+        assert request.run() == [("error", 503), "finished"]
+        assert request.closed == [503]
+        assert accesses == ["503"]
+
+    def test_it_is_told_of_a_drain_and_of_its_clients_end(self) -> None:
+        request = self.make(b"a")
+        request.stream.drain()  # there is none yet
+        request.run()
+        assert request.stream.websocket is not None
+        request.stream.drain()
+        request.stream.client_gone()
+        assert request.stream.websocket.told == ["lost", "drain", "lost"]  # type: ignore[attr-defined]
+        assert request.host.to_stop == []
+
+
+class TestClientGone:
+    def test_it_is_counted_once(self) -> None:
+        request, cancelled = Request(Response()), []
+        stream = request.stream
+        stream.greenlet = gevent.getcurrent()  # type: ignore[assignment]
+        stream.cancel = lambda: cancelled.append(True)
+        for _ in range(2):
+            stream.client_gone()
+        assert request.host.clients_left == len(cancelled) == 1
+        assert request.host.to_stop == [stream]
+        assert stream.is_clientless
+
+    def test_one_without_a_greenlet_holds_no_place(self) -> None:
+        request = Request(Response())
+        request.stream.client_gone()
+        assert request.host.clients_left == 0
+        assert request.host.to_stop == []
+        assert not request.stream.is_clientless
+
+    def test_a_body_that_blocks_is_stopped_after_a_while(self) -> None:
+        ended: list[str] = []
+
+        def pieces() -> Generator[bytes]:
+            try:
+                Event().wait()
+                yield b"a"
+            finally:
+                ended.append("ended")
+
+        request = Request(Response())
+        response = StreamingResponse(iter([b"x"]))
+        request.host._handle = lambda: Handled(response, pieces)
+        stream = request.stream
+        stream.greenlet = gevent.spawn(stream.run)
+        give_way()
+        assert stream.in_body
+        stream.client_gone()
+        assert stream.gone_at is not None
+        assert not stream.stop_body(stream.gone_at + STOP_GRACE)
+        give_way()
+        assert ended == []
+        assert stream.stop_body(stream.gone_at + STOP_GRACE + 0.1)
+        give_way()
+        assert ended == ["ended"]
+        assert stream.sent == ["finished"]
+        assert stream.stop_body(0)
+
+    def test_a_view_that_computes_is_let_finish(self) -> None:
+        goes_on = Event()
+        request = Request(Response("x"))
+        handle = request.host._handle
+
+        def wait() -> Handled:
+            goes_on.wait()
+            return handle()
+
+        request.host._handle = wait
+        stream = request.stream
+        stream.greenlet = greenlet = gevent.spawn(stream.run)
+        give_way()
+        stream.client_gone()
+        assert stream.gone_at is not None
+        assert not stream.stop_body(stream.gone_at + 100)
+        goes_on.set()
+        assert greenlet.get(timeout=10)
+        assert request.closed == [None]
+        assert stream.sent == ["finished"]
+
+    def test_an_exit_that_comes_late_hits_nobody(self) -> None:
+        request = Request(Response())
+        request.stream.greenlet = gevent.getcurrent()  # type: ignore[assignment]
+        request.stream._throw_exit()  # its body is over
+        request.stream.greenlet = None
+        request.stream.in_body = True
+        request.stream._throw_exit()
+
+
+def test_its_name_for_the_log() -> None:
+    request = Request(Response())
+    assert request.stream.name() == "a request"
+    request.run()
+    assert request.stream.name() == "GET /x"
+    assert request.stream.describe().startswith("GET /x (0.")

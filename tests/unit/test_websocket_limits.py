@@ -1,0 +1,389 @@
+"""What WebSockets may hold that their views have not taken, and the bytes' way to the view."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import gevent
+import pytest
+from clock import Clock
+
+from plain_gevent_h2.app import websocket
+from plain_gevent_h2.app.asyncio_bridge import AsyncioThread
+from plain_gevent_h2.app.upload_budget import UploadBudget
+from plain_gevent_h2.app.websocket import (
+    MAX_EARLY,
+    MAX_UNREAD,
+    MIN_READ,
+    UNREAD_LOW_WATER,
+    Unread,
+    WebSocketTransport,
+)
+from plain_gevent_h2.net.fairness import give_way
+
+MIB = 1024 * 1024
+
+
+class Socket:
+    """As much of a WebSocket as holds bytes."""
+
+    def __init__(self, unread: Unread) -> None:
+        self._unread = unread
+        self.refused = 0
+
+    def hold(self, size: int) -> None:
+        self._unread.hold(self, size)  # type: ignore[arg-type]
+
+    def get(self, size: int) -> None:
+        """Hold `size` bytes, the last of which have just come."""
+        self.hold(size)
+        self._unread.check(self)  # type: ignore[arg-type]
+
+    def refuse(self) -> None:
+        self.refused += 1
+        self.hold(0)
+
+
+class TestUnread:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        return Clock.of(websocket, monkeypatch)
+
+    @pytest.fixture
+    def budget(self) -> UploadBudget:
+        return UploadBudget(1000 * MIB)
+
+    @pytest.fixture
+    def unread(self, clock: Clock, budget: UploadBudget) -> Unread:
+        return Unread(budget)
+
+    def test_it_counts_in_the_budget_for_bodies(self, budget: UploadBudget, unread: Unread) -> None:
+        first, second = Socket(unread), Socket(unread)
+        first.hold(100)
+        second.hold(50)
+        first.hold(30)
+        assert budget.used == 80
+        first.hold(0)
+        second.hold(0)
+        assert budget.used == unread._size == 0
+        assert not unread._held
+        assert not unread._since
+
+    def test_up_to_the_limit_nobody_is_refused(self, unread: Unread) -> None:
+        sockets = [Socket(unread) for _ in range(16)]
+        for sock in sockets:
+            sock.get(MIB)
+        assert not any(sock.refused for sock in sockets)
+
+    def test_the_largest_is_beside_the_limit(self, unread: Unread) -> None:
+        large, small = Socket(unread), Socket(unread)
+        small.get(MAX_UNREAD)
+        large.get(100 * MIB)
+        assert not large.refused
+        assert not small.refused
+        small.get(MAX_UNREAD + 1)
+        assert small.refused
+        assert not large.refused
+
+    def test_past_it_those_that_hold_most_for_longest_go(
+        self, clock: Clock, unread: Unread
+    ) -> None:
+        old, new, largest = (Socket(unread) for _ in range(3))
+        old.get(2 * MIB)
+        clock.now += 100
+        new.get(12 * MIB)
+        clock.now += 1
+        largest.get(20 * MIB)
+        assert [sock.refused for sock in (old, new, largest)] == [0, 0, 0]
+        more = Socket(unread)
+        more.get(2 * MIB + 1)
+        # 2 MiB for 101 s, of the 16 MiB and a byte. Then there is more than the low water.
+        assert old.refused == 1
+        assert new.refused == 1
+        assert [more.refused, largest.refused] == [0, 0]
+
+    def test_it_ends_at_the_low_water(self, clock: Clock, unread: Unread) -> None:
+        old = [Socket(unread) for _ in range(17)]
+        for sock in old:
+            sock.hold(MIB)
+            clock.now += 1
+        old[-1].get(MIB + 1)  # the largest
+        assert not any(sock.refused for sock in old)
+        newest = Socket(unread)
+        newest.get(MIB)
+        gone = sum(sock.refused for sock in old)
+        assert [sock.refused for sock in old[:gone]] == [1] * gone  # the oldest
+        assert 17 - gone == UNREAD_LOW_WATER // MIB
+
+    def test_who_takes_some_counts_from_then_on(self, clock: Clock, unread: Unread) -> None:
+        takes, keeps = Socket(unread), Socket(unread)
+        takes.hold(8 * MIB)
+        keeps.hold(8 * MIB - 100)
+        clock.now += 100
+        takes.hold(8 * MIB - 1)
+        takes.hold(8 * MIB)  # more comes, which changes nothing
+        clock.now += 1
+        Socket(unread).get(20 * MIB)
+        Socket(unread).get(101)
+        assert keeps.refused == 1
+        assert takes.refused == 0
+
+    def test_without_room_in_the_budget_who_got_some_is_refused(
+        self, budget: UploadBudget, unread: Unread
+    ) -> None:
+        budget.charge(999 * MIB)
+        holder, little, much = (Socket(unread) for _ in range(3))
+        holder.get(MIB)
+        assert not holder.refused
+        little.get(MAX_EARLY)
+        assert not little.refused
+        much.get(MAX_EARLY + 1)
+        assert (holder.refused, little.refused, much.refused) == (0, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def bridge() -> AsyncioThread:
+    return AsyncioThread()
+
+
+class Stream:
+    """A WebSocket's stream, of which the test plays the client."""
+
+    def __init__(self, bridge: AsyncioThread) -> None:
+        self.budget = UploadBudget(None)
+        self.unread = Unread(self.budget)
+        self.consumed = 0
+        self.refused = 0
+        self.transport = WebSocketTransport(self.unread, self._consume, self._refuse)
+        self._bridge = bridge
+        self.sent = b""
+
+    def _consume(self, size: int) -> None:
+        self.consumed += size
+
+    def _refuse(self) -> None:
+        self.refused += 1
+
+    def run(
+        self,
+        view: Callable[[WebSocketTransport, "asyncio.Future[None]"], Coroutine[Any, Any, Any]],
+    ) -> "gevent.Greenlet[..., None]":
+        def serve() -> None:
+            for piece in self.transport.serve(self._bridge, view):
+                self.sent += piece
+
+        greenlet = gevent.spawn(serve)
+        give_way()
+        return greenlet
+
+
+@pytest.fixture
+def stream(bridge: AsyncioThread) -> Stream:
+    return Stream(bridge)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    with gevent.Timeout(10):
+        while not condition():
+            give_way()
+
+
+async def echo(transport: WebSocketTransport, _shutdown: "asyncio.Future[None]") -> None:
+    while data := await transport.recv(100):
+        await transport.sendall(data)
+
+
+class TestTransport:
+    def test_what_the_view_takes_is_consumed_and_what_it_sends_comes(self, stream: Stream) -> None:
+        stream.transport.accept()
+        serving = stream.run(echo)
+        for piece in (b"one", b"two", b"x" * 994):
+            stream.transport.feed(piece)
+        wait_for(lambda: len(stream.sent) == 1000)
+        wait_for(lambda: stream.consumed == 1000)
+        assert stream.transport.waiting == stream.budget.used == 0
+        stream.transport.feed(b"last")
+        stream.transport.feed_end()
+        serving.get(timeout=10)
+        assert stream.sent[-7:] == b"xxxlast"
+        assert stream.consumed == 1004
+        assert stream.budget.used == 0
+
+    def test_what_the_view_does_not_take_is_counted(self, stream: Stream) -> None:
+        stream.transport.accept()
+        stream.transport.feed(b"x" * 5000)
+        assert (stream.transport.waiting, stream.budget.used, stream.consumed) == (5000, 5000, 0)
+
+    def test_before_the_view_accepts_few_bytes_may_come(self, stream: Stream) -> None:
+        stream.transport.feed(b"x" * MAX_EARLY)
+        assert not stream.refused
+        stream.transport.feed(b"x")
+        assert stream.refused == 1
+        assert stream.transport.is_refused
+        assert stream.consumed == MAX_EARLY + 1
+        assert stream.budget.used == stream.transport.waiting == 0
+        stream.transport.feed(b"x" * 10)  # the client has not heard of it yet
+        assert stream.consumed == MAX_EARLY + 11
+        assert stream.budget.used == 0
+        assert stream.refused == 1
+        stream.transport.refuse()
+        assert stream.refused == 1
+
+    def test_afterwards_many_may(self, stream: Stream) -> None:
+        stream.transport.feed(b"x" * 10)
+        stream.transport.accept()
+        stream.transport.feed(b"x" * 2 * MAX_EARLY)
+        assert not stream.refused
+
+    def test_the_client_leaves(self, stream: Stream) -> None:
+        stream.transport.accept()
+        serving = stream.run(echo)
+        stream.transport.feed(b"x")
+        stream.transport.lost()
+        assert stream.consumed == 1
+        assert stream.transport.waiting == stream.budget.used == 0
+        serving.get(timeout=10)
+        stream.transport.feed(b"y" * 5)
+        assert stream.consumed == 6
+        assert stream.budget.used == 0
+
+    def test_it_leaves_before_the_view_starts(self, stream: Stream) -> None:
+        stream.transport.feed(b"x" * 10)
+        stream.transport.lost()
+        assert (stream.consumed, stream.budget.used) == (10, 0)
+        stream.run(echo).get(timeout=10)
+        assert stream.sent == b""
+        assert stream.consumed == 10
+
+    def test_a_view_that_sends_to_nobody_is_told(self, stream: Stream) -> None:
+        told: list[str] = []
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            assert await transport.recv(10) == b""
+            with pytest.raises(ConnectionResetError):
+                await transport.sendall(b"x")
+            told.append("told")
+
+        serving = stream.run(view)
+        stream.transport.lost()
+        serving.get(timeout=10)
+        assert told == ["told"]
+
+    def test_closing_the_iterator_ends_the_view(self, stream: Stream) -> None:
+        ended: list[str] = []
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            await transport.sendall(b"x")
+            assert await transport.recv(10) == b""
+            ended.append("ended")
+
+        stream.transport.feed(b"")
+        pieces = stream.transport.serve(stream._bridge, view)
+        with gevent.Timeout(10):
+            assert next(pieces) == b"x"
+            pieces.close()
+        assert ended == ["ended"]
+
+    def test_what_a_view_raises_is_raised(self, stream: Stream) -> None:
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            raise LookupError("on purpose")
+
+        stream.transport.feed(b"x" * 10)
+        serving = stream.run(view)
+        with pytest.raises(LookupError):
+            serving.get(timeout=10)
+        assert stream.budget.used == 0  # what the view left
+        assert stream.consumed == 10
+
+    @pytest.mark.parametrize("early", [True, False])
+    def test_a_worker_that_shuts_down_says_so(self, stream: Stream, early: bool) -> None:
+        async def view(_: WebSocketTransport, shutdown: "asyncio.Future[None]") -> None:
+            await shutdown
+
+        if early:
+            stream.transport.drain()
+        serving = stream.run(view)
+        if not early:
+            wait_for(lambda: stream.transport._shutdown is not None)
+            stream.transport.drain()
+            stream.transport.drain()  # the second of a drain's sweeps
+        serving.get(timeout=10)
+
+    def test_a_refused_one_loses_what_its_messages_keep(self, stream: Stream) -> None:
+        dropped: list[str] = []
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            transport.dropped = lambda: dropped.append("dropped")
+            await transport.recv(1)
+            transport.keep(50_000)
+            while not dropped:
+                await asyncio.sleep(0)
+            await transport.recv(1)
+
+        stream.transport.accept()
+        serving = stream.run(view)
+        stream.transport.feed(b"x")
+        wait_for(lambda: stream.budget.used == 50_000)
+        stream.transport.refuse()
+        assert stream.budget.used == 0
+        wait_for(lambda: dropped)
+        stream.transport.feed_end()
+        serving.get(timeout=10)
+        assert stream.budget.used == 0
+
+    def test_the_reader_waits_while_much_waits_for_the_view(self, stream: Stream) -> None:
+        goes_on: list[str] = []
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            while not goes_on:
+                await asyncio.sleep(0)
+            while await transport.recv(100):
+                pass
+
+        stream.transport.accept()
+        serving = stream.run(view)
+        stream.transport.feed(b"x" * 1000)
+        stream.transport.wait_for_room(1000)
+        waiting = gevent.spawn(stream.transport.wait_for_room, 999)
+        give_way()
+        assert not waiting.ready()
+        goes_on.append("now")
+        waiting.get(timeout=10)
+        stream.transport.feed_end()
+        serving.get(timeout=10)
+
+    def test_the_reader_does_not_wait_for_a_client_that_left(self, stream: Stream) -> None:
+        stream.transport.accept()
+        stream.transport.feed(b"x" * 1000)
+        waiting = gevent.spawn(stream.transport.wait_for_room, 0)
+        give_way()
+        assert not waiting.ready()
+        stream.transport.lost()
+        waiting.get(timeout=10)
+
+    def test_a_large_read_gives_the_client_its_window_before(self, stream: Stream) -> None:
+        """Or both would wait: the view for a message, the client for its window."""
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            assert len(await transport.recv(100_000)) == MIN_READ
+            assert len(await transport.recv(100_000)) == 1
+
+        stream.transport.accept()
+        serving = stream.run(view)
+        stream.transport.feed(b"x" * (MIN_READ - 1))
+        wait_for(lambda: stream.consumed == MIN_READ - 1)
+        stream.transport.feed(b"x")
+        stream.transport.feed(b"x")
+        stream.transport.feed_end()
+        serving.get(timeout=10)
+        assert stream.consumed == MIN_READ + 1
+        assert stream.budget.used == 0
+
+    def test_the_view_closes(self, stream: Stream) -> None:
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            transport.close()
+            assert await transport.recv(10) == b""
+            await transport.sendall(b"bye")
+
+        stream.run(view).get(timeout=10)
+        assert stream.sent == b"bye"
