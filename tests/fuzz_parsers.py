@@ -14,7 +14,7 @@ from plain.server.http.errors import ChunkedFramingError
 from plain_gevent_h2.http1.chunked import ChunkedDecoder
 from plain_gevent_h2.http2.faults import ConnectionFault
 from plain_gevent_h2.http2.frame_filter import FrameFilter
-from plain_gevent_h2.http2.frames import PREFACE
+from plain_gevent_h2.http2.frames import FRAME_HEADER_SIZE, PREFACE
 from plain_gevent_h2.http2.headers import (
     MalformedRequest,
     RefusedRequest,
@@ -32,12 +32,12 @@ def _read(pieces: Iterable[bytes]) -> list[object]:
     def check(stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
         return ErrorCodes.PROTOCOL_ERROR if (stream_id + size + ends) % 7 == 6 else None
 
-    reader = FrameFilter(MAX_FRAME_SIZE, check, lambda _kind: None)
+    frame_filter = FrameFilter(MAX_FRAME_SIZE, check, lambda _kind: None)
     found: list[object] = []
     try:
         for piece in pieces:
-            for item in reader.feed(piece):
-                if isinstance(item, bytes) and found and isinstance(found[-1], bytes):
+            for item in frame_filter.feed(piece):
+                if isinstance(item, list) and found and isinstance(found[-1], list):
                     found[-1] += item
                 elif item:
                     found.append(item)
@@ -53,7 +53,8 @@ def frames(data: bytes) -> None:
         whole = _read([sent])
         assert whole == _read([sent[:cut], sent[cut:]])
         assert whole == _read(sent[i : i + 1] for i in range(len(sent)))
-        assert sum(len(item) for item in whole if isinstance(item, bytes)) <= len(sent)
+        frames = [frame for item in whole if isinstance(item, list) for frame in item]
+        assert sum(FRAME_HEADER_SIZE + len(frame[-1]) for frame in frames) <= len(sent)
 
 
 def block(data: bytes) -> None:

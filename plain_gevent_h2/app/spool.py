@@ -140,8 +140,11 @@ class SpooledBody(BodySink):
         self._pace: Pace | None = None  # from the first byte on
         self._evicted = False
 
-    def feed(self, data: bytes) -> None:
-        """Add `data`. Raises `BodyBudgetExceeded` also if the body was evicted."""
+    def feed(self, data: bytes) -> int:  # type: ignore[override]  # Plain's returns None
+        """See `Inbound`. What goes to memory does not wait.
+
+        Raises `BodyBudgetExceeded` also if the body was evicted.
+        """
         if self._spool is None or self._pace is None:
             self._spool = self._file = Spool(self.spool_size, self._on_written)  # type: ignore[assignment]
             self._pace = Pace(self._uploads.now)
@@ -154,12 +157,18 @@ class SpooledBody(BodySink):
             if not self._uploads.make_room(self, len(data)):
                 raise
             super().feed(data)
+        return len(data) if self.spooled else 0
 
-    def whole(self) -> None:
-        """All of it has come. Raises `BodyBudgetExceeded` if it was evicted."""
+    def end(self) -> None:
+        """See `Inbound`. Raises `BodyBudgetExceeded` if it was evicted."""
         if self._spool is not None:
             self._check_not_evicted()
             self._uploads.end(self)
+
+    def lost(self) -> None:
+        """See `Inbound`."""
+        with suppress(OSError):  # as in _close_file()
+            self.close()
 
     def close(self) -> None:
         if self._spool is not None:
@@ -180,9 +189,13 @@ class SpooledBody(BodySink):
     def evict(self) -> None:
         """See `Upload`."""
         self._evicted = True
-        with suppress(OSError):  # as in _close_file()
-            self.close()
+        self.lost()
         self._on_evicted()
+
+    @property
+    def progress(self) -> int | None:
+        """See `Inbound`. While it waits for our disk, the client owes nothing."""
+        return None if self.writing else self.received
 
     @property
     def writing(self) -> bool:

@@ -95,7 +95,7 @@ class Unread:
 class WebSocketTransport:
     """Both ends of the bytes of one WebSocket.
 
-    The stream's side, `feed()` to `lost()`, is called in the hub's thread, the view's side by
+    The stream's side, an `Inbound`, is called in the hub's thread, the view's side by
     Plain in the loop's. Each attribute belongs to one of the two, but for three. `_received` is
     added to at its end by the stream's and cut at its front by the view's, each in one call that
     the GIL makes whole. `_ended` and `_is_told` may be set by either.
@@ -142,12 +142,12 @@ class WebSocketTransport:
         """The view accepts: the client may send."""
         self.is_accepted = True
 
-    def feed(self, data: bytes) -> None:
-        """The client sent `data`."""
+    def feed(self, data: bytes) -> int:
+        """See `Inbound`. All of it waits for the view."""
+        size = len(data)
         if self._is_lost or self._is_void:
-            self._consumed(len(data))
-            return
-        self.waiting += len(data)
+            return 0
+        self.waiting += size
         self._received.extend(data)
         self._tell_view()
         if self.waiting > MAX_EARLY and not self.is_accepted:
@@ -155,9 +155,10 @@ class WebSocketTransport:
         else:
             self._unread.hold(self, self.waiting + self._kept)
             self._unread.check(self)
+        return size
 
-    def feed_end(self) -> None:
-        """The client sends nothing more."""
+    def end(self) -> None:
+        """See `Inbound`."""
         self._ended = True
         self._tell_view()
 
@@ -173,8 +174,13 @@ class WebSocketTransport:
         if self._loop is not None:
             self._loop.post(self._shut_down)
 
+    @property
+    def progress(self) -> int | None:
+        """See `Inbound`. A client that sends nothing owes nothing: it need not."""
+        return self.waiting or None
+
     def lost(self) -> None:
-        """The client is gone, or the stream ended."""
+        """See `Inbound`."""
         if not self._is_lost:
             self._is_lost = True
             self._taken(self.waiting, self._kept)

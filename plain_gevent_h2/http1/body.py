@@ -54,7 +54,7 @@ class BodyReader:
             self._read_chunks(sink, parsed)
         elif parsed.content_length:
             self._read_length(sink, parsed.content_length)
-        sink.whole()
+        sink.end()
 
     def _read_length(self, sink: SpooledBody, remaining: int) -> None:
         rate = self._host.rules.rate_floor()

@@ -231,7 +231,7 @@ class Http1Connection:
                 transport.received.clear()
                 websocket.wait_for_room(WEBSOCKET_BACKLOG)
                 self._sock.settimeout(None)  # a send may have set another
-            websocket.feed_end()
+            websocket.end()
         except OSError as exc:
             stream.client_gone()
             if isinstance(exc, RecordFlood):

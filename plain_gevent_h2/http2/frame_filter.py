@@ -3,7 +3,7 @@
 `h2` does not take a GOAWAY and stay open, treats some stream errors as connection errors,
 and names some errors wrongly. `FrameFilter` checks each frame's header first: it raises
 `ConnectionFault` for a violation it can tell from there, hands frames that `h2` handles on
-in whole runs of bytes, and gives the others to its caller.
+in runs, and gives the others to its caller. `h2` does not parse the headers again.
 """
 
 import struct
@@ -22,7 +22,7 @@ from .frames import (
     PREFACE,
     ErrorCodes,
     FrameType,
-    pack_frame,
+    RawFrame,
     parse_frame_header,
 )
 from .token_buckets import SMALL_DATA
@@ -107,16 +107,17 @@ class FrameFilter:
         size, self._finished_block = self._finished_block, 0
         return size
 
-    def feed(self, data: bytes) -> Iterator[bytes | StreamFault | GoAway]:
-        """Yield what is complete: bytes for `h2`, and frames that it should not see.
+    def feed(self, data: bytes) -> Iterator[list[RawFrame] | StreamFault | GoAway]:
+        """Yield what is complete: frames for `h2`, and what it should not see.
 
-        The bytes are those of few frames (`MAX_RUN`), perhaps of none. Raises
-        `ConnectionFault`, after everything that came before the violation was yielded.
+        The frames are few (`MAX_RUN`), perhaps none. Raises `ConnectionFault`, after everything
+        that came before the violation was yielded.
         """
         self._buffer += data
         if not self._preface_seen and not self._take_preface():
             return
-        start = pos = frames = 0  # the run of frames that h2 is to see
+        run: list[RawFrame] = []  # that h2 is to see
+        start = pos = frames = 0  # where the run begins, and how many frames it took
         try:
             while (header := self._header_at(pos)) is not None:
                 kind, flags, stream_id, end = header
@@ -127,41 +128,50 @@ class FrameFilter:
                     self._count(kind)
                 if kind == FrameType.HEADERS and stream_id > self._highest_stream_id:
                     self._highest_stream_id = stream_id
-                if kind == FrameType.DATA:
-                    yield self._bytes(start, pos)
+                if kind == FrameType.DATA and run:
+                    yield run
+                    run = []
                     start = pos
                 item = self._check(header, pos)
+                pos = end
                 frames += 1
-                for_h2 = item is None and kind in _FOR_H2
-                if for_h2 and frames < MAX_RUN and end - start < MAX_RUN_BYTES:
-                    pos = end
+                if isinstance(item, tuple):
+                    run.append(item)
+                    item = None
+                if item is None and frames < MAX_RUN and end - start < MAX_RUN_BYTES:
                     continue
-                yield self._bytes(start, end if for_h2 else pos)
-                start = pos = end
+                yield run
+                run = []
+                start = end
                 frames = 0
                 if item is not None:
                     yield item
-            yield self._bytes(start, pos)
+            if run:
+                yield run
         except ConnectionFault:
-            yield self._bytes(start, pos)
+            yield run
             raise
         finally:
             del self._buffer[:pos]
 
     def _check(
         self, header: tuple[int, int, int, int], pos: int
-    ) -> bytes | StreamFault | GoAway | None:
-        """What is to be handed on in place of the frame at `pos`, if anything is."""
+    ) -> RawFrame | StreamFault | GoAway | None:
+        """The frame at `pos` if `h2` is to see it, perhaps another in its place, or a fault."""
         kind, flags, stream_id, end = header
         if kind == FrameType.DATA:
-            return self._check_data(flags, stream_id, pos, end)
-        if kind == FrameType.WINDOW_UPDATE and end - pos == FRAME_HEADER_SIZE + 4:
+            fault = self._check_data(flags, stream_id, pos, end)
+            if fault is not None:
+                return fault
+        elif kind == FrameType.WINDOW_UPDATE and end - pos == FRAME_HEADER_SIZE + 4:
             # The reserved bit is to be ignored (RFC 9113 section 6.9); h2 does not.
             self._buffer[pos + FRAME_HEADER_SIZE] &= 0x7F
+        payload = bytes(memoryview(self._buffer)[pos + FRAME_HEADER_SIZE : end])
         if kind in _CHECKED and (kind != FrameType.HEADERS or flags & PADDED):
-            payload = self._bytes(pos + FRAME_HEADER_SIZE, end)
-            return _CHECKED[kind](flags, stream_id, payload, self._highest_stream_id)
-        return None
+            item = _CHECKED[kind](flags, stream_id, payload, self._highest_stream_id)
+            if item is not None:
+                return item
+        return (kind, flags, stream_id, payload) if kind in _FOR_H2 else None
 
     def _check_data(self, flags: int, stream_id: int, pos: int, end: int) -> StreamFault | None:
         length = size = end - pos - FRAME_HEADER_SIZE
@@ -184,9 +194,6 @@ class FrameFilter:
             raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, f"frame of {length} bytes")
         end = pos + FRAME_HEADER_SIZE + length
         return None if len(buffer) < end else (kind, flags, stream_id, end)
-
-    def _bytes(self, start: int, end: int) -> bytes:
-        return bytes(memoryview(self._buffer)[start:end])
 
     def _take_preface(self) -> bool:
         """Check the client connection preface (RFC 9113 section 3.4); True once it is whole."""
@@ -262,12 +269,12 @@ _SETTING = struct.Struct(">HL")
 
 def _check_padded_headers(
     flags: int, stream_id: int, payload: bytes, _highest_stream_id: int
-) -> bytes | None:
+) -> RawFrame | None:
     """RFC 9113 section 6.2: a fragment may be all padding, which `h2` refuses. Take it off."""
     if not payload or payload[0] >= len(payload):
         return None  # too much of it: h2 says so
     payload = payload[1 : len(payload) - payload[0]]
-    return pack_frame(FrameType.HEADERS, flags & ~PADDED, stream_id, payload)
+    return FrameType.HEADERS, flags & ~PADDED, stream_id, payload
 
 
 def _check_priority(
@@ -296,7 +303,7 @@ def _check_rst_stream(_flags: int, stream_id: int, payload: bytes, highest_strea
 
 def _check_settings(
     flags: int, stream_id: int, payload: bytes, _highest_stream_id: int
-) -> bytes | None:
+) -> RawFrame | None:
     """RFC 9113 section 6.5: an ACK with a payload, and settings of unknown meaning.
 
     `h2` calls the first a PROTOCOL_ERROR, and keeps the others, each in 0.7 KB: a peer
@@ -311,7 +318,7 @@ def _check_settings(
     if len(known) == len(settings):
         return None
     payload = b"".join(_SETTING.pack(*setting) for setting in known)
-    return pack_frame(FrameType.SETTINGS, flags, stream_id, payload)
+    return FrameType.SETTINGS, flags, stream_id, payload
 
 
 def _check_goaway(_flags: int, stream_id: int, payload: bytes, _highest_stream_id: int) -> GoAway:
@@ -334,9 +341,8 @@ def _check_window_update(
     return StreamFault(stream_id, ErrorCodes.PROTOCOL_ERROR)
 
 
-#: Frames whose payload is checked first: what settles one is given to the caller, and `h2`
-#: does not see it; None lets it go on.
-_CHECKED: dict[int, Callable[[int, int, bytes, int], bytes | StreamFault | GoAway | None]] = {
+#: Frames whose payload is checked: what is found takes the frame's place, None lets it go on.
+_CHECKED: dict[int, Callable[[int, int, bytes, int], RawFrame | StreamFault | GoAway | None]] = {
     FrameType.HEADERS: _check_padded_headers,
     FrameType.PRIORITY: _check_priority,
     FrameType.RST_STREAM: _check_rst_stream,

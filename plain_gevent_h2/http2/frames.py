@@ -7,9 +7,6 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 FRAME_HEADER_SIZE = 9
 
-#: The size of a GOAWAY frame without debug data (RFC 9113 section 6.8).
-GOAWAY_SIZE = FRAME_HEADER_SIZE + 8
-
 #: The highest stream identifier: "every stream may still be processed" in a GOAWAY.
 MAX_STREAM_ID = 2**31 - 1
 
@@ -54,6 +51,9 @@ END_HEADERS = 0x4
 PADDED = 0x8
 
 _HEADER = struct.Struct(">HBBBL")
+
+#: A frame taken apart: its type, flags, stream and payload.
+type RawFrame = tuple[int, int, int, bytes]
 
 
 def error_name(code: int) -> str:

@@ -2,15 +2,24 @@
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plain.http import Response
+from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.plain_internals import BODY_RECV_TIMEOUT, BodyRateFloor, http2_request
+from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.app.inbound import Inbound
+from plain_gevent_h2.app.plain_internals import (
+    BODY_RECV_TIMEOUT,
+    BodyBudgetExceeded,
+    BodyRateFloor,
+    LimitRequestBody,
+    http2_request,
+)
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.net.fairness import SWEEP_INTERVAL, give_way
-from plain_gevent_h2.stream import ClientGone, Stream, release
+from plain_gevent_h2.stream import ClientGone, Stream, log_unwritten, release
 
 from .frames import ErrorCodes
 from .headers import RequestHead, response_headers
@@ -19,11 +28,46 @@ from .send_buffer import SendBuffer
 if TYPE_CHECKING:
     from plain.http import Request
 
-    from .connection import Http2Connection
-
+log = get_framework_logger("plain.server")
 
 #: Fields that Plain's access log looks for.
 _LOGGED = ("USER-AGENT", "REFERER")
+
+
+class Queue(Protocol):
+    """What a stream tells of its greenlet."""
+
+    def began(self) -> None: ...
+
+    def finished(self, stream: Any) -> None: ...
+
+
+class Owner(Protocol):
+    """What a stream asks of its connection."""
+
+    client: Any
+    server: Any
+
+    @property
+    def queue(self) -> Queue: ...
+
+    def send_headers(self, stream: Any, headers: Any, *, end_stream: bool) -> None: ...
+
+    def send_buffered(self, stream: Any) -> None: ...
+
+    def send_what_fits(self, stream: Any) -> None: ...
+
+    def end(self, stream: Any) -> None: ...
+
+    def reset(self, stream: Any, code: ErrorCodes) -> None: ...
+
+    def consumed(self, stream_id: int, size: int) -> None: ...
+
+    def upload_evicted(self, stream_id: int) -> None: ...
+
+    def websocket_refused(self, stream_id: int) -> None: ...
+
+    def release_headers(self, size: int) -> None: ...
 
 
 class Http2Stream(Stream):
@@ -36,14 +80,15 @@ class Http2Stream(Stream):
         "_raw_path",
         "buffer",
         "client_ended",
-        "connection",
         "content_length",
         "discarded",
         "ended_at",
         "header_bytes",
         "headers",
+        "inbound",
         "method",
         "opened",
+        "owner",
         "received_at",
         "response_ended",
         "sink",
@@ -51,10 +96,9 @@ class Http2Stream(Stream):
         "stream_id",
     )
 
-    def __init__(self, connection: "Http2Connection", stream_id: int, head: RequestHead) -> None:
-        host = connection.host
+    def __init__(self, host: Host, owner: Owner, stream_id: int, head: RequestHead) -> None:
         super().__init__(host)
-        self.connection = connection
+        self.owner = owner
         self.stream_id = stream_id
         self.buffer = SendBuffer(stream_id, host.limits.unsent)
         self._raw_path = head.path.partition("?")[0]
@@ -65,61 +109,91 @@ class Http2Stream(Stream):
         self.sink = SpooledBody(
             host.rules,
             host.limits.uploads,
-            partial(connection.upload_evicted, stream_id),
-            partial(connection.consumed, stream_id),
+            partial(owner.upload_evicted, stream_id),
+            partial(owner.consumed, stream_id),
         )
+        # What takes the client's bytes; without it they are thrown away.
+        self.inbound: Inbound | None = self.sink
         self.content_length = head.content_length
+        # Owned by `Streams` and `StartQueue`.
         self.header_bytes = 0  # in the worker's header budget
-        # Owned by the connection.
         self.started = False  # it has its greenlet, or waits for it; the sink goes with it
         self.client_ended = False
         self.response_ended = False
-        self.discarded = 0  # bytes of a body that came after the response
         self.ended_at = 0.0  # when the response ended (monotonic)
+        # The reader's.
+        self.discarded = 0  # bytes of a body that came after the response
         self.received_at = self.opened  # monotonic time of the last DATA
         self._rate: BodyRateFloor | None = None
         self._rate_checked_at = self.opened
         self._rate_received = 0
 
-    def too_slow(self, now: float) -> bool:
-        """Whether the body arrives below the rate floor, or not at all. Called once a second.
+    # -- what the client sends ------------------------------------------------
 
-        A WebSocket that is not accepted has none, unless its client sends what it has no leave to.
-        """
-        if self.websocket is not None and not self.websocket.waiting:
+    def open_websocket(self) -> None:
+        """The request is an extended CONNECT for a WebSocket (RFC 8441)."""
+        self.websocket = self.inbound = WebSocketTransport(
+            self.host.limits.unread_websockets,
+            partial(self.owner.consumed, self.stream_id),
+            partial(self.owner.websocket_refused, self.stream_id),
+        )
+
+    def receive(self, inbound: Inbound, data: bytes) -> int:
+        """Hand `data` to `inbound`, which is the stream's. Returns how many bytes of it wait."""
+        self.received_at = time.monotonic()
+        try:
+            return inbound.feed(data)
+        except (LimitRequestBody, BodyBudgetExceeded) as exc:
+            extra = {"client": self.owner.client, "error": str(exc)}
+            log.warning("Invalid request", extra=extra)
+            self.refuse(413 if isinstance(exc, LimitRequestBody) else 503)
+        except OSError as exc:
+            log_unwritten(exc)
+            self.refuse(500)
+        return 0
+
+    def too_slow(self, now: float) -> bool:
+        """Whether the body arrives below the rate floor, or not at all. Called once a second."""
+        received = None if self.inbound is None else self.inbound.progress
+        if received is None:
             return False
-        if self.sink.writing:
-            return False  # it is our disk that is slow
         if not self.host.rules.min_body_rate:
             return now - self.received_at > self.host.rules.keepalive_timeout
-        if self.content_length is not None and self.sink.received >= self.content_length:
+        if self.content_length is not None and received >= self.content_length:
             # Only END_STREAM or trailers are missing.
             return now - self.received_at > BODY_RECV_TIMEOUT
         if self._rate is None:
             self._rate = self.host.rules.rate_floor()
-        received = self.sink.received if self.websocket is None else self.websocket.waiting
         # More than the interval was not the client's time: a view kept the hub busy.
         waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
         self._rate.record(waited=waited, received=received - self._rate_received)
         self._rate_checked_at, self._rate_received = now, received
         return self._rate.violated()
 
+    def refuse_slow(self) -> None:
+        """Give up a request that is `too_slow()`."""
+        if self.websocket is None:
+            self.refuse(408)
+        else:
+            self.websocket.refuse()
+
+    def refuse(self, status: int) -> None:
+        """Answer a request that has not started with an error page, and give its body up."""
+        release(self.sink)
+        self.send_error(status)
+
     def release_headers(self) -> None:
         """Nobody needs the request's header fields any more."""
         self.headers = []
         if self.header_bytes:
-            self.host.limits.headers.release(self.connection, self.header_bytes)
+            self.owner.release_headers(self.header_bytes)
             self.header_bytes = 0
 
     # -- the verbs of Stream --------------------------------------------------
 
     def build_request(self) -> "Request":
-        connection = self.connection
         self.log_request, request, self.log_response = http2_request(
-            self,
-            connection.client,
-            connection.server,
-            self.host.rules.scheme,
+            self, self.owner.client, self.owner.server, self.host.rules.scheme
         )
         # For the log: Plain's is decoded, so what a client encoded could be a line of its own.
         self.log_request.path = self._raw_path
@@ -133,7 +207,7 @@ class Http2Stream(Stream):
         """RFC 8441 section 5: a 200 takes the place of HTTP/1.1's 101."""
         fields = response_headers(response)[1:]
         headers = [field for field in fields if field[0] != b"sec-websocket-accept"]
-        self.connection.send_headers(self, [(b":status", b"200"), *headers], end_stream=False)
+        self.owner.send_headers(self, [(b":status", b"200"), *headers], end_stream=False)
         self.headers_sent = True
         assert self.websocket is not None  # made with the stream
         self.websocket.accept()
@@ -141,7 +215,7 @@ class Http2Stream(Stream):
 
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         headers = response_headers(response)
-        self.connection.send_headers(self, headers, end_stream=end_stream)
+        self.owner.send_headers(self, headers, end_stream=end_stream)
         self.headers_sent = True
 
     def send_data(self, data: bytes) -> None:
@@ -149,11 +223,11 @@ class Http2Stream(Stream):
             raise ClientGone
         self.log_response.sent += len(data)
         self.buffer.put(data)
-        self.connection.send_buffered(self)
+        self.owner.send_buffered(self)
         self.buffer.wait_for_room()
 
     def end(self) -> None:
-        self.connection.end(self)
+        self.owner.end(self)
 
     def send_whole(self, data: bytes) -> None:
         # The writer has it from here on. A greenlet and a request that wait beside it take more
@@ -162,7 +236,7 @@ class Http2Stream(Stream):
             raise ClientGone
         self.log_response.sent += len(data)
         self.buffer.put_whole(data)
-        self.connection.end(self)
+        self.owner.end(self)
         self.host.limits.unread_responses.make_room()
 
     def send_error(self, status: int) -> None:
@@ -174,13 +248,16 @@ class Http2Stream(Stream):
 
     def respond_whole(self, response: Response) -> None:
         """Queue a response with a small body, from any greenlet, without blocking."""
+        if not self.started and self.inbound is not None:
+            self.inbound.lost()
+            self.inbound = None
         try:
             bodiless = self.method == "HEAD"
             response.headers["Content-Length"] = str(len(response.content))
             self.send_headers(response, end_stream=bodiless)
             if not bodiless:
                 self.buffer.put(response.content)
-                self.connection.end(self)
+                self.owner.end(self)
         except ClientGone:
             pass
 
@@ -189,15 +266,15 @@ class Http2Stream(Stream):
         # The writer has its turn first: of data that come in one TLS record with their reset,
         # curl shows nothing.
         give_way()
-        self.connection.send_what_fits(self)
-        self.connection.reset(self, ErrorCodes.INTERNAL_ERROR)
+        self.owner.send_what_fits(self)
+        self.owner.reset(self, ErrorCodes.INTERNAL_ERROR)
 
     def began(self) -> None:
-        self.connection.stream_began()
+        self.owner.queue.began()
 
     def finished(self) -> None:
         release(self.sink)
         # The stream may wait for its client for a long time yet.
         self.release_headers()
         self.log_request = self.log_response = None
-        self.connection.stream_finished(self)
+        self.owner.queue.finished(self)

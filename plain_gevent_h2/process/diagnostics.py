@@ -22,7 +22,7 @@ import plain_gevent_h2
 from plain_gevent_h2.app import asyncio_bridge
 from plain_gevent_h2.app.plain_internals import FOLDERS_OF_EACH_REQUEST
 from plain_gevent_h2.http1 import connection as http1
-from plain_gevent_h2.http2 import connection
+from plain_gevent_h2.http2 import connection, shutdown
 from plain_gevent_h2.limits import slots
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.stream import Stream
@@ -52,6 +52,7 @@ _NAMED = 5
 #: What a greenlet is, by the outermost of these files in its stack.
 _KINDS = {
     connection.__file__: "connection(s)",
+    shutdown.__file__: "connection(s)",
     http1.__file__: "connection(s)",
     slots.__file__: "idle greenlet(s), for the next requests",
     asyncio_bridge.__file__: "greenlet(s) of the asyncio loop's thread",

@@ -113,7 +113,7 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
         "waiting": len(worker.limits.slots._waiting),
         "idle": len(worker.limits.slots._idle),
         "leaving": len(worker._leaving),
-        "streams": sum(len(c._streams) for c in connections if isinstance(c, Http2Connection)),
+        "streams": sum(c.active_streams for c in connections if isinstance(c, Http2Connection)),
         "budget": worker.limits.uploads.used,
         "files": len(files),
         "sockets": sum(file.startswith("socket:") for file in files),

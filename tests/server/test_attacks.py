@@ -18,7 +18,7 @@ from h2client import Client
 from harness import Server, wait_for
 from hpack import Encoder
 
-from plain_gevent_h2.http2.connection import MANY_STREAMS
+from plain_gevent_h2.http2.receiver import MANY_STREAMS
 
 #: Seconds of each attack, one connection after another.
 SECONDS = 1.0

@@ -51,7 +51,7 @@ class TestUploadBudget:
         with pytest.raises(BodyBudgetExceeded):
             slower.feed(b"x")  # what came meanwhile
         with pytest.raises(BodyBudgetExceeded):
-            slower.whole()
+            slower.end()
         for body in (slow, slower, small):
             body.close()
         assert worker.uploads.used == 0
@@ -96,13 +96,13 @@ class TestUploadBudget:
         slow = worker.upload("slow", 500)
         worker.pass_time(100, (slow, 1))
         worker.upload("new", 400)
-        slow.whole()
+        slow.end()
         assert worker.evicted == []
 
     def test_one_that_is_whole_stays(self) -> None:
         worker = Worker(1000)
         whole, given_up = worker.upload("whole", 600), worker.upload("given up", 100)
-        whole.whole()
+        whole.end()
         given_up.close()
         worker.pass_time(100)
         with pytest.raises(BodyBudgetExceeded):

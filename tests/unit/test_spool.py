@@ -251,7 +251,7 @@ class TestSpooledBody:
         body.feed(b"a" * 900)
         body.feed(b"b" * 900)
         assert budget.used == body.received == 1800
-        body.whole()
+        body.end()
         assert body.finish().read() == b"a" * 900 + b"b" * 900
         assert budget.used == 1800
         body.close()
@@ -263,7 +263,7 @@ class TestSpooledBody:
 
     def test_an_empty_body_has_no_file(self, disk: Disk) -> None:
         body = self.make(UploadBudget(5000))
-        body.whole()
+        body.end()
         assert body.finish().read() == b""
         assert not body.writing
         body.wait_for_room()
@@ -298,7 +298,7 @@ class TestSpooledBody:
         with pytest.raises(BodyBudgetExceeded):
             slow.feed(b"x")
         with pytest.raises(BodyBudgetExceeded):
-            slow.whole()
+            slow.end()
         slow.close()
         assert budget.used == 4000
         other.close()
@@ -326,7 +326,7 @@ class TestSpooledBody:
         assert body.slowness() > PATIENCE
         other = self.make(budget)
         if end == "whole":
-            body.whole()
+            body.end()
             with pytest.raises(BodyBudgetExceeded):
                 other.feed(b"x" * 4500)
         else:

@@ -203,7 +203,7 @@ class TestTransport:
         wait_for(lambda: stream.consumed == 1000)
         assert stream.transport.waiting == stream.budget.used == 0
         stream.transport.feed(b"last")
-        stream.transport.feed_end()
+        stream.transport.end()
         serving.get(timeout=10)
         assert stream.sent[-7:] == b"xxxlast"
         assert stream.consumed == 1004
@@ -327,7 +327,7 @@ class TestTransport:
         stream.transport.refuse()
         assert stream.budget.used == 0
         wait_for(lambda: dropped)
-        stream.transport.feed_end()
+        stream.transport.end()
         serving.get(timeout=10)
         assert stream.budget.used == 0
 
@@ -349,7 +349,7 @@ class TestTransport:
         assert not waiting.ready()
         goes_on.append("now")
         waiting.get(timeout=10)
-        stream.transport.feed_end()
+        stream.transport.end()
         serving.get(timeout=10)
 
     def test_the_reader_does_not_wait_for_a_client_that_left(self, stream: Stream) -> None:
@@ -374,7 +374,7 @@ class TestTransport:
         wait_for(lambda: stream.consumed == MIN_READ - 1)
         stream.transport.feed(b"x")
         stream.transport.feed(b"x")
-        stream.transport.feed_end()
+        stream.transport.end()
         serving.get(timeout=10)
         assert stream.consumed == MIN_READ + 1
         assert stream.budget.used == 0

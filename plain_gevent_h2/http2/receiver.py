@@ -1,0 +1,326 @@
+"""What the client of an HTTP/2 connection sends: its frames, and what `h2` makes of them."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from h2 import events
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
+from plain.logs import get_framework_logger
+
+from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.limits.header_budget import FREE, LONG_BLOCK, size_to_charge
+from plain_gevent_h2.net import metrics
+from plain_gevent_h2.net.tls_socket import RECORD_SIZE, RECV_SIZE
+
+from .early_answers import answer_early, expects_continue
+from .faults import ConnectionFault, StreamFault
+from .frame_filter import FrameFilter, GoAway
+from .frames import ErrorCodes, FrameType, RawFrame, error_name, window_update
+from .headers import (
+    HeadersTooLarge,
+    MalformedRequest,
+    PathTooLong,
+    RefusedRequest,
+    RequestHead,
+    check_trailers,
+    parse_request,
+)
+from .shutdown import Shutdown
+from .state_machine import HeadersDiscarded, StateMachine, error_code
+from .stream import Http2Stream
+from .streams import Streams
+from .token_buckets import (
+    DATA_ON_CLOSED_STREAM,
+    LONG_PATH_COST,
+    OVERSIZED_HEADERS_COST,
+    RESET_FRAME,
+    SMALL_DATA,
+    TokenBuckets,
+)
+
+log = get_framework_logger("plain.server")
+
+#: What a client may still send after a complete response to a request that is not
+#: complete (RFC 9113 section 8.1). Past these bytes, or `timeouts.DISCARD_TIMEOUT`, the stream
+#: is reset with NO_ERROR. Resetting at once would turn frames already under way into faults.
+DISCARD_BYTES = 256 * 1024
+
+#: Streams that may be open in a worker, 3 KiB each, before a connection may have only a few. (Or
+#: twice as many as may run, if that is more.)
+MANY_STREAMS = 20_000
+FEW_STREAMS = 10
+
+
+class Connection(Protocol):
+    """What the receiver needs of its connection."""
+
+    host: Host
+    client: Any
+
+
+class Receiver:
+    """Takes frames in the order in which they came; the reader's greenlet alone calls it."""
+
+    __slots__ = (
+        "_buckets",
+        "_few_streams",
+        "_h2",
+        "_requests",
+        "_shutdown",
+        "_streams",
+        "_writer",
+        "client",
+        "frames",
+        "host",
+        "recv_size",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        h2: StateMachine,
+        buckets: TokenBuckets,
+        streams: Streams,
+        shutdown: Shutdown,
+    ) -> None:
+        # Set once.
+        self.host = host = connection.host
+        self.client = connection.client
+        self._h2 = h2
+        self._buckets = buckets
+        self._streams = streams
+        self._shutdown = shutdown
+        self._writer = streams.writer
+        self._few_streams = min(FEW_STREAMS, host.config.max_concurrent_streams)
+
+        self.frames = FrameFilter(
+            host.config.max_frame_size,
+            self._data_fault,
+            self._count_frame,
+            2 * host.config.max_header_list_size,
+        )
+        self._requests = 0
+        # Bytes to take from the socket at once: many for a body alone, since a connection that is
+        # throttled holds them for as long (100 held 80 MB).
+        self.recv_size = RECORD_SIZE
+
+    def ended(self) -> None:
+        """The connection is over: let go of what holds this object."""
+        del self.frames
+
+    # -- frames ---------------------------------------------------------------
+
+    def receive(self, frames: Iterable[RawFrame]) -> None:
+        """Have `h2` process `frames`. Raises `ConnectionFault`."""
+        try:
+            received = self._h2.receive_frames(frames)
+        except ProtocolError as exc:
+            raise ConnectionFault(error_code(exc), str(exc)) from exc
+        for event in received:
+            handle = _HANDLERS.get(type(event))
+            if handle is not None:
+                handle(self, event)
+
+    def receive_settled(self, item: StreamFault | GoAway) -> None:
+        """Process what `h2` does not see. Raises `ConnectionFault`."""
+        if isinstance(item, GoAway):
+            self._shutdown.client_goes_away()
+            return
+        self._buckets.take(FrameType.RST_STREAM)
+        stream = self._streams.by_id.get(item.stream_id)
+        if stream is not None:
+            self._streams.reset(stream, item.code)
+        if item.unseen:
+            self._writer.send_raw(window_update(item.unseen))
+
+    def _count_frame(self, kind: int) -> None:
+        """Of RST_STREAM, those that end a stream are counted in `_stream_reset()` as well."""
+        if kind == SMALL_DATA:
+            self._buckets.take_if_any(kind)
+            return
+        self._buckets.take(RESET_FRAME if kind == FrameType.RST_STREAM else kind)
+
+    def _data_fault(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1)."""
+        stream = self._streams.by_id.get(stream_id)
+        if stream is None:
+            self._buckets.take(DATA_ON_CLOSED_STREAM)
+            return None
+        if stream.content_length is None or stream.headers_sent:
+            return None
+        missing = stream.content_length - stream.sink.received - size
+        return ErrorCodes.PROTOCOL_ERROR if missing < 0 or (ends and missing) else None
+
+    # -- events of h2: a request ----------------------------------------------
+
+    def _request_received(self, event: events.RequestReceived) -> None:
+        stream_id = event.stream_id
+        open_here = len(self._streams.by_id)
+        if self._shutdown.refuses_streams or (
+            open_here >= self._few_streams and open_here >= self._most_streams()
+        ):
+            # Not processed in any way, so the client may send it again elsewhere (RFC 9113
+            # section 8.7).
+            metrics.stream_refused()
+            self._refuse(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        self._shutdown.last_stream_id = stream_id
+        try:
+            head = parse_request(event.headers, self.host.config.max_header_list_size)  # type: ignore[arg-type]
+        except MalformedRequest as exc:
+            log.debug("Malformed request", extra={"client": self.client, "error": str(exc)})
+            self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            return
+        except RefusedRequest as exc:
+            self._answer_refused(event, exc)
+            return
+        stream = self._open(stream_id, head)
+        if head.size > FREE and not self._take_long_headers(stream, head):
+            return
+        if head.protocol is None:
+            answer_early(stream, head)
+            if event.stream_ended is None and not stream.headers_sent and expects_continue(head):
+                with suppress(ProtocolError):  # as in _refuse()
+                    self._h2.send_headers(stream_id, [(b":status", b"100")])
+        elif head.protocol == "websocket":
+            stream.open_websocket()
+            self._streams.queue.add(stream)
+        else:
+            stream.send_error(501)
+
+    def _most_streams(self) -> int:
+        """How many streams may be open here: few, while the worker has very many.
+
+        Not asked below those few.
+        """
+        config = self.host.config
+        if self.host.limits.open_streams < max(MANY_STREAMS, 2 * config.max_running_streams):
+            return config.max_concurrent_streams
+        return self._few_streams
+
+    def _open(self, stream_id: int, head: RequestHead) -> Http2Stream:
+        stream = Http2Stream(self.host, self._streams, stream_id, head)
+        self._streams.open(stream)
+        self._requests += 1
+        if self._requests == self.host.config.max_requests_per_connection:
+            self._shutdown.drain()
+        return stream
+
+    def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
+        """Reset a stream that never was."""
+        with suppress(ProtocolError):  # the client may have reset it in the same breath
+            self._h2.reset_stream(stream_id, code)
+        metrics.stream_reset(code.name, by_client=False)
+        self._buckets.take(FrameType.RST_STREAM)
+
+    def _answer_refused(self, event: events.RequestReceived, exc: RefusedRequest) -> None:
+        if isinstance(exc, HeadersTooLarge):
+            is_long_path = isinstance(exc, PathTooLong) and exc.size < LONG_BLOCK
+            cost = LONG_PATH_COST if is_long_path else OVERSIZED_HEADERS_COST
+            self._buckets.take(FrameType.RST_STREAM, cost)
+        log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
+        method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
+        self._open(event.stream_id, RequestHead(method, "/", None, [])).send_error(exc.status)
+
+    def _take_long_headers(self, stream: Http2Stream, head: RequestHead) -> bool:
+        """Count what the request's header fields take; whether there is room for them."""
+        if not self._streams.charge_headers(stream, size_to_charge(head.fields, head.size)):
+            stream.send_error(503)
+        elif self._shutdown.is_open:
+            return True
+        else:
+            stream.release_headers()  # it was this connection that had to make room
+        return False
+
+    # -- events of h2: what follows -------------------------------------------
+
+    def _data_received(self, event: events.DataReceived) -> None:
+        stream = self._streams.by_id.get(event.stream_id)
+        size = event.flow_controlled_length or 0
+        self.recv_size = RECV_SIZE
+        if stream is None:
+            pass
+        elif stream.inbound is None:
+            stream.discarded += size
+            if stream.discarded > DISCARD_BYTES and stream.response_ended:
+                self._streams.reset(stream, ErrorCodes.NO_ERROR)
+        elif event.data:
+            # Bytes that wait are acknowledged as they are consumed.
+            size -= stream.receive(stream.inbound, event.data)
+        # The bytes are taken in or thrown away: give the window back.
+        self._h2.acknowledge_received_data(size, event.stream_id)
+
+    def _trailers_received(self, event: events.TrailersReceived) -> None:
+        try:
+            check_trailers(event.headers)  # type: ignore[arg-type]
+        except MalformedRequest:
+            if stream := self._streams.by_id.get(event.stream_id):
+                self._reset_for_fault(stream)
+
+    def _headers_discarded(self, _event: HeadersDiscarded) -> None:
+        self._buckets.take(FrameType.RST_STREAM)
+
+    def _stream_ended(self, event: events.StreamEnded) -> None:
+        stream = self._streams.by_id.get(event.stream_id)
+        if stream is None:
+            return
+        stream.client_ended = True
+        if stream.response_ended:
+            self._streams.forget(stream)
+        elif (inbound := stream.inbound) is None:
+            return  # it was answered early
+        elif stream.started:
+            inbound.end()
+        elif stream.content_length not in (None, stream.sink.received):
+            # RFC 9113 section 8.1.1: trailers came too early.
+            self._reset_for_fault(stream)
+        else:
+            inbound.end()
+            stream.inbound = None  # it is whole
+            self._streams.queue.add(stream)
+
+    def _reset_for_fault(self, stream: Http2Stream) -> None:
+        """Reset `stream` because the client broke the protocol on it."""
+        self._streams.reset(stream, ErrorCodes.PROTOCOL_ERROR)
+        self._buckets.take(FrameType.RST_STREAM)
+
+    def _stream_reset(self, event: events.StreamReset) -> None:
+        by_client = bool(event.remote_reset)
+        metrics.stream_reset(error_name(event.error_code or 0), by_client=by_client)
+        stream = self._streams.by_id.get(event.stream_id)
+        if stream is not None:
+            self._streams.forget(stream)
+        if stream is not None or not by_client:  # ours: for a fault that h2 found
+            self._buckets.take(FrameType.RST_STREAM)
+
+    # -- events of h2: the connection's ---------------------------------------
+
+    def _window_updated(self, event: events.WindowUpdated) -> None:
+        if event.stream_id == 0:
+            self._writer.wake()
+        elif stream := self._streams.by_id.get(event.stream_id):
+            self._writer.queue(stream.buffer)
+
+    def _settings_changed(self, event: events.RemoteSettingsChanged) -> None:
+        # A new INITIAL_WINDOW_SIZE moves every stream's window (RFC 9113 section 6.9.2).
+        if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
+            for stream in self._streams.by_id.values():
+                self._writer.queue(stream.buffer)
+
+    def _ping_acknowledged(self, event: events.PingAckReceived) -> None:
+        self._shutdown.ping_acknowledged(event.ping_data or b"")
+
+
+_HANDLERS: dict[type[events.Event], Any] = {
+    events.RequestReceived: Receiver._request_received,
+    events.DataReceived: Receiver._data_received,
+    events.TrailersReceived: Receiver._trailers_received,
+    HeadersDiscarded: Receiver._headers_discarded,
+    events.StreamEnded: Receiver._stream_ended,
+    events.StreamReset: Receiver._stream_reset,
+    events.WindowUpdated: Receiver._window_updated,
+    events.RemoteSettingsChanged: Receiver._settings_changed,
+    events.PingAckReceived: Receiver._ping_acknowledged,
+}

@@ -1,0 +1,244 @@
+"""The open streams of a connection, and what they ask of it."""
+
+import time
+from contextlib import suppress
+from typing import Any, Protocol
+
+from h2.exceptions import ProtocolError
+from plain.logs import get_framework_logger
+
+from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.net import metrics
+from plain_gevent_h2.net.tls_socket import TlsSocket
+from plain_gevent_h2.stream import ClientGone, release
+
+from .faults import ConnectionFault
+from .frames import ErrorCodes, FrameType
+from .start_queue import StartQueue
+from .state_machine import StateMachine
+from .stream import Http2Stream
+from .token_buckets import RESET_FRAME, RESET_FRAMES_FOR_RESPONSE, TokenBuckets
+from .writer import Writer
+
+log = get_framework_logger("plain.server")
+
+
+class Connection(Protocol):
+    """What the streams need of their connection."""
+
+    host: Host
+    client: Any
+    server: Any
+
+    def became_busy(self) -> None:
+        """A stream is open, and none was."""
+
+    def became_idle(self) -> None:
+        """No stream is open any more."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+    def fail(self, fault: ConnectionFault) -> None:
+        """Close for what the client did."""
+
+    def close_for_headers(self) -> None:
+        """See `header_budget.Holder`."""
+
+
+class Streams:
+    """The open streams, as RFC 9113 section 5.1.2 counts, and the verbs that answer them.
+
+    It owns the `response_ended` and `ended_at` of each.
+    """
+
+    __slots__ = (
+        "_buckets",
+        "_closed",
+        "_connection",
+        "_h2",
+        "_limits",
+        "by_id",
+        "client",
+        "idle_since",
+        "queue",
+        "server",
+        "writer",
+    )
+
+    def __init__(
+        self, connection: Connection, sock: TlsSocket, h2: StateMachine, buckets: TokenBuckets
+    ) -> None:
+        # Set once.
+        host = connection.host
+        self._connection = connection
+        self._limits = limits = host.limits
+        self.client = connection.client
+        self.server = connection.server
+        self._h2 = h2
+        self._buckets = buckets
+        self.writer = writer = Writer(
+            sock, h2, buckets, ended=self.response_ended, failed=connection.abort
+        )
+        # Changed by the reader, the writer and the streams.
+        self.by_id: dict[int, Http2Stream] = {}
+        self._closed = False  # nothing more is sent on any of them
+        self.idle_since: float | None = time.monotonic()  # None with streams open
+        self.queue = StartQueue(
+            limits.slots,
+            limits.unsent,
+            host.config.max_concurrent_streams,
+            self.by_id.values(),
+            writer,
+        )
+
+    def open(self, stream: Http2Stream) -> None:
+        self.by_id[stream.stream_id] = stream
+        self._limits.open_streams += 1
+        if self.idle_since is not None:
+            self.idle_since = None
+            self._connection.became_busy()
+
+    def response_ended(self, stream_id: int) -> None:
+        """Our END_STREAM is framed."""
+        stream = self.by_id.get(stream_id)
+        if stream is None:
+            return
+        stream.response_ended = True
+        stream.ended_at = time.monotonic()
+        if stream.client_ended:
+            self.forget(stream)
+        elif stream.inbound is not None:
+            stream.inbound.lost()
+
+    def charge_headers(self, stream: Http2Stream, size: int) -> bool:
+        """Count what the header fields of `stream` take; False if there is no room for them."""
+        if not self._limits.headers.charge(self, size):
+            return False
+        stream.header_bytes = size
+        return True
+
+    def forget(self, stream: Http2Stream) -> None:
+        """The stream is closed, whole or reset."""
+        if self.by_id.pop(stream.stream_id, None) is not None:
+            self._limits.open_streams -= 1
+        if stream.response_ended:
+            self._buckets.refund(FrameType.RST_STREAM, 1)
+            self._buckets.refund(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
+        self._let_go(stream)
+        self.queue.start_waiting()  # perhaps one waits for this one's bytes to be gone
+        if not self.by_id:
+            self.idle_since = time.monotonic()
+            self._h2.forget_closed_streams()
+            self._connection.became_idle()
+
+    def _let_go(self, stream: Http2Stream) -> None:
+        self.writer.forget(stream.buffer)
+        if not stream.response_ended:
+            stream.client_gone()
+            self.queue.client_left(stream)
+        if stream.inbound is not None:
+            stream.inbound.lost()
+        if not stream.started_at:
+            self.queue.remove(stream)
+        if not stream.started:
+            release(stream.sink)
+            stream.release_headers()
+
+    def let_go_of_all(self) -> None:
+        """The connection takes nothing more, and sends nothing but its end."""
+        self._closed = True
+        for stream in self.by_id.values():
+            self._let_go(stream)
+        self._limits.open_streams -= len(self.by_id)
+        self.by_id.clear()
+
+    def ended(self) -> None:
+        """The connection is over. Greenlets that go on without their client still hold this."""
+        self.let_go_of_all()
+        self.queue.leave()
+        self._limits.headers.forget(self)
+        del self._connection
+
+    # -- the verbs of `Owner` -------------------------------------------------
+
+    def send_headers(self, stream: Http2Stream, headers: Any, *, end_stream: bool) -> None:
+        """Send a response's header fields. Raises `ClientGone`."""
+        if stream.buffer.closed:
+            raise ClientGone
+        try:
+            self._h2.send_response(stream.stream_id, headers, end_stream=end_stream)
+        except ProtocolError as exc:
+            raise ClientGone from exc
+        if end_stream:
+            self.response_ended(stream.stream_id)
+        self.writer.wake()
+
+    def send_buffered(self, stream: Http2Stream) -> None:
+        """Send what is in the stream's buffer, as its window allows."""
+        self.writer.queue(stream.buffer)
+
+    def send_what_fits(self, stream: Http2Stream) -> None:
+        """Frame now what the stream's window allows of its buffer."""
+        if not stream.buffer.closed:
+            self.writer.frame_now(stream.buffer)
+
+    def end(self, stream: Http2Stream) -> None:
+        """End the response after what is in its buffer. Raises `ClientGone`."""
+        buffer = stream.buffer
+        if buffer.closed:
+            raise ClientGone
+        buffer.ending = True
+        if buffer.size:
+            self.writer.queue(buffer)
+            return
+        try:
+            self._h2.end_stream(stream.stream_id)
+        except ProtocolError as exc:
+            raise ClientGone from exc
+        self.response_ended(stream.stream_id)
+        self.writer.wake()
+
+    def reset(self, stream: Http2Stream, code: ErrorCodes) -> None:
+        """Reset `stream` (RFC 9113 section 6.4); nothing if it is closed already."""
+        if stream.buffer.closed:
+            return
+        with suppress(ProtocolError):
+            self._h2.reset_stream(stream.stream_id, code)
+        metrics.stream_reset(code.name, by_client=False)
+        self.forget(stream)
+        self.writer.wake()
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """So many bytes were taken by a WebSocket's view, or written to disk."""
+        if self._closed:
+            return
+        with suppress(ProtocolError):
+            self._h2.acknowledge_received_data(size, stream_id)
+        self.writer.wake()
+
+    def upload_evicted(self, stream_id: int) -> None:
+        """A body was given up since another needs its room. Called by any greenlet."""
+        if stream := self.by_id.get(stream_id):
+            log.warning("Upload evicted", extra={"client": self.client})
+            stream.refuse(503)
+
+    def websocket_refused(self, stream_id: int) -> None:
+        """A WebSocket holds too much. Called in the greenlet of any connection."""
+        stream = self.by_id.get(stream_id)
+        if stream is None:
+            return
+        log.debug("WebSocket holds too much", extra={"client": self.client})
+        self.reset(stream, ErrorCodes.ENHANCE_YOUR_CALM)
+        try:
+            self._buckets.take(FrameType.RST_STREAM)
+        except ConnectionFault as fault:
+            self._connection.fail(fault)
+
+    def close_for_headers(self) -> None:
+        """See `header_budget.Holder`."""
+        self._connection.close_for_headers()
+
+    def release_headers(self, size: int) -> None:
+        """Take back what `charge_headers()` has counted."""
+        self._limits.headers.release(self, size)
