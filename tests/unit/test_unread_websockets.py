@@ -21,7 +21,8 @@ class Holder:
         self.refused += 1
 
     def feed(self, size: int) -> None:
-        self.transport.feed(bytes(size))
+        waits = self.transport.feed(bytes(size))
+        self.consumed += size - waits
 
 
 class StalledUpload:

@@ -164,6 +164,11 @@ class Stream:
     def _refuse(self) -> None:
         self.refused += 1
 
+    def feed(self, data: bytes) -> None:
+        """The client sends `data`: what of it does not wait is consumed."""
+        waits = self.transport.feed(data)
+        self.consumed += len(data) - waits
+
     def run(
         self,
         view: Callable[[WebSocketTransport, "asyncio.Future[None]"], Coroutine[Any, Any, Any]],
@@ -198,11 +203,11 @@ class TestTransport:
         stream.transport.accept()
         serving = stream.run(echo)
         for piece in (b"one", b"two", b"x" * 994):
-            stream.transport.feed(piece)
+            stream.feed(piece)
         wait_for(lambda: len(stream.sent) == 1000)
         wait_for(lambda: stream.consumed == 1000)
         assert stream.transport.waiting == stream.budget.used == 0
-        stream.transport.feed(b"last")
+        stream.feed(b"last")
         stream.transport.end()
         serving.get(timeout=10)
         assert stream.sent[-7:] == b"xxxlast"
@@ -211,18 +216,18 @@ class TestTransport:
 
     def test_what_the_view_does_not_take_is_counted(self, stream: Stream) -> None:
         stream.transport.accept()
-        stream.transport.feed(b"x" * 5000)
+        stream.feed(b"x" * 5000)
         assert (stream.transport.waiting, stream.budget.used, stream.consumed) == (5000, 5000, 0)
 
     def test_before_the_view_accepts_few_bytes_may_come(self, stream: Stream) -> None:
-        stream.transport.feed(b"x" * MAX_EARLY)
+        stream.feed(b"x" * MAX_EARLY)
         assert not stream.refused
-        stream.transport.feed(b"x")
+        stream.feed(b"x")
         assert stream.refused == 1
         assert stream.transport.is_refused
         assert stream.consumed == MAX_EARLY + 1
         assert stream.budget.used == stream.transport.waiting == 0
-        stream.transport.feed(b"x" * 10)  # the client has not heard of it yet
+        stream.feed(b"x" * 10)  # the client has not heard of it yet
         assert stream.consumed == MAX_EARLY + 11
         assert stream.budget.used == 0
         assert stream.refused == 1
@@ -230,25 +235,25 @@ class TestTransport:
         assert stream.refused == 1
 
     def test_afterwards_many_may(self, stream: Stream) -> None:
-        stream.transport.feed(b"x" * 10)
+        stream.feed(b"x" * 10)
         stream.transport.accept()
-        stream.transport.feed(b"x" * 2 * MAX_EARLY)
+        stream.feed(b"x" * 2 * MAX_EARLY)
         assert not stream.refused
 
     def test_the_client_leaves(self, stream: Stream) -> None:
         stream.transport.accept()
         serving = stream.run(echo)
-        stream.transport.feed(b"x")
+        stream.feed(b"x")
         stream.transport.lost()
         assert stream.consumed == 1
         assert stream.transport.waiting == stream.budget.used == 0
         serving.get(timeout=10)
-        stream.transport.feed(b"y" * 5)
+        stream.feed(b"y" * 5)
         assert stream.consumed == 6
         assert stream.budget.used == 0
 
     def test_it_leaves_before_the_view_starts(self, stream: Stream) -> None:
-        stream.transport.feed(b"x" * 10)
+        stream.feed(b"x" * 10)
         stream.transport.lost()
         assert (stream.consumed, stream.budget.used) == (10, 0)
         stream.run(echo).get(timeout=10)
@@ -277,7 +282,7 @@ class TestTransport:
             assert await transport.recv(10) == b""
             ended.append("ended")
 
-        stream.transport.feed(b"")
+        stream.feed(b"")
         pieces = stream.transport.serve(stream._bridge, view)
         with gevent.Timeout(10):
             assert next(pieces) == b"x"
@@ -288,7 +293,7 @@ class TestTransport:
         async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
             raise LookupError("on purpose")
 
-        stream.transport.feed(b"x" * 10)
+        stream.feed(b"x" * 10)
         serving = stream.run(view)
         with pytest.raises(LookupError):
             serving.get(timeout=10)
@@ -322,7 +327,7 @@ class TestTransport:
 
         stream.transport.accept()
         serving = stream.run(view)
-        stream.transport.feed(b"x")
+        stream.feed(b"x")
         wait_for(lambda: stream.budget.used == 50_000)
         stream.transport.refuse()
         assert stream.budget.used == 0
@@ -342,7 +347,7 @@ class TestTransport:
 
         stream.transport.accept()
         serving = stream.run(view)
-        stream.transport.feed(b"x" * 1000)
+        stream.feed(b"x" * 1000)
         stream.transport.wait_for_room(1000)
         waiting = gevent.spawn(stream.transport.wait_for_room, 999)
         give_way()
@@ -354,7 +359,7 @@ class TestTransport:
 
     def test_the_reader_does_not_wait_for_a_client_that_left(self, stream: Stream) -> None:
         stream.transport.accept()
-        stream.transport.feed(b"x" * 1000)
+        stream.feed(b"x" * 1000)
         waiting = gevent.spawn(stream.transport.wait_for_room, 0)
         give_way()
         assert not waiting.ready()
@@ -370,10 +375,10 @@ class TestTransport:
 
         stream.transport.accept()
         serving = stream.run(view)
-        stream.transport.feed(b"x" * (MIN_READ - 1))
+        stream.feed(b"x" * (MIN_READ - 1))
         wait_for(lambda: stream.consumed == MIN_READ - 1)
-        stream.transport.feed(b"x")
-        stream.transport.feed(b"x")
+        stream.feed(b"x")
+        stream.feed(b"x")
         stream.transport.end()
         serving.get(timeout=10)
         assert stream.consumed == MIN_READ + 1
