@@ -14,7 +14,7 @@ not as in `plain server`:
 * gevent patches nothing, since the unit tier runs in the process as well, and pytest has imported
   most of what would be patched. The views that are used here get gevent's `sleep()`, events and
   queues for those of the standard library, so that they wait as in a worker. What the worker
-  mends in Plain's parsers, logs and WebSockets is mended, for as long as the process lives.
+  patches in Plain's parsers, logs and WebSockets is patched while a module of this tier runs.
 """
 
 import io
@@ -42,7 +42,6 @@ from harness import TESTS, WAIT
 from plain.logs.configure import create_log_formatter
 from plain.runtime import settings
 from plain.server.app import ServerApplication
-from plain_gevent_h2.net.tls import TlsSocket
 from virtual_time import advance
 
 from plain_gevent_h2 import patches
@@ -77,18 +76,16 @@ def set_up_plain() -> None:
     """Load the app, as a worker does before it makes its `Worker`; once in a process."""
     vars(plain.runtime)["APP_PATH"] = TESTS / "app"  # Plain takes that of the current folder
     plain.runtime.setup()
-    for workaround in (patches.patch_parsers, patches.patch_logs, patches.patch_websockets):
-        workaround()
+    settings.URLS_ROUTER = "app.memory_urls.MemoryRouter"
     for name in _LOGGERS:
         logging.getLogger(name).handlers.clear()
     logging.getLogger("plain.server.access").setLevel(logging.INFO)
     logging.getLogger("plain.server.access").propagate = False
     _let_views_wait()
-    _stop_time_for_native_calls()
 
 
 def _let_views_wait() -> None:
-    import app.urls  # noqa: F401
+    import app.memory_urls  # noqa: F401
     from app.body_views import Gates
 
     cooperative = SimpleNamespace(Event=gevent.event.Event)
@@ -99,8 +96,21 @@ def _let_views_wait() -> None:
     Gates.gates.default_factory = gevent.event.Event
 
 
-def _stop_time_for_native_calls() -> None:
-    """Let no time pass while a greenlet waits for the thread of the async views."""
+@contextmanager
+def as_in_a_worker() -> Iterator[None]:
+    """In this block, what the package patches in Plain is patched, and native calls take no time.
+
+    The unit tier's tests, in the same process, see both as they were.
+    """
+    before = {owner: dict(vars(owner)) for owner in _modules_and_classes_of_plain()}
+    for workaround in (patches.patch_parsers, patches.patch_logs, patches.patch_websockets):
+        workaround()
+    patched = [
+        (owner, name, value)
+        for owner, names in before.items()
+        for name, value in names.items()
+        if vars(owner)[name] is not value
+    ]
     wait = Call.wait
 
     def wait_in_real_time(self: Call, ready: Callable[[], object]) -> None:
@@ -108,6 +118,18 @@ def _stop_time_for_native_calls() -> None:
             wait(self, ready)
 
     Call.wait = wait_in_real_time  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Call.wait = wait  # type: ignore[method-assign]
+        for owner, name, value in patched:
+            setattr(owner, name, value)
+
+
+def _modules_and_classes_of_plain() -> set[Any]:
+    modules = [module for name, module in sys.modules.items() if name.startswith("plain.")]
+    classes = {v for m in modules for v in vars(m).values() if isinstance(v, type)}
+    return {*modules, *(cls for cls in classes if cls.__module__.startswith("plain."))}
 
 
 class Cleartext(TlsSocket):

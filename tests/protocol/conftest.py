@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 from gevent.hub import Hub
-from memory_server import MemoryServer, has_own_time, set_up_plain
+from memory_server import MemoryServer, as_in_a_worker, has_own_time, set_up_plain
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from virtual_time import make_hub, using
@@ -18,8 +18,8 @@ def hub() -> Hub:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def virtual_time(hub: Hub) -> Iterator[None]:
-    with using(hub, has_own_time):
+def worker_like(hub: Hub) -> Iterator[None]:
+    with using(hub, has_own_time), as_in_a_worker():
         yield
 
 
