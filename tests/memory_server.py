@@ -210,6 +210,14 @@ class MemoryWorker(GeventWorker):
         self._live()
         self._drain()
 
+    def readers(self) -> int:
+        """Greenlets that read for an HTTP/2 connection: a parked one has none."""
+        return sum(c._reader is not None for c in self._connections.http2())
+
+    def is_closing(self) -> bool:
+        """Whether an HTTP/2 connection is about to be closed."""
+        return any(c._closing_since is not None for c in self._connections.http2())
+
     def left(self) -> dict[str, int]:
         """What the worker holds for its clients."""
         limits = self.limits
@@ -308,6 +316,10 @@ class MemoryServer:
     def drain(self) -> None:
         """As a SIGTERM does."""
         self.worker._signal_exit()
+
+    def has_ended(self) -> bool:
+        """Whether the worker would have exited by now."""
+        return bool(self.greenlet.dead)
 
     def expect_nothing_left(self) -> None:
         """The worker holds nothing for its clients, once these are gone and were given time."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import gevent.hub
 from gevent.core import loop as Loop
@@ -197,3 +197,8 @@ def advance(seconds: float) -> None:
     hub: Any = gevent.get_hub()
     with hub.loop.timer(seconds) as timer:
         hub.wait(timer)
+
+
+def now() -> float:
+    """Seconds, on the clock that `advance()` sets."""
+    return cast(float, cast(Any, gevent.get_hub().loop).monotonic())

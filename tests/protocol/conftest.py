@@ -1,5 +1,6 @@
 """The protocol tier: a worker in this process, on a clock that takes no time."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -9,6 +10,9 @@ from memory_server import MemoryServer, as_in_a_worker, has_own_time, set_up_pla
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from virtual_time import make_hub, using
+
+# Of plain.dev, where it is installed: look for no database.
+os.environ.setdefault("PLAIN_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
 
 
 @pytest.fixture(scope="session")
