@@ -226,7 +226,7 @@ def patch_parsers() -> None:
     stopped every other greenlet for 2.9 s, a path of 45 KB for 0.1 s. Shown by
     `tests/unit/test_safe_parsers.py::test_time_grows_no_faster_than_the_input`. Others failed:
     `charset=hex` and `Accept: a;q=x` were a 500 each, and so was JSON that is no UTF-8. Shown by
-    `tests/server/test_header_bytes.py`.
+    `tests/protocol/test_header_bytes.py`.
     """
     from .app import safe_parsers
 

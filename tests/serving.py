@@ -1,15 +1,14 @@
 """What tests of a connection need of a server, be it a process or in this one."""
 
 import socket
-from pathlib import Path
 from typing import Protocol
 
 
 class Serving(Protocol):
-    """`harness.Server` in the server tier, `memory.MemoryServer` in the protocol tier."""
+    """`harness.Server` in the server tier, `memory_server.MemoryServer` in the protocol tier."""
 
     port: int
-    tls: tuple[Path, Path] | None
+    tls: object  # false without TLS
 
     def connect(self, *alpn: str) -> socket.socket:
         """A new connection, with TLS (offering `alpn`) if the server has it."""

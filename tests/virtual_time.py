@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import gevent.hub
 from gevent.core import loop as Loop
@@ -84,8 +84,8 @@ class VirtualTimer:
 class VirtualLoop(Loop):  # type: ignore[misc]
     """gevent's loop, with timers that take no real time."""
 
-    def __init__(self) -> None:
-        super().__init__(default=False)
+    def __init__(self, *, default: bool) -> None:
+        super().__init__(default=default)
         self._time = 1000.0
         self._stuck_at = self._time + STUCK_AFTER
         self._timers: list[tuple[float, int, VirtualTimer]] = []
@@ -162,7 +162,7 @@ class Time(ModuleType):
 
 def make_hub() -> gevent.hub.Hub:
     """A hub of the calling thread's, on a loop of its own. `using()` puts it to use."""
-    loop = VirtualLoop()
+    loop = VirtualLoop(default=False)  # the default one belongs to gevent's own hub
     loop.hub = gevent.hub.Hub(loop)
     return loop.hub
 
@@ -197,3 +197,8 @@ def advance(seconds: float) -> None:
     hub: Any = gevent.get_hub()
     with hub.loop.timer(seconds) as timer:
         hub.wait(timer)
+
+
+def now() -> float:
+    """Seconds, on the clock that `advance()` sets."""
+    return cast(float, cast(Any, gevent.get_hub().loop).monotonic())

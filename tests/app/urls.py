@@ -1,48 +1,17 @@
-from plain.urls import Router, path
+from plain.urls import Router
 
-from . import (
-    body_views,
-    failure_views,
-    header_views,
-    hub_views,
-    inside_views,
-    left_views,
-    length_views,
-    life_views,
-    native_views,
-    stream_views,
-    trace_views,
-    views,
-    ws_views,
-)
+from . import hub_views, inside_views, left_views, life_views, native_views, trace_views
+from .memory_urls import MemoryRouter
 
 
 class AppRouter(Router):
     namespace = ""
     urls = (
-        path("", views.Hello),
-        path("echo", views.Echo),
-        path("meta", views.Meta),
-        path("sleep", views.Sleep),
-        path("bytes", views.Bytes),
-        path("chunks", views.Chunks),
-        path("statuses", views.Statuses),
-        path("file", views.File),
-        path("failing-body", views.FailingBody),
-        path("watched", views.Watched),
-        path("endless", views.Endless),
-        path("slow", views.Slow),
-        path("together", views.Together),
-        *body_views.urls,
+        *MemoryRouter.urls,
         *life_views.urls,
         *trace_views.urls,
-        *ws_views.urls,
-        *failure_views.urls,
-        *header_views.urls,
         *hub_views.urls,
         *inside_views.urls,
         *left_views.urls,
         *native_views.urls,
-        *length_views.urls,
-        *stream_views.urls,
     )

@@ -1,40 +1,41 @@
 """The protocol tier: a worker in this process, on a clock that takes no time."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from certificate import make_certificate
-from memory import MemoryServer, has_own_time, set_up_plain
+from gevent.hub import Hub
+from memory_server import MemoryServer, as_in_a_worker, has_own_time, set_up_plain
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from virtual_time import make_hub, using
 
-HUB = make_hub()
+# Of plain.dev, where it is installed: look for no database.
+os.environ.setdefault("PLAIN_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
 
 
 @pytest.fixture(scope="session")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
+def hub() -> Hub:
+    set_up_plain()
+    return make_hub()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def clock() -> Iterator[None]:
-    set_up_plain()
-    with using(HUB, has_own_time):
+def worker_like(hub: Hub) -> Iterator[None]:
+    with using(hub, has_own_time), as_in_a_worker():
         yield
 
 
 @pytest.fixture(scope="module")
-def server(tls: tuple[Path, Path]) -> Iterator[MemoryServer]:
-    with MemoryServer(tls) as running:
+def server() -> Iterator[MemoryServer]:
+    with MemoryServer(tls=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def plaintext() -> Iterator[MemoryServer]:
-    with MemoryServer(None) as running:
+    with MemoryServer(tls=False) as running:
         yield running
 
 
@@ -46,18 +47,18 @@ def either(request: pytest.FixtureRequest) -> MemoryServer:
 
 
 @pytest.fixture
-def serve(tls: tuple[Path, Path]) -> Iterator[Callable[..., MemoryServer]]:
+def serve() -> Iterator[Callable[..., MemoryServer]]:
     """Start a worker of the test's own: `serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "1"})`."""
     with ExitStack() as stack:
 
         def start(*, plaintext: bool = False, env: dict[str, str] | None = None) -> MemoryServer:
-            return stack.enter_context(MemoryServer(None if plaintext else tls, env))
+            return stack.enter_context(MemoryServer(tls=not plaintext, env=env))
 
         yield start
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_left() -> Iterator[None]:
     """After each test no server holds anything for its clients."""
     yield
     for server in MemoryServer.started:
@@ -65,10 +66,10 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bytes_server(tls: tuple[Path, Path], request: pytest.FixtureRequest) -> Iterator[MemoryServer]:
+def bytes_server(request: pytest.FixtureRequest) -> Iterator[MemoryServer]:
     """For `test_header_bytes.py`: what a span has of a head is made, too."""
     before = trace._TRACER_PROVIDER
-    with MemoryServer(tls, request.module.ENV) as running:
+    with MemoryServer(tls=True, env=request.module.ENV) as running:
         trace._TRACER_PROVIDER = TracerProvider()
         yield running
         trace._TRACER_PROVIDER = before

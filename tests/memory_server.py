@@ -13,8 +13,8 @@ not as in `plain server`:
 * Timers and `time.monotonic()` are those of `virtual_time`.
 * gevent patches nothing, since the unit tier runs in the process as well, and pytest has imported
   most of what would be patched. The views that are used here get gevent's `sleep()`, events and
-  queues for those of the standard library, so that they wait as in a worker. The
-  workarounds for Plain's parsers, logs and WebSockets stay for as long as the process lives.
+  queues for those of the standard library, so that they wait as in a worker. What the worker
+  patches in Plain's parsers, logs and WebSockets is patched while a module of this tier runs.
 """
 
 import io
@@ -22,13 +22,13 @@ import itertools
 import logging
 import os
 import queue
+import ssl
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any, ClassVar, Self, cast
 
@@ -46,11 +46,11 @@ from virtual_time import advance
 
 from plain_gevent_h2 import patches
 from plain_gevent_h2.app.asyncio_bridge import Call
+from plain_gevent_h2.app.host import SharedLimits
 from plain_gevent_h2.http1.connection import Http1Connection
 from plain_gevent_h2.http2.connection import Http2Connection
 from plain_gevent_h2.net.tls_socket import TlsSocket
 from plain_gevent_h2.process.connections import Connection, Connections
-from plain_gevent_h2.process.descriptors import Descriptors
 from plain_gevent_h2.worker import GeventWorker
 
 #: Seconds of the worker's time in which all that a client left behind is over.
@@ -76,18 +76,16 @@ def set_up_plain() -> None:
     """Load the app, as a worker does before it makes its `Worker`; once in a process."""
     vars(plain.runtime)["APP_PATH"] = TESTS / "app"  # Plain takes that of the current folder
     plain.runtime.setup()
-    for workaround in (patches.patch_parsers, patches.patch_logs, patches.patch_websockets):
-        workaround()
+    settings.URLS_ROUTER = "app.memory_urls.MemoryRouter"
     for name in _LOGGERS:
         logging.getLogger(name).handlers.clear()
     logging.getLogger("plain.server.access").setLevel(logging.INFO)
     logging.getLogger("plain.server.access").propagate = False
     _let_views_wait()
-    _stop_time_for_native_calls()
 
 
 def _let_views_wait() -> None:
-    import app.urls  # noqa: F401
+    import app.memory_urls  # noqa: F401
     from app.body_views import Gates
 
     cooperative = SimpleNamespace(Event=gevent.event.Event)
@@ -98,8 +96,21 @@ def _let_views_wait() -> None:
     Gates.gates.default_factory = gevent.event.Event
 
 
-def _stop_time_for_native_calls() -> None:
-    """Let no time pass while a greenlet waits for the thread of the async views."""
+@contextmanager
+def as_in_a_worker() -> Iterator[None]:
+    """In this block, what the package patches in Plain is patched, and native calls take no time.
+
+    The unit tier's tests, in the same process, see both as they were.
+    """
+    before = {owner: dict(vars(owner)) for owner in _modules_and_classes_of_plain()}
+    for workaround in (patches.patch_parsers, patches.patch_logs, patches.patch_websockets):
+        workaround()
+    patched = [
+        (owner, name, value)
+        for owner, names in before.items()
+        for name, value in names.items()
+        if vars(owner)[name] is not value
+    ]
     wait = Call.wait
 
     def wait_in_real_time(self: Call, ready: Callable[[], object]) -> None:
@@ -107,6 +118,18 @@ def _stop_time_for_native_calls() -> None:
             wait(self, ready)
 
     Call.wait = wait_in_real_time  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Call.wait = wait  # type: ignore[method-assign]
+        for owner, name, value in patched:
+            setattr(owner, name, value)
+
+
+def _modules_and_classes_of_plain() -> set[Any]:
+    modules = [module for name, module in sys.modules.items() if name.startswith("plain.")]
+    classes = {v for m in modules for v in vars(m).values() if isinstance(v, type)}
+    return {*modules, *(cls for cls in classes if cls.__module__.startswith("plain."))}
 
 
 class Cleartext(TlsSocket):
@@ -114,63 +137,54 @@ class Cleartext(TlsSocket):
 
     def __init__(self, sock: gevent.socket.socket) -> None:
         self._sock = sock
+        self._outgoing = ssl.MemoryBIO()  # nothing: OpenSSL has no messages of its own to send
         self._unsent = []
         self._sending = BoundedSemaphore(1)
 
     def recv(self, size: int) -> bytes:
-        return cast(bytes, self._sock.recv(size))
+        return self._sock.recv(size)
 
     def encrypt(self, data: bytes | memoryview) -> None:
         self._unsent.append(data)
 
-    def _send(self) -> None:
-        unsent = self._unsent
-        while unsent:
-            sent = self._sock.send(unsent[0])
-            if sent < len(unsent[0]):
-                unsent[0] = memoryview(unsent[0])[sent:]
-            else:
-                del unsent[0]
-
     def close_our_side(self) -> None:
-        try:
+        with suppress(OSError):
             self.send_now()
             self._sock.shutdown(gevent.socket.SHUT_WR)
-        except OSError:
-            pass
 
 
 class MemoryConnections(Connections):
-    """Connections that are given to it."""
+    """The worker's connections, which are given to it."""
 
-    def __init__(self, host: GeventWorker) -> None:
-        super().__init__(host, most=1000, descriptors=Descriptors(), tls=None, alone=True)
-        self._alpn: dict[int, str] = {}  # of a client, by its port
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._alpn: dict[int, str] = {}  # by the client's port
 
     def accept(self, sock: gevent.socket.socket, client: tuple[str, int], protocol: str) -> None:
         self._alpn[client[1]] = protocol
         gevent.spawn(self._accepted, sock, client)
 
     def _make(self, sock: gevent.socket.socket, client: tuple[str, int]) -> Connection:
-        host = self._host
+        is_tls = self._host.rules.is_tls
         kind = Http2Connection if self._alpn.pop(client[1]) == "h2" else Http1Connection
-        ours = Cleartext(sock) if host.rules.is_tls else sock
-        return kind(host, ours, client, ("127.0.0.1", 443))
+        server = ("127.0.0.1", 443 if is_tls else 80)
+        return kind(self._host, Cleartext(sock) if is_tls else sock, client, server)
 
 
 class MemoryWorker(GeventWorker):
-    """The package's worker, whose connections are given to it."""
+    """The package's worker, without a process of its own."""
 
-    def __init__(self, tls: tuple[Path, Path] | None) -> None:
-        certfile, keyfile = map(str, tls) if tls else (None, None)
+    _connections: MemoryConnections
+
+    def __init__(self, *, tls: bool) -> None:
         app: Any = ServerApplication(
             bind=[],
             workers=1,
             threads=1,
             timeout=30,
             reload=False,
-            certfile=certfile,
-            keyfile=keyfile,
+            certfile="none.pem" if tls else None,
+            keyfile=None,
             accesslog=True,
         )
         app.http_protocols = None
@@ -179,10 +193,14 @@ class MemoryWorker(GeventWorker):
         )
         super().__init__(0, os.getppid(), [], app, 15.0, heartbeat, app.load())
 
-    _connections: MemoryConnections
+    def _tls_context(self) -> None:
+        """None: see `Cleartext`."""
 
-    def _make_connections(self) -> MemoryConnections:
-        return MemoryConnections(self)
+    def _make_limits(self) -> SharedLimits:
+        self._connections = MemoryConnections(
+            self, most=self.max_connections, descriptors=self._descriptors, tls=None, alone=True
+        )
+        return super()._make_limits()
 
     def accept(self, sock: gevent.socket.socket, client: tuple[str, int], protocol: str) -> None:
         self._connections.accept(sock, client, protocol)
@@ -191,6 +209,14 @@ class MemoryWorker(GeventWorker):
         """What a worker does from its boot to its end, in a greenlet."""
         self._live()
         self._drain()
+
+    def readers(self) -> int:
+        """Greenlets that read for an HTTP/2 connection: a parked one has none."""
+        return sum(c._reader is not None for c in self._connections.http2())
+
+    def is_closing(self) -> bool:
+        """Whether an HTTP/2 connection is about to be closed."""
+        return any(c._closing_since is not None for c in self._connections.http2())
 
     def left(self) -> dict[str, int]:
         """What the worker holds for its clients."""
@@ -233,7 +259,7 @@ class MemoryServer:
     #: Those in their `with` block.
     started: ClassVar["list[MemoryServer]"] = []
 
-    def __init__(self, tls: tuple[Path, Path] | None, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *, tls: bool, env: dict[str, str] | None = None) -> None:
         set_up_plain()
         self.tls = tls
         self.port = 443 if tls else 80
@@ -249,7 +275,7 @@ class MemoryServer:
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
         self._stack.enter_context(_settings(self._env))  # views read some of them
-        self.worker = MemoryWorker(self.tls)
+        self.worker = MemoryWorker(tls=self.tls)
         self.greenlet = gevent.spawn(self.worker.serve)
         MemoryServer.started.append(self)
         return self
@@ -261,6 +287,8 @@ class MemoryServer:
         tb: TracebackType | None,
     ) -> None:
         MemoryServer.started.remove(self)
+        if exc_type is None:
+            self.expect_nothing_left()
         self._stack.close()
         self.greenlet.kill()
         for name in _LOGGERS:
@@ -288,6 +316,10 @@ class MemoryServer:
     def drain(self) -> None:
         """As a SIGTERM does."""
         self.worker._signal_exit()
+
+    def has_ended(self) -> bool:
+        """Whether the worker would have exited by now."""
+        return bool(self.greenlet.dead)
 
     def expect_nothing_left(self) -> None:
         """The worker holds nothing for its clients, once these are gone and were given time."""

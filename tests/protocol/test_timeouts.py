@@ -1,0 +1,528 @@
+"""Each timeout of a connection and of a request, to the second, on a clock that takes no time.
+
+`server/test_slow_clients.py`, `test_drain.py` and `test_bodies.py` wait for one of each kind.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from gevent import socket
+from h2.errors import ErrorCodes
+from http1client import Client, request
+from hyperframe.frame import DataFrame, RstStreamFrame, SettingsFrame
+from load_client import MAX_STREAM_ID, REFUSED_STREAM, Http1Client, Http2Client
+from memory_server import MemoryServer
+from raw import (
+    PREFACE,
+    RawClient,
+    continuation,
+    data,
+    headers,
+    ping,
+    request_fields,
+    window_update,
+)
+from virtual_time import advance, now
+
+from plain_gevent_h2.app.plain_internals import (
+    BODY_RECV_TIMEOUT,
+    DRAIN_MIN_RECV,
+    HEADER_READ_TIMEOUT,
+    LINGER_CLOSE_TIMEOUT,
+    RECV_PROGRESS_TIMEOUT,
+)
+from plain_gevent_h2.http1.client_presence import ASK_AFTER, HALF_CLOSED_SILENCE
+from plain_gevent_h2.http2.connection import (
+    BLOCK_TIMEOUT,
+    DISCARD_TIMEOUT,
+    DRAIN_GAP,
+    DRAIN_PING_TIMEOUT,
+    LINGER_TIMEOUT,
+    PARK_AFTER,
+    PREFACE_TIMEOUT,
+)
+from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
+from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS, SEND_TIMEOUT_WHEN_FULL
+from plain_gevent_h2.net.fairness import SWEEP_INTERVAL
+from plain_gevent_h2.stream import STOP_GRACE
+
+Serve = Callable[..., MemoryServer]
+
+WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
+
+#: Seconds by which a timeout may be late: it is seen by a sweep, and the next one after it.
+LATE = 2 * SWEEP_INTERVAL + 0.1
+
+
+@contextmanager
+def takes(seconds: float, late: float = LATE) -> Iterator[None]:
+    """The block takes so many seconds, or a little more."""
+    began = now()
+    yield
+    took = now() - began
+    assert seconds <= took <= seconds + late, f"{took:g} s, not {seconds:g}"
+
+
+def until_over(server: MemoryServer, act: Callable[[], object] = lambda: None) -> None:
+    """Return when the server has no connection; `act()` twice a second until then."""
+    advance(0.01)  # it has accepted those that were opened
+    while server.worker.left().get("connections"):
+        act()
+        advance(0.5)
+
+
+def until_closing(server: MemoryServer, act: Callable[[], object]) -> None:
+    """Return when the server has begun to close an HTTP/2 connection; `act()` until then."""
+    while not server.worker.is_closing():
+        act()
+        advance(0.5)
+
+
+def watched(server: MemoryServer) -> dict[str, list[str]]:
+    with RawClient(server) as client:
+        seen: dict[str, list[str]] = json.loads(client.request("/watched").body)
+        return seen
+
+
+class TestIdle:
+    """HTTP/2 connections without a stream."""
+
+    def test_keep_alive(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "20"})
+        with RawClient(server) as client:
+            assert client.request().body == b"hello"
+            with takes(20):
+                goaways = client.expect_close()
+            assert [(g.error_code, g.last_stream_id) for g in goaways] == [(0, 1)]
+
+    def test_pings_do_not_keep_a_connection(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "20"})
+        with RawClient(server) as client:
+            client.expect_alive()
+            with takes(20):
+                until_closing(server, lambda: client.send(ping()))
+            client.expect_close()
+
+    def test_a_request_begins_it_anew(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "20"})
+        with RawClient(server) as client:
+            for _ in range(5):
+                advance(18)
+                assert client.request().body == b"hello"
+            with takes(20):
+                client.expect_close()
+
+    def test_a_stream_keeps_its_connection(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "5"})
+        with RawClient(server) as client:
+            stream_id = client.open(request_fields("/sleep?s=600"))
+            assert client.expect_response(stream_id, 700).body == b"slept"
+
+    def test_a_parked_connection_has_no_greenlet_and_serves(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "20"})
+        with RawClient(server) as client:
+            client.expect_alive()
+            for _ in range(3):
+                assert server.worker.readers() == 1
+                with takes(PARK_AFTER):
+                    while server.worker.readers():
+                        advance(0.1)
+                assert client.request().body == b"hello"
+            with takes(20):
+                client.expect_close()
+
+    def test_a_connection_with_a_stream_is_not_parked(self, server: MemoryServer) -> None:
+        with RawClient(server, {WINDOW: 0}) as client:
+            stream_id = client.open(request_fields("/bytes?n=100"))
+            advance(5)
+            assert server.worker.readers() == 1
+            client.send(window_update(stream_id, 100))
+            assert client.finish(stream_id).body == b"x" * 100
+
+    @pytest.mark.parametrize(
+        "sent", [b"", PREFACE[:10], PREFACE], ids=["nothing", "half", "no-settings"]
+    )
+    def test_preface(self, server: MemoryServer, sent: bytes) -> None:
+        """RFC 9113 section 3.4. The keep-alive is minutes."""
+        client = RawClient(server, handshake=False, acknowledge=False)
+        with client, takes(PREFACE_TIMEOUT):
+            client.send_bytes(sent)
+            assert [g.error_code for g in client.expect_close()] == [ErrorCodes.PROTOCOL_ERROR]
+
+    def test_preface_a_byte_at_a_time(self, server: MemoryServer) -> None:
+        client = RawClient(server, handshake=False, acknowledge=False)
+        octets = iter(PREFACE)
+        with client, takes(PREFACE_TIMEOUT):
+            until_closing(server, lambda: client.send_bytes(bytes([next(octets)])))
+            assert [g.error_code for g in client.expect_close()] == [ErrorCodes.PROTOCOL_ERROR]
+
+    def test_who_is_idle_longest_makes_room(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "2"})
+        with RawClient(server) as first, RawClient(server) as second:
+            for client in (first, second):
+                assert client.request().body == b"hello"
+                advance(LEAST_IDLE / 4)
+            assert not server.connect("h2").recv(100).startswith(b"\0")  # no SETTINGS
+            advance(LEAST_IDLE / 2)
+            with RawClient(server) as third:
+                assert third.request().body == b"hello"
+                assert [g.error_code for g in first.expect_close()] == [0]
+            second.expect_alive()
+
+
+class TestEnd:
+    """What is left of an HTTP/2 connection after its GOAWAY."""
+
+    def test_linger(self, server: MemoryServer) -> None:
+        """The client does not close: it has had its time to read the GOAWAY."""
+        with RawClient(server) as client, takes(LINGER_TIMEOUT):
+            client.send(data(0))
+            client.expect_connection_error(ErrorCodes.PROTOCOL_ERROR)
+            client.send(ping(), ping())
+            assert client.send_error is None
+            until_over(server)
+
+    def test_it_ends_as_soon_as_the_client_closes(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            client.send(data(0))
+            client.expect_connection_error(ErrorCodes.PROTOCOL_ERROR)
+        with takes(0, 0.1):
+            until_over(server)
+
+    def test_what_the_kernel_holds_has_the_send_timeout(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "20"})
+        with RawClient(server, {WINDOW: 2**20}) as client:
+            client.send(window_update(0, 2**20))
+            client.open(request_fields("/bytes?n=100000"))
+            advance(1)
+            server.drain()
+            advance(15)
+            assert server.worker.left()["connections"] == 1
+            with takes(4):
+                until_over(server)
+
+    def test_a_header_block_without_an_end(self, server: MemoryServer) -> None:
+        with RawClient(server) as client, takes(BLOCK_TIMEOUT):
+            client.send(headers(1, client.block(request_fields()), end_headers=False))
+            until_closing(server, lambda: client.send(continuation(1, b"\x84", end_headers=False)))
+            client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def test_the_rest_of_a_request_that_is_answered(self, server: MemoryServer) -> None:
+        """RFC 9113 section 8.1: RST_STREAM with NO_ERROR asks for it to stop."""
+        with RawClient(server) as client:
+            too_large = ("content-length", "1000000000")
+            stream_id = client.open(request_fields("/echo", "POST", too_large), end_stream=False)
+            assert client.expect_response(stream_id).status == 413
+            with takes(DISCARD_TIMEOUT):
+                assert client.expect(RstStreamFrame, stream_id).error_code == 0
+            assert client.request().body == b"hello"
+
+
+class TestDrain:
+    @pytest.mark.parametrize("acknowledged", [True, False], ids=["ack", "no-ack"])
+    def test_two_goaways(self, serve: Serve, acknowledged: bool) -> None:
+        server = serve()
+        with Http2Client(server, ack_pings=False) as client:
+            slow = client.open("/sleep?s=10")
+            client.round_trip()
+            server.drain()
+            with takes(DRAIN_GAP, 0.3):
+                client.until(lambda: client.pings, "PING")
+            (first,) = client.goaways
+            assert (first.last_stream_id, first.error_code) == (MAX_STREAM_ID, 0)
+            crossing = client.open("/")
+            assert client.answer(crossing).body == b"hello"
+            if acknowledged:
+                client.ack_ping(client.pings[0])
+            with takes(0 if acknowledged else DRAIN_PING_TIMEOUT, 0.3):
+                client.until(lambda: len(client.goaways) == 2, "second GOAWAY")
+            second = client.goaways[1]
+            assert (second.last_stream_id, second.error_code) == (crossing, 0)
+            late = client.open("/")
+            client.round_trip()
+            answer = client.answers[late]
+            assert not answer.headers
+            assert answer.reset in (None, REFUSED_STREAM)  # it is past the last stream
+            assert client.answer(slow).body == b"slept"
+            client.until_closed()
+            assert client.end == "clean"
+            assert len(client.goaways) == 2
+        advance(LATE)
+        assert server.has_ended()
+
+    def test_idle_connections(self, serve: Serve) -> None:
+        server = serve()
+        with Http2Client(server) as used, Http2Client(server) as unused:
+            assert used.get("/").body == b"hello"
+            unused.round_trip()
+            server.drain()
+            with takes(0, 0.3):
+                used.until_closed()
+            assert [g.last_stream_id for g in used.goaways] == [1]
+            with takes(DRAIN_GAP, 0.5):
+                unused.until_closed()
+            assert [g.last_stream_id for g in unused.goaways] == [MAX_STREAM_ID, 0]
+        advance(LATE)
+        assert server.has_ended()
+
+    def test_a_stream_without_end_is_cut_in_time(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_GRACEFUL_TIMEOUT": "10"})
+        with Http2Client(server) as client:
+            stream_id = client.open("/endless?name=cut&wait=1")
+            client.until(lambda: client.answers[stream_id].body, "first chunk")
+            server.drain()
+            with takes(10, 0.5):
+                client.until_closed()
+            assert not client.answers[stream_id].ended
+        advance(5)
+        assert server.has_ended()
+        assert "Worker stops before its requests have ended" not in server.log()
+
+    def test_a_connection_of_too_many_requests(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_H2_MAX_REQUESTS_PER_CONNECTION": "3"})
+        with Http2Client(server) as client:
+            for _ in range(3):
+                assert client.get("/").body == b"hello"
+            client.until_closed()
+            assert client.goaways[-1].last_stream_id == 5
+
+    def test_http1(self, serve: Serve) -> None:
+        server = serve()
+        with Http1Client(server) as busy, Http1Client(server) as idle, Http1Client(server) as late:
+            for client in (idle, late):
+                assert client.get("/").headers["connection"] == "keep-alive"
+            busy.send("/sleep?s=8")
+            advance(1)
+            server.drain()
+            advance(DRAIN_MIN_RECV / 2)  # a request that was on its way is served
+            assert late.get("/").headers["connection"] == "close"
+            with takes(DRAIN_MIN_RECV / 2, RECV_PROGRESS_TIMEOUT):
+                assert (idle.receive(), idle.end) == (None, "clean")
+            answer = busy.receive()
+            assert answer is not None
+            assert (bytes(answer.body), answer.headers["connection"]) == (b"slept", "close")
+            assert (busy.receive(), busy.end) == (None, "clean")
+        advance(LATE)
+        assert server.has_ended()
+
+    @pytest.mark.parametrize(
+        ("framing", "half"),
+        [
+            ("Content-Length: 100", b"half"),
+            ("Content-Length: 100", b""),
+            ("Transfer-Encoding: chunked", b"4\r\nhalf\r\n"),
+            ("Transfer-Encoding: chunked", b"ff\r\nhalf"),
+        ],
+    )
+    def test_http1_uploads_are_given_up(self, serve: Serve, framing: str, half: bytes) -> None:
+        server = serve(env={"PLAIN_SERVER_GRACEFUL_TIMEOUT": "8"})
+        with Client(server.connect("http/1.1")) as client:
+            client.send(request("/echo", framing, method="POST") + half)
+            advance(1)
+            server.drain()
+            with takes(2, 0.5):  # a quarter of the time
+                answer = client.read()
+            assert (answer.status, answer.all("connection")) == (408, ["close"])
+            assert client.closed()
+        advance(LATE)
+        assert server.has_ended()
+
+
+class TestResponses:
+    """Clients that do not take what they have asked for."""
+
+    @pytest.fixture
+    def impatient(self, serve: Serve) -> MemoryServer:
+        return serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "10"})
+
+    @pytest.mark.parametrize("window", [0, 1])
+    @pytest.mark.parametrize("path", ["/bytes?n=100000", "/chunks?n=1000&size=1000"])
+    def test_without_a_window(self, impatient: MemoryServer, path: str, window: int) -> None:
+        with RawClient(impatient, {WINDOW: window}) as client, takes(10):
+            response = client.finish(client.open(request_fields(path)))
+            assert (response.reset, len(response.body)) == (ErrorCodes.CANCEL, window)
+            client.expect_alive()
+
+    def test_a_few_bytes_at_a_time_are_no_progress(self, impatient: MemoryServer) -> None:
+        with RawClient(impatient, {WINDOW: 0}) as client, takes(10):
+            stream_id = client.open(request_fields("/bytes?n=100000"))
+            while not client.received(RstStreamFrame):
+                client.send(window_update(stream_id, 1))
+                client.expect_alive()
+                advance(0.1)
+
+    def test_slow_progress_is_progress(self, impatient: MemoryServer) -> None:
+        with RawClient(impatient, {WINDOW: 0}) as client:
+            stream_id = client.open(request_fields(f"/bytes?n={10 * MIN_PROGRESS}"))
+            for _ in range(10):
+                advance(8)
+                client.send(window_update(stream_id, MIN_PROGRESS))
+                client.expect_data(stream_id, MIN_PROGRESS)
+            assert not client.received(RstStreamFrame)
+
+    def test_a_connection_that_is_not_read(self, impatient: MemoryServer) -> None:
+        with RawClient(impatient, {WINDOW: 2**31 - 1}) as client:
+            client.send(window_update(0, 2**30))
+            client.open(request_fields("/endless?name=unread&wait=0&size=100000"))
+            with takes(10):
+                until_over(impatient)
+        assert "unread" in watched(impatient)["ended"]
+
+    def test_they_give_way_when_places_are_short(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
+        with RawClient(server, {WINDOW: 0}) as client, RawClient(server) as other:
+            client.open(request_fields("/endless?name=hog&wait=0&size=100000"))
+            client.expect_alive()
+            with takes(SEND_TIMEOUT_WHEN_FULL):
+                assert other.request().body == b"hello"
+
+    def test_http1(self, impatient: MemoryServer) -> None:
+        with Client(impatient.connect("http/1.1")) as client:
+            client.send(request("/endless?name=unread1&wait=0&size=100000"))
+            with takes(10):
+                until_over(impatient)
+        assert "unread1" in watched(impatient)["ended"]
+
+
+class TestViews:
+    def test_deadline(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_REQUEST_DEADLINE": "5"})
+        with RawClient(server) as client:
+            with takes(5, 0.1):
+                assert client.request("/sleep?s=10").status == 503
+            assert client.request("/sleep?s=4").body == b"slept"
+            # A setting for all views ends no download.
+            assert client.request("/chunks?n=3&wait=4").body == b"aaaaabbbbbccccc"
+
+    @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+    def test_a_body_that_blocks_is_stopped_without_its_client(
+        self, server: MemoryServer, protocol: str
+    ) -> None:
+        name = f"blocked-{protocol}"
+        path = f"/endless?name={name}&block=1"
+        if protocol == "h2":
+            with RawClient(server) as client:
+                client.expect(DataFrame, client.open(request_fields(path)))
+        else:
+            with Client(server.connect("http/1.1")) as old:
+                old.send(request(path))
+                old.read_head()
+        with takes(STOP_GRACE, LATE + 1):
+            while name not in watched(server)["ended"]:
+                advance(0.1)
+
+
+class TestBodies:
+    """Requests whose bodies do not come, or slowly."""
+
+    def test_http2_below_the_rate_floor(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            stream_id = client.open(request_fields("/echo", "POST"), end_stream=False)
+            for _ in range(60):
+                client.send(data(stream_id, b"x" * 10, end=False))
+                advance(1)
+                if client_has_answer(client, stream_id):
+                    break
+            assert client.expect_response(stream_id).status == 408
+            client.expect_alive()
+
+    def test_http2_without_a_floor(self, serve: Serve) -> None:
+        env = {"PLAIN_SERVER_BODY_MIN_BYTES_PER_SECOND": "0", "PLAIN_SERVER_KEEPALIVE_TIMEOUT": "9"}
+        server = serve(env=env)
+        with RawClient(server) as client:
+            stream_id = client.open(request_fields("/echo", "POST"), end_stream=False)
+            for _ in range(10):
+                client.send(data(stream_id, b"x", end=False))
+                advance(6)
+            with takes(3):
+                assert client.expect_response(stream_id).status == 408
+
+    def test_http2_without_its_end(self, server: MemoryServer) -> None:
+        length = ("content-length", "4")
+        with RawClient(server) as client:
+            stream_id = client.open(request_fields("/echo", "POST", length), end_stream=False)
+            client.send(data(stream_id, b"body", end=False))
+            with takes(BODY_RECV_TIMEOUT):
+                assert client.expect_response(stream_id).status == 408
+
+    def test_http1_that_stalls(self, server: MemoryServer) -> None:
+        with Client(server.connect("http/1.1")) as client:
+            client.send(request("/echo", "Content-Length: 100", method="POST") + b"half")
+            with takes(BODY_RECV_TIMEOUT):
+                assert client.read().status == 408
+            assert client.closed()
+
+    def test_http1_below_the_rate_floor(self, server: MemoryServer) -> None:
+        with Client(server.connect("http/1.1")) as client:
+            client.send(request("/echo", "Content-Length: 1000", method="POST"))
+            client.sock.settimeout(1)
+            for _ in range(60):
+                client.send(b"x" * 10)
+                try:
+                    assert client.sock.recv(12) == b"HTTP/1.1 408"
+                    break
+                except TimeoutError:
+                    continue
+            else:
+                raise AssertionError("no answer")
+
+
+def client_has_answer(client: RawClient, stream_id: int) -> bool:
+    """Whether anything has come on the stream so far."""
+    client.expect_alive()
+    return any(frame.stream_id == stream_id for frame in client.frames)
+
+
+class TestHttp1:
+    def test_keep_alive(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "20"})
+        with Client(server.connect("http/1.1")) as client:
+            for _ in range(3):
+                advance(18)
+                assert client.get().body == b"hello"
+            with takes(20):
+                assert client.closed()
+
+    def test_line_breaks_do_not_keep_a_connection(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "20"})
+        with Client(server.connect("http/1.1")) as client, takes(20):
+            until_over(server, lambda: client.send(b"\r\n"))
+
+    def test_a_head_that_stops(self, server: MemoryServer) -> None:
+        with Client(server.connect("http/1.1")) as client, takes(RECV_PROGRESS_TIMEOUT):
+            client.send(request()[:-2])
+            assert client.closed()
+
+    def test_a_head_a_byte_at_a_time(self, server: MemoryServer) -> None:
+        with Client(server.connect("http/1.1")) as client, takes(HEADER_READ_TIMEOUT):
+            client.send(b"GET / HTTP/1.1\r\nX: ")
+            until_over(server, lambda: client.send(b"x"))
+
+    def test_linger(self, server: MemoryServer) -> None:
+        """The client does not close: it has had its time to read the response."""
+        with Client(server.connect("http/1.1")) as client, takes(LINGER_CLOSE_TIMEOUT):
+            assert client.get("/", "Connection: close").body == b"hello"
+            assert client.closed()
+            client.send(b"to be thrown away")
+            until_over(server)
+
+    def test_a_half_closed_client_whose_body_is_silent(self, server: MemoryServer) -> None:
+        name = f"silent-{now()}"
+        with Client(server.connect("http/1.1")) as client:
+            client.send(request(f"/endless?name={name}&block=1"))
+            client.read_head()
+            client.sock.shutdown(socket.SHUT_WR)
+            with takes(HALF_CLOSED_SILENCE, LATE + STOP_GRACE + 1):
+                while name not in watched(server)["ended"]:
+                    advance(0.1)
+
+    def test_a_half_closed_client_is_asked_whether_it_reads(self, server: MemoryServer) -> None:
+        with Client(server.connect("http/1.1")) as client:
+            client.send(request("/sleep?s=20"))
+            client.sock.shutdown(socket.SHUT_WR)
+            with takes(ASK_AFTER):
+                assert client.read().raw == b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert client.read().body == b"slept"
+            assert client.closed()
