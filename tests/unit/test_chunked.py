@@ -29,6 +29,7 @@ pieces = pytest.mark.parametrize("piece", [1, 2, 3, 7, 10**6])
         (b"1\r\na\r\n2\r\nbc\r\n000\r\n\r\n", b"abc", b""),
         (b"A\r\n0123456789\r\nb\r\n0123456789a\r\n0\r\n\r\n", b"01234567890123456789a", b""),
         (b"2\r\n\r\n\r\n0\r\n\r\n", b"\r\n", b""),
+        (b"1f\r\n" + b"x" * 31 + b"\r\n0\r\n\r\n", b"x" * 31, b""),
         (b"0\r\nx: y\r\n\r\n", b"", b"x: y"),
         (b"1\r\na\r\n0\r\nx: y\r\nz: \xff\r\n\r\n", b"a", b"x: y\r\nz: \xff"),
         (b'1;x\r\na\r\n0 ;\ty="\xe9"\r\n\r\n', b"a", b""),
@@ -49,8 +50,11 @@ def test_what_comes_after_it_stays() -> None:
     decoder, _, left = decode(b"1\r\na\r\n0\r\n\r\nGET / HTTP/1.1", 10**6)
     assert decoder.finished
     assert left == b"GET / HTTP/1.1"
-    _, _, left = decode(b"0\r\nx: y\r\n\r\nGET / HTTP/1.1", 10**6)
-    assert left == b"GET / HTTP/1.1"
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+    for trailers in (b"", b"x: y\r\n"):
+        decoder, _, left = decode(b"0\r\n" + trailers + b"\r\n" + request, 10**6)
+        assert decoder.trailers == trailers[:-2]
+        assert left == request
 
 
 def test_a_chunk_is_taken_as_it_arrives() -> None:

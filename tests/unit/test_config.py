@@ -61,7 +61,10 @@ def test_what_is_less_or_more_is_refused(name: str) -> None:
 
 
 def test_no_limit_is_in_every_range() -> None:
-    Config.load(settings(SERVER_MAX_REQUEST_BODY_SIZE=None, SERVER_MAX_INFLIGHT_BODY_SIZE=None))
+    unlimited = {"SERVER_MAX_REQUEST_BODY_SIZE": None, "SERVER_MAX_INFLIGHT_BODY_SIZE": None}
+    Config.load(settings(**unlimited))
+    with pytest.raises(ImproperlyConfigured):  # the others are checked all the same
+        Config.load(settings(**unlimited, SERVER_MAX_RUNNING_STREAMS=0))
 
 
 def test_each_field_has_its_setting() -> None:

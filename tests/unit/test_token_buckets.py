@@ -101,6 +101,8 @@ def test_a_refund_is_capped_by_the_burst() -> None:
     buckets, burst = TokenBuckets(), FRAME_LIMITS[FrameType.RST_STREAM].burst
     buckets.take(FrameType.RST_STREAM, 10)
     buckets.refund(FrameType.RST_STREAM, 4)
+    with pytest.raises(ConnectionFault):
+        buckets.take(FrameType.RST_STREAM, burst - 5)
     buckets.take(FrameType.RST_STREAM, burst - 6)  # what is left, to the last
     buckets.refund(FrameType.RST_STREAM, 10 * burst)
     buckets.take(FrameType.RST_STREAM, burst)
@@ -127,9 +129,9 @@ def test_one_that_only_slows_down_goes_to_zero_and_no_lower(clock: Clock) -> Non
     assert buckets.low()
     for _ in range(2 * limit.burst):
         buckets.take_if_any(SMALL_DATA)
-    clock.now += LOW * limit.burst / limit.refill_rate - 0.1
+    clock.now += LOW * limit.burst / limit.refill_rate - 0.5 / limit.refill_rate
     assert buckets.low()
-    clock.now += 0.1
+    clock.now += 1 / limit.refill_rate
     assert not buckets.low()
 
 

@@ -1,0 +1,231 @@
+"""What a connection takes it gives back, and what it counts it counts anew."""
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+from h2.errors import ErrorCodes
+from hyperframe.frame import GoAwayFrame, WindowUpdateFrame
+from memory import MemoryServer
+from raw import (
+    RawClient,
+    continuation,
+    data,
+    headers,
+    ping,
+    request_fields,
+    rst_stream,
+    window_update,
+)
+from virtual_time import advance
+
+from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
+from plain_gevent_h2.http2.state_machine import CONNECTION_WINDOW
+from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME, FrameType
+
+Serve = Callable[..., MemoryServer]
+
+
+def connection_window(client: RawClient) -> int:
+    """Bytes that the server has given back of the connection's window, after all that was sent."""
+    client.expect_alive()
+    frames = client.received(WindowUpdateFrame, 0)
+    return sum(cast(WindowUpdateFrame, frame).window_increment for frame in frames)
+
+
+class TestConnectionWindow:
+    """RFC 9113 section 6.9: DATA counts in it, whatever becomes of its stream."""
+
+    def given_back(self, client: RawClient, send: Callable[[], int]) -> tuple[int, int]:
+        """What of the window came back for more than all of it, and how much was sent."""
+        before = connection_window(client)
+        sent = 0
+        while sent < CONNECTION_WINDOW + 2**20:
+            sent += send()
+        return connection_window(client) - before, sent
+
+    def test_padded_data_that_is_refused(self, server: MemoryServer) -> None:
+        """More than the length that was declared: its padding counts as well."""
+        with RawClient(server) as client:
+            fields = request_fields("/echo", "POST", ("content-length", "5"))
+            stream = client.open(fields, end_stream=False)
+            before = connection_window(client)
+            client.send(data(stream, b"x" * 1000, pad=200))
+            assert connection_window(client) - before == 1201
+            client.expect_stream_error(stream, ErrorCodes.PROTOCOL_ERROR)
+
+    @pytest.mark.parametrize("pad", [None, 100])
+    @pytest.mark.parametrize("by", ["client", "server"])
+    def test_data_on_a_stream_that_was_reset(
+        self, server: MemoryServer, by: str, pad: int | None
+    ) -> None:
+        with RawClient(server) as client:
+            stream = client.open(request_fields("/echo", "POST"), end_stream=False)
+            if by == "client":
+                client.send(rst_stream(stream))
+            else:
+                client.send(window_update(stream, 0))
+                client.expect_stream_error(stream, ErrorCodes.PROTOCOL_ERROR)
+            late = data(stream, b"x" * 8000, end=False, pad=pad)
+
+            def send() -> int:
+                client.send(*[late] * 50)
+                client.expect_alive()
+                return 50 * (len(late) - 9)
+
+            back, sent = self.given_back(client, send)
+            assert sent - back < CONNECTION_WINDOW // 2  # h2 gives back once half is used
+            assert client.request("/").status == 200
+
+    def test_a_body_whose_padding_is_most_of_it(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+
+            def send() -> int:
+                stream = client.open(request_fields("/echo", "POST"), end_stream=False)
+                body = [data(stream, b"x" * 200, end=False, pad=255)] * 2000
+                client.send(*body, data(stream, b"x", pad=255))
+                assert client.expect_response(stream).status == 200
+                return 2000 * 456 + 257
+
+            back, sent = self.given_back(client, send)
+            assert sent - back < CONNECTION_WINDOW // 2
+
+
+class TestCompressionState:
+    """HPACK's table is the connection's: each block is decoded, whatever becomes of its stream."""
+
+    @pytest.mark.parametrize("by", ["client", "server"])
+    def test_headers_on_a_stream_that_was_reset(self, server: MemoryServer, by: str) -> None:
+        with RawClient(server) as client:
+            stream = client.open(request_fields("/echo", "POST"), end_stream=False)
+            if by == "client":
+                client.send(rst_stream(stream))
+            else:
+                client.send(window_update(stream, 0))
+                client.expect_stream_error(stream, ErrorCodes.PROTOCOL_ERROR)
+            fields = request_fields("/headers", "GET", ("x-late", "late" * 20))
+            client.send(headers(stream, client.block(fields)))
+            again = client.open(fields)  # of the entries that the block above has made
+            assert client.expect_response(again).status in (200, 404)
+            client.expect_alive()
+
+    def test_a_block_that_is_refused(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            wrong = [(":method", "GET"), ("x-first", "a" * 30)]
+            client.expect_stream_error(client.open(wrong), ErrorCodes.PROTOCOL_ERROR)
+            fields = request_fields("/", "GET", ("x-first", "a" * 30))
+            assert client.expect_response(client.open(fields)).status == 200
+
+    def test_one_past_the_limit_of_a_header_list_is_a_431(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_H2_MAX_HEADER_LIST_SIZE": "2048"})
+        with RawClient(server) as client:
+            large = ("x-large", "a" * 1900)
+            stream = client.open(request_fields("/", "GET", large))
+            assert client.expect_response(stream).status == 431
+            # In the table it is, and the connection goes on.
+            assert client.expect_response(client.open(request_fields())).status == 200
+            stream = client.open(request_fields("/", "POST", large), end_stream=False)
+            assert client.expect_response(stream).status == 431
+            small = ("x-small", "a" * 1500)
+            stream = client.open(request_fields("/", "GET", small))
+            assert client.expect_response(stream).status == 200
+
+    def test_a_list_within_its_bytes_but_of_many_fields_is_one_too(
+        self, server: MemoryServer
+    ) -> None:
+        with RawClient(server) as client:
+            many = [(f"x-{i}", "") for i in range(101)]
+            stream = client.open([*request_fields(), *many])
+            assert client.expect_response(stream).status == 431
+            stream = client.open([*request_fields(), *many[1:]])
+            assert client.expect_response(stream).status == 200
+
+
+class TestCounts:
+    def test_continuations_are_those_of_one_block(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            for _ in range(3):
+                stream = client.new_stream_id()
+                block = client.block(request_fields())
+                assert len(block) >= 2
+                empty = [continuation(stream, b"", end_headers=False)] * (MAX_CONTINUATIONS - 1)
+                client.send(
+                    headers(stream, block[:1], end_headers=False),
+                    *empty,
+                    continuation(stream, block[1:]),
+                )
+                assert client.expect_response(stream).status == 200
+
+    def test_responses_taken_whole_earn_no_more_than_a_burst_of_resets(
+        self, server: MemoryServer
+    ) -> None:
+        burst = FRAME_LIMITS[FrameType.RST_STREAM].burst
+        with RawClient(server) as client:
+            for _ in range(burst // 50):  # more than it has, at 1 a response
+                streams = [client.open() for _ in range(90)]
+                for stream in streams:
+                    assert client.expect_response(stream).status == 200
+            for _ in range(burst + 200):
+                stream = client.open(request_fields("/sleep?s=1"))
+                client.send(rst_stream(stream))
+            client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def test_resets_of_streams_that_have_ended_have_a_limit_of_their_own(
+        self, server: MemoryServer
+    ) -> None:
+        with RawClient(server) as client:
+            stream = client.open()
+            client.expect_response(stream)
+            late = rst_stream(stream)
+            burst = FRAME_LIMITS[RESET_FRAME].burst
+            client.send(*[late] * (burst - 100))
+            client.expect_alive()
+            client.send(*[late] * 200)
+            client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+
+
+class TestClientsThatDoNotRead:
+    def test_who_does_not_read_its_answers_loses_its_place(self, serve: Serve) -> None:
+        """Its streams, greenlets and bytes are given back."""
+        server = serve(
+            env={
+                "PLAIN_SERVER_SEND_TIMEOUT": "5",
+                "PLAIN_SERVER_MAX_RUNNING_STREAMS": "20",
+            }
+        )
+        client = RawClient(server)
+        for _ in range(20):
+            client.open(request_fields("/chunks?n=100&size=10000"))
+        client.send(window_update(0, 2**30))
+        assert server.worker.limits.slots.running <= 20
+        for _ in range(60):
+            advance(1.0)
+        limits = server.worker.limits
+        assert (limits.slots.running, limits.open_streams, limits.unsent.total) == (0, 0, 0)
+        with RawClient(server) as other:
+            assert other.request("/").status == 200
+        client.sock.close()
+
+    def test_who_does_not_read_pings_is_closed(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "5"})
+        with RawClient(server) as client:
+            client.expect_alive()
+            client.sock.setblocking(False)
+            try:
+                for _ in range(5000):
+                    client.sock.sendall(ping() * 10)
+            except OSError:
+                pass  # it reads no more
+            for _ in range(60):
+                advance(1.0)
+            assert server.worker.left() == {}
+
+
+def test_a_goaway_names_the_last_stream_that_was_served(server: MemoryServer) -> None:
+    with RawClient(server) as client:
+        for _ in range(3):
+            client.request("/")
+        client.send(continuation(7, b""))  # a fault of the connection
+        goaway = client.expect_connection_error(ErrorCodes.PROTOCOL_ERROR)
+        assert isinstance(goaway, GoAwayFrame)
+        assert goaway.last_stream_id == 5
