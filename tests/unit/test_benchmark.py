@@ -15,15 +15,15 @@ LOAD = TESTS.parent / "load"
 @pytest.fixture
 def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Modules of load/, for one test: the names of some are those of others in tests/."""
-    before = dict(sys.modules)
-    for folder in ("benchmark", "project"):
-        monkeypatch.syspath_prepend(str(LOAD / folder))
-        for path in (LOAD / folder).glob("*.py"):
-            sys.modules.pop(path.stem, None)
+    folders = [LOAD / "benchmark", LOAD / "project"]
+    names = {path.stem for folder in folders for path in folder.glob("*.py")}
+    others = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
+    for folder in folders:
+        monkeypatch.syspath_prepend(str(folder))
     yield
-    for name in sys.modules.keys() - before.keys():
+    for name in names & sys.modules.keys():
         del sys.modules[name]
-    sys.modules.update(before)
+    sys.modules.update(others)
 
 
 @pytest.mark.parametrize("folder", ["benchmark", "locust", "project"])
