@@ -3,7 +3,7 @@
 import beside
 import driven
 import event_streams
-import memory
+import held_open
 from workload import Workload
 
 WORKLOADS: dict[str, Workload] = {
@@ -26,9 +26,9 @@ WORKLOADS: dict[str, Workload] = {
         event_streams.Events10000(),
         event_streams.EventsAsync1000(),
         event_streams.EventsAsync10000(),
-        memory.Idle1000(),
-        memory.Idle10000(),
-        memory.Waiting1000(),
-        memory.Waiting10000(),
+        held_open.Idle1000(),
+        held_open.Idle10000(),
+        held_open.Waiting1000(),
+        held_open.Waiting10000(),
     )
 }

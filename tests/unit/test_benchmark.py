@@ -1,6 +1,8 @@
 """The parts of the benchmark that need no server."""
 
 import ast
+import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -10,10 +12,18 @@ from harness import TESTS
 LOAD = TESTS.parent / "load"
 
 
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("benchmark", "project"):
-        monkeypatch.syspath_prepend(str(LOAD / folder))
+@pytest.fixture
+def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules of load/, for one test: the names of some are those of others in tests/."""
+    folders = [LOAD / "benchmark", LOAD / "project"]
+    names = {path.stem for folder in folders for path in folder.glob("*.py")}
+    others = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
+    for folder in folders:
+        monkeypatch.syspath_prepend(str(folder))
+    yield
+    for name in names & sys.modules.keys():
+        del sys.modules[name]
+    sys.modules.update(others)
 
 
 @pytest.mark.parametrize("folder", ["benchmark", "locust", "project"])
@@ -35,6 +45,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.usefixtures("_importable")
 def test_what_stands_below_a_picture_fits_its_width() -> None:
     import report
 
@@ -45,6 +56,7 @@ def test_what_stands_below_a_picture_fits_its_width() -> None:
     assert lines[-1].endswith("no framework")
 
 
+@pytest.mark.usefixtures("_importable")
 def test_an_event_is_due_once_in_a_period() -> None:
     import payload
 
