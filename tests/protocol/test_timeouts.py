@@ -34,12 +34,10 @@ from plain_gevent_h2.app.plain_internals import (
     RECV_PROGRESS_TIMEOUT,
 )
 from plain_gevent_h2.http1.client_presence import ASK_AFTER, HALF_CLOSED_SILENCE
-from plain_gevent_h2.http2.connection import (
+from plain_gevent_h2.http2.shutdown import DRAIN_GAP, DRAIN_PING_TIMEOUT, LINGER_TIMEOUT
+from plain_gevent_h2.http2.timeouts import (
     BLOCK_TIMEOUT,
     DISCARD_TIMEOUT,
-    DRAIN_GAP,
-    DRAIN_PING_TIMEOUT,
-    LINGER_TIMEOUT,
     PARK_AFTER,
     PREFACE_TIMEOUT,
 )
