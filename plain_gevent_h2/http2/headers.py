@@ -12,7 +12,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
 
-from hpack.struct import NeverIndexedHeaderTuple
+from hpack import NeverIndexedHeaderTuple
 from plain.http import content_length_forbidden
 
 from plain_gevent_h2.app.header_rules import (
