@@ -46,7 +46,6 @@ from virtual_time import advance
 
 from plain_gevent_h2 import patches
 from plain_gevent_h2.app.asyncio_bridge import Call
-from plain_gevent_h2.app.host import SharedLimits
 from plain_gevent_h2.http1.connection import Http1Connection
 from plain_gevent_h2.http2.connection import Http2Connection
 from plain_gevent_h2.net.tls_socket import TlsSocket
@@ -193,14 +192,10 @@ class MemoryWorker(GeventWorker):
         )
         super().__init__(0, os.getppid(), [], app, 15.0, heartbeat, app.load())
 
-    def _tls_context(self) -> None:
-        """None: see `Cleartext`."""
-
-    def _make_limits(self) -> SharedLimits:
-        self._connections = MemoryConnections(
+    def _make_connections(self) -> MemoryConnections:
+        return MemoryConnections(
             self, most=self.max_connections, descriptors=self._descriptors, tls=None, alone=True
         )
-        return super()._make_limits()
 
     def accept(self, sock: gevent.socket.socket, client: tuple[str, int], protocol: str) -> None:
         self._connections.accept(sock, client, protocol)
