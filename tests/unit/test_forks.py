@@ -1,4 +1,4 @@
-"""What a fork leaves behind in the process that forked, and what its child starts with."""
+"""The signals that are blocked after a fork, in the process that forked and in its child."""
 
 import signal
 from collections.abc import Iterator

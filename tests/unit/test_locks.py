@@ -1,4 +1,4 @@
-"""The lock for greenlets and native threads at once, by itself."""
+"""The lock and the queue for greenlets and native threads at once."""
 
 import queue
 import random
@@ -19,7 +19,7 @@ let_others_run = gevent.sleep
 
 
 def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Start `function` in a native thread. Returns what waits for its result, in a greenlet."""
+    """Start `function` in a native thread. Returns a function that waits for its result."""
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(function()))
     thread.start()
@@ -102,7 +102,7 @@ def test_without_blocking() -> None:
     assert not lock.locked()
 
 
-def test_who_tries_again_and_again_lets_the_owner_run() -> None:
+def test_a_caller_that_tries_in_a_loop_lets_the_owner_run() -> None:
     lock = held()
     gevent.spawn(lock.release)
     with gevent.Timeout(WAIT):
@@ -130,7 +130,7 @@ def test_a_release_too_many() -> None:
         Lock().release()
 
 
-def test_a_release_too_many_loses_nobody_who_waits() -> None:
+def test_a_release_too_many_loses_no_waiter() -> None:
     lock = held()
     first, second = gevent.spawn(lock.acquire), gevent.spawn(lock.acquire)
     until_waited_for(lock, 2)
@@ -147,7 +147,7 @@ def test_it_has_what_the_original_has() -> None:
     assert public <= set(dir(Lock()))
 
 
-def test_one_who_is_killed_as_he_is_woken_passes_it_on() -> None:
+def test_a_waiter_that_is_killed_as_it_is_woken_wakes_the_next() -> None:
     lock = held()
     first, second = gevent.spawn(lock.acquire), gevent.spawn(lock.acquire)
     until_waited_for(lock, 2)
@@ -157,7 +157,7 @@ def test_one_who_is_killed_as_he_is_woken_passes_it_on() -> None:
     assert not isinstance(first.value, bool)
 
 
-def test_one_who_is_killed_as_he_is_given_it_passes_it_on() -> None:
+def test_a_waiter_that_is_killed_as_it_gets_the_lock_passes_it_on() -> None:
     lock = held()
     first, second = gevent.spawn(lock.acquire), gevent.spawn(lock.acquire)
     until_waited_for(lock, 2)
@@ -170,7 +170,7 @@ def test_one_who_is_killed_as_he_is_given_it_passes_it_on() -> None:
     assert second.get(timeout=WAIT) is True
 
 
-def test_one_who_takes_it_again_and_again_keeps_nobody_out() -> None:
+def test_a_caller_that_locks_in_a_loop_keeps_no_waiter_out() -> None:
     lock = Lock()
     waiting = gevent.Greenlet(lock.acquire)
 
@@ -208,7 +208,7 @@ def test_the_hub_itself_gets_an_error_in_place_of_a_deadlock(
 
 
 def test_greenlets_and_threads_of_all_kinds_exclude_each_other() -> None:
-    """Of those who hold it there is one at a time, and none is left waiting."""
+    """One holds the lock at a time, and no waiter is left."""
     lock, inside, most = Lock(), 0, 0
     numbers = random.Random(20261130)
 
@@ -256,7 +256,7 @@ class TestSimpleQueue:
             empty.get(timeout=-1)
         assert not empty._waiters
 
-    def test_one_who_is_killed_as_he_is_woken_passes_it_on(self) -> None:
+    def test_a_waiter_that_is_killed_as_it_is_woken_wakes_the_next(self) -> None:
         items = SimpleQueue()
         first, second = gevent.spawn(items.get), gevent.spawn(items.get)
         with gevent.Timeout(WAIT):
