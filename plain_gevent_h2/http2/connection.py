@@ -158,7 +158,7 @@ class Http2Connection:
 
     def _count_unfinished_block(self) -> None:
         size = self._receiver.frames.unfinished_block
-        if not size and not self._timeouts.has_header_block:
+        if not size and self._timeouts.block_since is None:
             return  # as after nearly every read
         self._timeouts.header_block(size)
         self.host.limits.headers.unfinished(self, max(0, size - BLOCK_NOT_CHARGED))

@@ -55,7 +55,6 @@ class Timeouts:
     """Checks them, and owns since when there is a header block without its end."""
 
     __slots__ = (
-        "_block_since",
         "_connection",
         "_h2",
         "_opened_at",
@@ -63,6 +62,7 @@ class Timeouts:
         "_shutdown",
         "_streams",
         "_writer",
+        "block_since",
     )
 
     def __init__(
@@ -82,18 +82,14 @@ class Timeouts:
         self._receiver = receiver
         self._opened_at = time.monotonic()
 
-        self._block_since: float | None = None  # monotonic
+        self.block_since: float | None = None  # monotonic
 
     def header_block(self, size: int) -> None:
         """After a read, there are `size` bytes of a header block without its end."""
         if not size:
-            self._block_since = None
-        elif self._block_since is None:
-            self._block_since = time.monotonic()
-
-    @property
-    def has_header_block(self) -> bool:
-        return self._block_since is not None
+            self.block_since = None
+        elif self.block_since is None:
+            self.block_since = time.monotonic()
 
     def check(self, now: float) -> None:
         """Called by the worker, at least once a second, unless the socket is closed."""
@@ -121,7 +117,7 @@ class Timeouts:
         return True
 
     def _check_reader(self, now: float) -> None:
-        if self._block_since is not None and now - self._block_since > BLOCK_TIMEOUT:
+        if self.block_since is not None and now - self.block_since > BLOCK_TIMEOUT:
             self._connection.close_for_abuse("header block without an end")
         elif self._shutdown.is_draining:
             self._shutdown.check_drain(now)

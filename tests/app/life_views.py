@@ -185,14 +185,15 @@ class Sabotage(View):
     """Breaks the inside of the connection that this request came on."""
 
     def get(self) -> Response:
-        connection: Any = getattr(stream_of(sys._getframe()), "connection", None)
+        stream: Any = stream_of(sys._getframe())
+        connection: Any = stream.owner._connection
         match self.request.query_params["part"]:
             case "reader":
-                connection._frames = None
+                connection._receiver.frames = None
             case "writer":
                 connection._writer._sock = None
             case "sweep":
-                connection._closing_since = "never"
+                connection._timeouts._writer = None
         return text("broken")
 
 
