@@ -1374,6 +1374,17 @@ class TestFlowControl:
             client.send(data(stream_id, b"x" * size, pad=pad))
             client.expect_stream_error(stream_id, FLOW_CONTROL, strict=False)
 
+    @pytest.mark.parametrize("pad", [None, 0, 100])
+    def test_refused_data_gives_its_window_back(self, server: Serving, pad: int | None) -> None:
+        # RFC 9113 section 6.9: all of the payload counts for the connection, padding too.
+        with RawClient(server) as client:
+            client.expect(WindowUpdateFrame, 0)  # of the handshake
+            stream_id = client.open([*POST, ("content-length", "4")], end_stream=False)
+            client.send(data(stream_id, b"hello", pad=pad))
+            client.expect_stream_error(stream_id, PROTOCOL)
+            given_back = client.expect(WindowUpdateFrame, 0).window_increment
+            assert given_back == 5 + (0 if pad is None else 1 + pad)
+
 
 class TestContinuation:
     """RFC 9113 section 6.10; what may not stand between is in TestHeaderBlocks."""
@@ -1389,6 +1400,19 @@ class TestContinuation:
             block = client.block([*POST, ("x-dummy0", "x" * 100), ("x-dummy1", "y" * 100)])
             client.send(headers(1, block, end_stream=False, cuts=cuts), data(1, BODY))
             expect_echo(client.expect_response(1), BODY)
+
+    def test_each_block_has_a_limit_of_its_own(self, server: Serving) -> None:
+        # RFC 9113 section 10.5.1 leaves it to us: 32 CONTINUATIONs, of a block.
+        with RawClient(server) as client:
+            for _ in range(3):
+                stream_id = client.new_stream_id()
+                block = client.block(GET) + literal(b"x-long", b"v" * 60)
+                client.send(headers(stream_id, block, cuts=range(1, 33)))
+                expect_hello(client.expect_response(stream_id))
+            stream_id = client.new_stream_id()
+            client.send(headers(stream_id, client.block(GET), end_headers=False))
+            client.send(*[continuation(stream_id, b"", end_headers=False)] * 33)
+            client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
 
     @pytest.mark.parametrize(("cuts", "pad"), [([5], None), ([5], 8), ([0], None)])
     def test_end_stream_of_headers_counts(
