@@ -13,7 +13,8 @@ from h2.settings import SettingCodes, Settings
 
 from plain_gevent_h2.config import Config
 from plain_gevent_h2.http2 import send_buffer
-from plain_gevent_h2.http2.frames import PREFACE, FrameType
+from plain_gevent_h2.http2.frame_filter import FrameFilter
+from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.send_buffer import SendBuffer
 from plain_gevent_h2.http2.state_machine import h2_connection
 from plain_gevent_h2.http2.token_buckets import (
@@ -94,6 +95,9 @@ class Connection:
         self.unsent = UnsentBytes()
         self.buckets = TokenBuckets()
         self.h2 = h2_connection(CONFIG)
+        self.frames = FrameFilter(
+            CONFIG.max_frame_size, lambda _stream_id, _size, *, ends: None, lambda _kind: None
+        )
         self.writer = Writer(
             self.sock,  # type: ignore[arg-type]
             self.h2,
@@ -125,7 +129,9 @@ class Connection:
                 elif isinstance(event, StreamEnded):
                     assert event.stream_id is not None
                     self.ends.append(event.stream_id)
-            self.h2.receive_data(self.client.data_to_send().removeprefix(PREFACE))
+            for frames in self.frames.feed(self.client.data_to_send()):
+                assert isinstance(frames, list)
+                self.h2.receive_frames(frames)
             self.writer.wake()
         give_way()
 
