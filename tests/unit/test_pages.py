@@ -127,3 +127,12 @@ def test_the_package_names_its_addresses() -> None:
         assert url.startswith(ADDRESS)
         file = target(ROOT / "pyproject.toml", url)
         assert file is None or file.exists(), url
+
+
+def test_the_supported_versions_of_plain_are_those_that_are_allowed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (plain,) = (name for name in project["dependencies"] if name.startswith("plain>"))
+    first, bound = re.fullmatch(r"plain>=([\d.]+),<0\.(\d+)", plain).groups()  # type: ignore[union-attr]
+    page = (PACKAGE / "README.md").read_text()
+    assert f"| 3.13 | {first} |" in page
+    assert f" to 0.{int(bound) - 1} |" in page
