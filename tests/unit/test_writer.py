@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+import raw
 from clock import Clock
 from gevent.event import Event
 from h2.config import H2Configuration
@@ -125,7 +126,8 @@ class Connection:
                 elif isinstance(event, StreamEnded):
                     assert event.stream_id is not None
                     self.ends.append(event.stream_id)
-            self.h2.receive_data(self.client.data_to_send().removeprefix(PREFACE))
+            sent = self.client.data_to_send().removeprefix(PREFACE)
+            self.h2.receive_frames(raw.split(sent))
             self.writer.wake()
         give_way()
 
