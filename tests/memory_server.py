@@ -211,7 +211,7 @@ class MemoryWorker(GeventWorker):
 
     def is_closing(self) -> bool:
         """Whether an HTTP/2 connection is about to be closed."""
-        return any(c._closing_since is not None for c in self._connections.http2())
+        return any(c._shutdown._closing_since is not None for c in self._connections.http2())
 
     def left(self) -> dict[str, int]:
         """What the worker holds for its clients."""
