@@ -1,5 +1,6 @@
 """The state machine, given frames that are split already, beside `h2` itself."""
 
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -160,3 +161,12 @@ def test_a_block_of_very_many_frames_is_refused_by_h2_too(machine: StateMachine)
 def test_content_that_is_missing_is_said_so(machine: StateMachine) -> None:
     with pytest.raises(FrameDataMissingError):
         machine.receive_frames([(FrameType.RST_STREAM, 0, 1, b"123")])
+
+
+def test_no_frame_is_kept(machine: StateMachine) -> None:
+    """A connection may be idle for long after the last one."""
+    payload = bytes(16384)
+    before = sys.getrefcount(payload)
+    machine.receive_frames(raw.split(OPEN))
+    machine.receive_frames([(FrameType.DATA, 0, 1, payload)])
+    assert sys.getrefcount(payload) == before
