@@ -69,6 +69,18 @@ def pack(
     return struct.pack(">HBBBL", size >> 8, size & 0xFF, kind, flags, stream_id) + payload
 
 
+def split(frames: bytes) -> list[tuple[int, int, int, bytes]]:
+    """Type, flags, stream and payload of each of these whole frames."""
+    found = []
+    pos = 0
+    while pos < len(frames):
+        high, low, kind, flags, stream_id = struct.unpack_from(">HBBBL", frames, pos)
+        end = pos + 9 + (high << 8 | low)
+        found.append((kind, flags, stream_id, frames[pos + 9 : end]))
+        pos = end
+    return found
+
+
 def _padded(payload: bytes, flags: int, pad: int | None) -> tuple[bytes, int]:
     if pad is None:
         return payload, flags

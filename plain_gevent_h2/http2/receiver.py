@@ -209,8 +209,8 @@ class Receiver:
         return stream
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
-        """Reset a stream that never was."""
-        with suppress(ProtocolError):  # the client may have reset it in the same breath
+        """Reset a stream that is not opened."""
+        with suppress(ProtocolError):  # the client may have reset it already
             self._h2.reset_stream(stream_id, code)
         metrics.stream_reset(code.name, by_client=False)
         self._buckets.take(FrameType.RST_STREAM)

@@ -27,7 +27,7 @@ LINGER_TIMEOUT = 2.0
 
 
 def _nobody(_code: ErrorCodes) -> None:
-    """Called in place of the connection, once that is over."""
+    """Takes the place of a callback of the connection, once that has ended."""
 
 
 class Shutdown:

@@ -166,7 +166,10 @@ class StateMachine(H2Connection):
     def receive_frames(self, frames: Iterable[RawFrame]) -> list[Event]:
         """What `receive_data()` does, with frames that are taken apart already."""
         self.incoming_buffer.frames = frames
-        return self.receive_data(b"")
+        try:
+            return self.receive_data(b"")
+        finally:
+            self.incoming_buffer.frames = ()  # they may be large, and the connection idle for long
 
     def _terminate_connection(self, error_code: Any) -> None:
         """Send nothing more. The GOAWAY is the connection's to send, with the right code."""

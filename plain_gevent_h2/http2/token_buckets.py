@@ -30,7 +30,7 @@ FRAME_LIMITS: dict[int, Limit] = {
     # have started a view for nothing (CVE-2023-44487, CVE-2025-8671). nghttp2 has this burst and a
     # third of the rate. A response that the client takes whole refunds one.
     FrameType.RST_STREAM: Limit(1000, 100),
-    # Each makes us send an ACK and look at every stream's window (CVE-2019-9515).
+    # Each makes us send an ACK and check every stream's window (CVE-2019-9515).
     FrameType.SETTINGS: Limit(100, 10),
     # gRPC measures its bandwidth with one for each round trip (CVE-2019-9512).
     FrameType.PING: Limit(1000, 100),

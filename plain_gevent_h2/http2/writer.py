@@ -39,7 +39,7 @@ MAX_CONTROL_BACKLOG = 64 * 1024
 
 
 def _nobody(*_: int) -> None:
-    """Called in place of the connection, once that is over."""
+    """Takes the place of a callback of the connection, once that has ended."""
 
 
 class Writer:
