@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame, WindowUpdateFrame
-from memory import MemoryServer
+from memory_server import MemoryServer
 from raw import (
     RawClient,
     continuation,

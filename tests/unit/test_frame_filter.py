@@ -15,12 +15,17 @@ from plain_gevent_h2.http2.frame_filter import (
     FrameFilter,
     GoAway,
 )
-from plain_gevent_h2.http2.frames import PREFACE, ErrorCodes, FrameType
+from plain_gevent_h2.http2.frames import PREFACE, ErrorCodes, FrameType, RawFrame, pack_frame
 from plain_gevent_h2.http2.token_buckets import SMALL_DATA
 
 Item = bytes | StreamFault | GoAway
 
 MAX_FRAME_SIZE = 16384
+
+
+def wire(item: list[RawFrame] | StreamFault | GoAway) -> Item:
+    """Frames for `h2` as they are on the wire; what is none as it is."""
+    return b"".join(pack_frame(*frame) for frame in item) if isinstance(item, list) else item
 
 
 class Connection:
@@ -41,7 +46,7 @@ class Connection:
         return self.fault
 
     def items(self, *frames: bytes) -> list[Item]:
-        return [item for item in self.filter.feed(b"".join(frames)) if item != b""]
+        return [item for item in map(wire, self.filter.feed(b"".join(frames))) if item != b""]
 
     def feed(self, *frames: bytes) -> bytes:
         """What `h2` sees."""
@@ -53,7 +58,7 @@ class Connection:
         before = b"".join(frames[:-1])
         passed = b""
         with pytest.raises(ConnectionFault) as raised:  # noqa: PT012
-            for item in self.filter.feed(before + frames[-1]):
+            for item in map(wire, self.filter.feed(before + frames[-1])):
                 assert isinstance(item, bytes)
                 passed += item
         assert raised.value.code == code, raised.value
@@ -74,11 +79,11 @@ class TestPreface:
         reader = Connection.__new__(Connection)
         reader.counted = []
         reader.filter = FrameFilter(MAX_FRAME_SIZE, lambda *_, **__: None, reader.counted.append)
-        wire = PREFACE + raw.settings({3: 1})
+        sent = PREFACE + raw.settings({3: 1})
         seen = b""
-        for i in range(0, len(wire), piece):
+        for i in range(0, len(sent), piece):
             assert not reader.filter.preface_seen
-            seen += reader.feed(wire[i : i + piece])
+            seen += reader.feed(sent[i : i + piece])
         assert reader.filter.preface_seen
         assert seen == raw.settings({3: 1})
         assert reader.counted == [FrameType.SETTINGS]
@@ -131,7 +136,7 @@ class TestFrames:
         self, connection: Connection
     ) -> None:
         items = connection.filter.feed(OPEN + raw.data(1, b"x" * 200, end=False))
-        assert next(items) == OPEN
+        assert wire(next(items)) == OPEN
         assert connection.asked == []
         list(items)
         assert connection.asked == [(1, 200, False)]
