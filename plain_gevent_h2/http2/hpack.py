@@ -178,7 +178,7 @@ class BoundedDecoder(Decoder):
         if not before.unchanged():
             self._lists.clear()
         elif len(block) <= _LONGEST_REMEMBERED:
-            self._lists.keep(block, fields)
+            self._lists.keep(block, list(fields))  # the caller may change its own
         return fields
 
     def _decode(self, block: bytes) -> list[HeaderTuple]:

@@ -69,7 +69,7 @@ def start(bridge: AsyncioThread, coroutine: Coroutine[Any, Any, str], asker: Ask
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while not condition():
             give_way()
 
@@ -82,7 +82,7 @@ def test_it_is_cancelled_and_has_its_end(
     wait_for(lambda: said)
     asker.leave()
     with pytest.raises(Abandoned):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert said == ["started", "cleaned up"]
     assert asker.cancel is None
 
@@ -93,7 +93,7 @@ def test_it_does_not_start_when_nobody_waits_any_more(
     asker = Asker()
     asker.leave()
     with pytest.raises(Abandoned):
-        start(bridge, view, asker).get(timeout=10)
+        start(bridge, view, asker).get(timeout=60)
     assert said == []
 
 
@@ -110,7 +110,7 @@ def test_one_that_goes_on_has_its_result(bridge: AsyncioThread, said: list[str])
     result = start(bridge, stubborn(), asker)
     wait_for(lambda: said)
     asker.leave()
-    assert result.get(timeout=10) == "went on"
+    assert result.get(timeout=60) == "went on"
 
 
 def test_who_cancels_itself_is_not_abandoned(bridge: AsyncioThread) -> None:
@@ -118,7 +118,7 @@ def test_who_cancels_itself_is_not_abandoned(bridge: AsyncioThread) -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        start(bridge, view(), Asker()).get(timeout=10)
+        start(bridge, view(), Asker()).get(timeout=60)
 
 
 def test_when_its_greenlet_is_stopped_it_is_cancelled(
@@ -127,7 +127,7 @@ def test_when_its_greenlet_is_stopped_it_is_cancelled(
     asker = Asker()
     greenlet = gevent.spawn(bridge.run, view, contextvars.Context(), asker)
     wait_for(lambda: said)
-    greenlet.kill(timeout=10)
+    greenlet.kill(timeout=60)
     wait_for(lambda: "cleaned up" in said)
     assert asker.cancel is None
 
@@ -138,7 +138,7 @@ def test_what_it_raises_is_raised(bridge: AsyncioThread) -> None:
 
     asker = Asker()
     with pytest.raises(LookupError):
-        start(bridge, view(), asker).get(timeout=10)
+        start(bridge, view(), asker).get(timeout=60)
     assert asker.cancel is None
 
 
@@ -166,11 +166,11 @@ def test_one_that_wants_to_end_the_process_ends_no_other(
     beside = start(bridge, view, asker)
     wait_for(lambda: said)
     with pytest.raises(type(exc)):
-        start(bridge, exits(), Asker()).get(timeout=10)
+        start(bridge, exits(), Asker()).get(timeout=60)
     assert not beside.ready()
     asker.leave()
     with pytest.raises(Abandoned):
-        beside.get(timeout=10)
+        beside.get(timeout=60)
 
 
 class TestMailbox:
@@ -362,7 +362,7 @@ class TestPieces:
         async def run() -> None:
             for _ in range(2 * BACKLOG):
                 pieces.put(b"x")
-            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
                 group.create_task(pieces.wait_for_room())
                 await asyncio.sleep(0)
                 pieces.close()
@@ -393,7 +393,7 @@ class TestIterate:
 
     def test_all_chunks(self, bridge: AsyncioThread, said: list[str]) -> None:
         stream = self.Numbers(200, said)
-        with gevent.Timeout(10):
+        with gevent.Timeout(60):
             chunks = list(bridge.iterate(stream, contextvars.Context()))
         assert chunks == [b"%d" % i for i in range(200)]
         assert said[-2:] == ["closed", "outer closed"]
@@ -403,7 +403,7 @@ class TestIterate:
     ) -> None:
         stream = self.Numbers(2, said, LookupError("on purpose"))
         chunks: list[bytes] = []
-        with gevent.Timeout(10), pytest.raises(LookupError):
+        with gevent.Timeout(60), pytest.raises(LookupError):
             chunks.extend(bridge.iterate(stream, contextvars.Context()))
         assert said[-2:] == ["closed", "outer closed"]
 
@@ -411,7 +411,7 @@ class TestIterate:
         self, bridge: AsyncioThread, said: list[str]
     ) -> None:
         chunks = bridge.iterate(self.Numbers(10**6, said), contextvars.Context())
-        with gevent.Timeout(10):
+        with gevent.Timeout(60):
             assert next(chunks) == b"0"
             chunks.close()
         assert said[-2:] == ["closed", "outer closed"]

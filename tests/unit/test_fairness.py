@@ -78,7 +78,7 @@ def test_the_box_is_empty_after_one_that_was_stopped() -> None:
     first, second = gevent.spawn(stopped.wait), gevent.spawn(other.wait)
     give_way()
     first.kill()
-    second.join(timeout=10)
+    second.join(timeout=60)
     assert served == [1]
 
 
@@ -88,7 +88,7 @@ def test_one_that_leaves_before_its_turn_goes_on_at_once() -> None:
     greenlets = [gevent.spawn(connection.wait) for connection in (first, second)]
     give_way()
     box.leave(second)
-    greenlets[1].join(timeout=10)
+    greenlets[1].join(timeout=60)
     assert served == [1]
     gevent.killall(greenlets)
 

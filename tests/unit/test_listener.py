@@ -15,7 +15,7 @@ from plain_gevent_h2.process.listener import Listener, reject
 
 @pytest.fixture
 def listening() -> Iterator[gsocket.socket]:
-    with gsocket.socket() as sock, gevent.Timeout(10):
+    with gsocket.socket() as sock, gevent.Timeout(60):
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         yield sock

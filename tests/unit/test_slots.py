@@ -61,7 +61,7 @@ def slots() -> Slots:
 
 
 def wait_while(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while condition():
             give_way()
 
@@ -70,7 +70,7 @@ def run(slots: Slots, view: Callable[[], object] = lambda: None) -> Stream:
     """Run a stream from its start to its end."""
     stream = Stream(view)
     slots.run(Source(stream))
-    assert stream.over.wait(10)
+    assert stream.over.wait(60)
     give_way()  # its greenlet becomes idle
     return stream
 
@@ -93,10 +93,10 @@ def test_links_that_are_still_to_be_called_are_no_leftovers(slots: Slots) -> Non
 
     streams = [Stream(view) for _ in range(100)]
     slots.run(Source(*streams))
-    assert streams[-1].over.wait(10)
+    assert streams[-1].over.wait(60)
     more = [Stream(view) for _ in range(100)]
     slots.run(Source(*more))  # none of the links above was called
-    assert more[-1].over.wait(10)
+    assert more[-1].over.wait(60)
     assert len(set(ran_in)) < 2 * AHEAD
 
 
@@ -159,7 +159,7 @@ class TestLeftovers:
         give_way()
         have_struck.set()
         for other in others:
-            assert other.over.wait(10)
+            assert other.over.wait(60)
             assert other.raised is None
         assert slots.running == 0
 
@@ -178,7 +178,7 @@ def test_who_is_over_leaves_the_queue() -> None:
     slots.run(Source(waiting))
     slots.leave(over)
     goes_on.set()
-    assert waiting.over.wait(10)
+    assert waiting.over.wait(60)
     assert not gone.over.is_set()
     assert not slots.is_full()
 
@@ -215,7 +215,7 @@ class TestClientless:
         give_way()
         assert not waiting.over.is_set()
         self.leave(slots, streams[:1])
-        assert waiting.over.wait(10)
+        assert waiting.over.wait(60)
 
     def test_past_their_number_they_keep_their_places(self, slots: Slots, end: Event) -> None:
         for places in (4, 4):
@@ -226,7 +226,7 @@ class TestClientless:
         give_way()
         assert not waiting.over.is_set()
         end.set()
-        assert waiting.over.wait(10)
+        assert waiting.over.wait(60)
         wait_while(lambda: bool(slots.running or slots.clientless))
 
     @pytest.mark.parametrize("held", [0, 1, 2, 4])
@@ -247,7 +247,7 @@ class TestClientless:
         served = Stream()
         slots.run(Source(served))
         slots.refuse_waiting()
-        assert served.over.wait(10)
+        assert served.over.wait(60)
         end.set()
 
     @pytest.mark.parametrize(
@@ -272,8 +272,8 @@ class TestGreenlets:
         failed = Stream(fail)
         slots.run(Source(failed))
         greenlet = failed.greenlet
-        assert failed.over.wait(10)
-        greenlet.join(timeout=10)
+        assert failed.over.wait(60)
+        greenlet.join(timeout=60)
         wait_while(lambda: not greenlet.dead)
         assert greenlet not in slots._idle
 
@@ -281,7 +281,7 @@ class TestGreenlets:
         stream = Stream()
         slots.run(Source(stream))
         greenlet = stream.greenlet
-        assert stream.over.wait(10)
+        assert stream.over.wait(60)
         wait_while(lambda: greenlet not in slots._idle)
         greenlet.kill(ValueError, block=False)
         wait_while(lambda: not greenlet.dead)
@@ -374,7 +374,7 @@ class TestTurns:
         assert most_apart <= STREAMS_IN_A_TURN
         goes_on.set()
         for stream in (stream for each in streams for stream in each):
-            assert stream.over.wait(10)
+            assert stream.over.wait(60)
         assert slots.running == 0
         assert not slots._waiting
 
@@ -391,7 +391,7 @@ class TestTurns:
         slots.run(Source(*streams))
         assert slots.is_full()
         for stream in streams:
-            assert stream.over.wait(10)
+            assert stream.over.wait(60)
         assert most == 3
         assert len(number) == 10  # each is told as it starts
         assert not slots.is_full()
@@ -404,5 +404,5 @@ class TestTurns:
         for stream in streams:
             slots.run(Source(stream))
         for stream in streams:
-            assert stream.over.wait(10)
+            assert stream.over.wait(60)
         assert order == [0, 1, 2, 3]

@@ -52,7 +52,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
     monkeypatch.setattr(spool_module, "in_native_thread", disk.call)
     monkeypatch.setattr(spool_module, "tempfile", FakeTempfile(disk))
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         yield disk
         give_way()  # files are closed
 
@@ -222,7 +222,7 @@ class TestSpool:
         spool.write(b"a")
         spool.idle.wait()
         spool.close()
-        with gevent.Timeout(10):
+        with gevent.Timeout(60):
             while len(threads) < 2:
                 give_way()
         assert threading.get_native_id() not in threads

@@ -488,7 +488,7 @@ class TestClientGone:
         assert stream.gone_at is not None
         assert not stream.stop_body(stream.gone_at + 100)
         goes_on.set()
-        assert greenlet.get(timeout=10)
+        assert greenlet.get(timeout=60)
         assert request.closed == [None]
         assert stream.sent == ["finished"]
 

@@ -111,7 +111,7 @@ type Connect = Callable[..., tuple[TlsSocket, Client]]
 @pytest.fixture
 def sockets() -> Iterator[tuple[gsocket.socket, gsocket.socket]]:
     first, second = gsocket.socketpair()
-    with first, second, gevent.Timeout(5):
+    with first, second, gevent.Timeout(60):
         yield first, second
 
 
@@ -566,7 +566,7 @@ class TestTcp:
         with gsocket.create_server(("127.0.0.1", 0)) as listener:
             ours = gsocket.create_connection(listener.getsockname())
             theirs, _ = listener.accept()
-        with ours, theirs, gevent.Timeout(5):
+        with ours, theirs, gevent.Timeout(60):
             yield ours, theirs
 
     @pytest.fixture(params=["TLS", "TCP"])

@@ -188,7 +188,7 @@ def stream(bridge: AsyncioThread) -> Stream:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while not condition():
             give_way()
 
@@ -209,7 +209,7 @@ class TestTransport:
         assert stream.transport.waiting == stream.budget.used == 0
         stream.feed(b"last")
         stream.transport.end()
-        serving.get(timeout=10)
+        serving.get(timeout=60)
         assert stream.sent[-7:] == b"xxxlast"
         assert stream.consumed == 1004
         assert stream.budget.used == 0
@@ -247,7 +247,7 @@ class TestTransport:
         stream.transport.lost()
         assert stream.consumed == 1
         assert stream.transport.waiting == stream.budget.used == 0
-        serving.get(timeout=10)
+        serving.get(timeout=60)
         stream.feed(b"y" * 5)
         assert stream.consumed == 6
         assert stream.budget.used == 0
@@ -256,7 +256,7 @@ class TestTransport:
         stream.feed(b"x" * 10)
         stream.transport.lost()
         assert (stream.consumed, stream.budget.used) == (10, 0)
-        stream.run(echo).get(timeout=10)
+        stream.run(echo).get(timeout=60)
         assert stream.sent == b""
         assert stream.consumed == 10
 
@@ -271,7 +271,7 @@ class TestTransport:
 
         serving = stream.run(view)
         stream.transport.lost()
-        serving.get(timeout=10)
+        serving.get(timeout=60)
         assert told == ["told"]
 
     def test_closing_the_iterator_ends_the_view(self, stream: Stream) -> None:
@@ -284,7 +284,7 @@ class TestTransport:
 
         stream.feed(b"")
         pieces = stream.transport.serve(stream._bridge, view)
-        with gevent.Timeout(10):
+        with gevent.Timeout(60):
             assert next(pieces) == b"x"
             pieces.close()
         assert ended == ["ended"]
@@ -296,7 +296,7 @@ class TestTransport:
         stream.feed(b"x" * 10)
         serving = stream.run(view)
         with pytest.raises(LookupError):
-            serving.get(timeout=10)
+            serving.get(timeout=60)
         assert stream.budget.used == 0  # what the view left
         assert stream.consumed == 10
 
@@ -312,7 +312,7 @@ class TestTransport:
             wait_for(lambda: stream.transport._shutdown is not None)
             stream.transport.drain()
             stream.transport.drain()  # the second of a drain's sweeps
-        serving.get(timeout=10)
+        serving.get(timeout=60)
 
     def test_a_refused_one_loses_what_its_messages_keep(self, stream: Stream) -> None:
         dropped: list[str] = []
@@ -333,7 +333,7 @@ class TestTransport:
         assert stream.budget.used == 0
         wait_for(lambda: dropped)
         stream.transport.end()
-        serving.get(timeout=10)
+        serving.get(timeout=60)
         assert stream.budget.used == 0
 
     def test_the_reader_waits_while_much_waits_for_the_view(self, stream: Stream) -> None:
@@ -353,9 +353,9 @@ class TestTransport:
         give_way()
         assert not waiting.ready()
         goes_on.append("now")
-        waiting.get(timeout=10)
+        waiting.get(timeout=60)
         stream.transport.end()
-        serving.get(timeout=10)
+        serving.get(timeout=60)
 
     def test_the_reader_does_not_wait_for_a_client_that_left(self, stream: Stream) -> None:
         stream.transport.accept()
@@ -364,7 +364,7 @@ class TestTransport:
         give_way()
         assert not waiting.ready()
         stream.transport.lost()
-        waiting.get(timeout=10)
+        waiting.get(timeout=60)
 
     def test_a_large_read_gives_the_client_its_window_before(self, stream: Stream) -> None:
         """Or both would wait: the view for a message, the client for its window."""
@@ -380,7 +380,7 @@ class TestTransport:
         stream.feed(b"x")
         stream.feed(b"x")
         stream.transport.end()
-        serving.get(timeout=10)
+        serving.get(timeout=60)
         assert stream.consumed == MIN_READ + 1
         assert stream.budget.used == 0
 
@@ -390,5 +390,5 @@ class TestTransport:
             assert await transport.recv(10) == b""
             await transport.sendall(b"bye")
 
-        stream.run(view).get(timeout=10)
+        stream.run(view).get(timeout=60)
         assert stream.sent == b"bye"
