@@ -37,8 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Most tests wait for something, most of the time."""
-    return 4 * (os.process_cpu_count() or 1)
+    """Three for each core: most tests wait for something, two thirds of the time."""
+    return 3 * (os.process_cpu_count() or 1)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 #: Tests of one file that one process runs in a row: those that share a server start it once for
-#: so many. A file's last tests would run on by themselves if there were more.
+#: so many. With more, the last chunks would end long after the others.
 CHUNK = 20
 
 

@@ -58,6 +58,41 @@ def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Serv
         yield start
 
 
+class SharedServers:
+    """Starts a server for the first test that wants it with these settings, and keeps it."""
+
+    #: Those that are kept: of more, the one goes that was not wanted for longest.
+    MOST = 3
+
+    def __init__(self, tls: tuple[Path, Path], folder: Path) -> None:
+        self._tls, self._folder = tls, folder
+        self._running: dict[tuple[object, ...], Server] = {}
+
+    def __call__(self, *, env: dict[str, str], plaintext: bool = False) -> Server:
+        settings = (plaintext, *sorted(env.items()))
+        server = self._running.pop(settings, None)
+        if server is None:
+            self.keep(self.MOST - 1)
+            server = Server(None if plaintext else self._tls, env=env, tmp=self._folder).__enter__()
+        self._running[settings] = server
+        return server
+
+    def keep(self, count: int) -> None:
+        while len(self._running) > count:
+            server = self._running.pop(next(iter(self._running)))
+            server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def shared(
+    tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SharedServers]:
+    """As `serve`, for tests of all modules that leave the server as they found it."""
+    servers = SharedServers(tls, tmp_path_factory.mktemp("shared"))
+    yield servers
+    servers.keep(0)
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with Browser(need("chromium"), tmp_path_factory.mktemp("browser")) as running:

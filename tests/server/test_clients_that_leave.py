@@ -117,37 +117,34 @@ class TestHttp1:
     """A client that closes is told from one that only closes its sending side."""
 
     @pytest.mark.parametrize("view", ["async", "silent"])
-    @pytest.mark.parametrize("plaintext", [False, True], ids=["tls", "plaintext"])
-    def test_a_reset(self, serve: Serve, view: str, *, plaintext: bool) -> None:
-        server = serve(plaintext=plaintext)
-        sock = server.connect("http/1.1")
-        sock.sendall(get(f"/left/{view}?name=leaves"))
-        wait_count(server, "leaves started", 1)
+    def test_a_reset(self, either: Server, view: str) -> None:
+        sock = either.connect("http/1.1")
+        sock.sendall(get(f"/left/{view}?name=resets-{view}"))
+        wait_count(either, f"resets-{view} started", 1)
         reset_connection(sock)
-        wait_count(server, "leaves cleaned up", 1)
+        wait_count(either, f"resets-{view} cleaned up", 1)
 
-    def test_a_close_shows_when_the_client_is_asked(self, serve: Serve) -> None:
-        server = serve(plaintext=True)
-        with server.connect() as sock:
-            sock.sendall(get("/left/async?name=leaves"))
-            wait_count(server, "leaves started", 1)
-        wait_count(server, "leaves cleaned up", 1)
+    def test_a_close_shows_when_the_client_is_asked(self, plaintext: Server) -> None:
+        with plaintext.connect() as sock:
+            sock.sendall(get("/left/async?name=closes"))
+            wait_count(plaintext, "closes started", 1)
+        wait_count(plaintext, "closes cleaned up", 1)
 
-    def test_a_close_shows_when_its_system_has_forgotten_the_connection(self, serve: Serve) -> None:
+    def test_a_close_shows_when_its_system_has_forgotten_the_connection(
+        self, plaintext: Server
+    ) -> None:
         """HTTP/1.0 has nothing to ask with. Here it is forgotten after a second."""
-        server = serve(plaintext=True)
-        with server.connect() as sock:
+        with plaintext.connect() as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)
-            sock.sendall(get("/left/async?name=leaves", "1.0"))
-            wait_count(server, "leaves started", 1)
-        wait_count(server, "leaves cleaned up", 1)
+            sock.sendall(get("/left/async?name=forgotten", "1.0"))
+            wait_count(plaintext, "forgotten started", 1)
+        wait_count(plaintext, "forgotten cleaned up", 1)
 
     def test_who_has_only_closed_its_sending_side_is_served(
-        self, serve: Serve, tmp_path: Path
+        self, plaintext: Server, tmp_path: Path
     ) -> None:
-        server = serve(plaintext=True)
         gate = tmp_path / "gate"
-        with server.connect() as old, server.connect() as sock:
+        with plaintext.connect() as old, plaintext.connect() as sock:
             for client, version in ((old, "1.0"), (sock, "1.1")):
                 client.sendall(get(f"/left/async?name=stays&gate={gate}", version))
                 client.shutdown(socket.SHUT_WR)

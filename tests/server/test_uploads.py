@@ -63,8 +63,8 @@ class TestHeldBudget:
 
     @pytest.mark.parametrize("held", PROTOCOLS)
     @pytest.mark.parametrize("protocol", PROTOCOLS)
-    def test_others_get_their_room(self, serve: Serve, held: str, protocol: str) -> None:
-        server = serve(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": str(self.BUDGET)})
+    def test_others_get_their_room(self, shared: Serve, held: str, protocol: str) -> None:
+        server = shared(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": str(self.BUDGET)})
         hold = self._hold_over_http2 if held == "h2" else self._hold_over_http1
         body = b"y" * 200_000
         with ExitStack() as stack, http_client(server, protocol) as client:

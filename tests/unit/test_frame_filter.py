@@ -20,12 +20,6 @@ from plain_gevent_h2.http2.token_buckets import SMALL_DATA
 
 Item = bytes | StreamFault | GoAway
 
-
-def as_bytes(item: list[RawFrame] | StreamFault | GoAway) -> Item:
-    """Frames for `h2` as they would be sent."""
-    return b"".join(pack_frame(*frame) for frame in item) if isinstance(item, list) else item
-
-
 MAX_FRAME_SIZE = 16384
 
 
@@ -52,11 +46,7 @@ class Connection:
         return self.fault
 
     def items(self, *frames: bytes) -> list[Item]:
-<<<<<<< HEAD
-        return [as_bytes(item) for item in self.filter.feed(b"".join(frames)) if item]
-=======
         return [item for item in map(wire, self.filter.feed(b"".join(frames))) if item != b""]
->>>>>>> d2f27b44da6322f35d4dd984401bd8fbc5b2939b
 
     def feed(self, *frames: bytes) -> bytes:
         """What `h2` sees."""
@@ -68,15 +58,9 @@ class Connection:
         before = b"".join(frames[:-1])
         passed = b""
         with pytest.raises(ConnectionFault) as raised:  # noqa: PT012
-<<<<<<< HEAD
-            for item in self.filter.feed(before + frames[-1]):
-                assert isinstance(item, list)
-                passed += b"".join(pack_frame(*frame) for frame in item)
-=======
             for item in map(wire, self.filter.feed(before + frames[-1])):
                 assert isinstance(item, bytes)
                 passed += item
->>>>>>> d2f27b44da6322f35d4dd984401bd8fbc5b2939b
         assert raised.value.code == code, raised.value
         assert passed == before  # all that came before the violation
 
@@ -152,11 +136,7 @@ class TestFrames:
         self, connection: Connection
     ) -> None:
         items = connection.filter.feed(OPEN + raw.data(1, b"x" * 200, end=False))
-<<<<<<< HEAD
-        assert next(items) == raw.split(OPEN)
-=======
         assert wire(next(items)) == OPEN
->>>>>>> d2f27b44da6322f35d4dd984401bd8fbc5b2939b
         assert connection.asked == []
         list(items)
         assert connection.asked == [(1, 200, False)]
