@@ -24,7 +24,7 @@ from gevent.core import loop as Loop
 
 #: Seconds of the loop's time after which a test is stuck: a wait that nothing ends, beside a
 #: timer that goes on for ever (the worker's sweeps).
-STUCK_AFTER = 24 * 3600.0
+STUCK_AFTER = 2 * 3600.0
 
 #: Seconds of real time between looks at native threads.
 _LOOK_AT_THREADS = 0.0002

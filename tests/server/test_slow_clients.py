@@ -15,7 +15,7 @@ from h2.errors import ErrorCodes
 from h2client import Client
 from harness import WAIT, Server, wait_for
 from hpack import Encoder
-from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, RstStreamFrame
 from load_client import Http1Client
 from raw import (
     PREFACE,
@@ -158,7 +158,10 @@ def test_a_preface_has_a_timeout_of_its_own(serve: Serve) -> None:
 
 
 class TestWindows:
-    """CVE-2019-9511, -9517: responses that their client asks for and does not take."""
+    """CVE-2019-9511, -9517: responses that their client asks for and does not take.
+
+    More of them, to the second, are in `protocol/test_timeouts.py`.
+    """
 
     @pytest.fixture
     def impatient(self, serve: Serve) -> Server:
@@ -258,18 +261,6 @@ class TestWindows:
             lambda: worker.memory_info().rss < memory + 5000 * 16 * 1024, "memory of before", 90
         )
 
-    def test_a_window_of_one_byte_at_a_time_is_no_progress(self, impatient: Server) -> None:
-        with RawClient(impatient, {WINDOW: 0}) as client:
-            stream = client.open(request_fields("/bytes?n=100000"))
-
-            def resets() -> list[RstStreamFrame]:
-                # Until the end it goes on to take bytes, if less than 200 in the 2 seconds.
-                client.send(window_update(stream, 1))
-                client.expect_alive()
-                return client.received(RstStreamFrame)
-
-            assert wait_for(resets, "reset")[0].error_code == ErrorCodes.CANCEL
-
     def test_a_client_that_does_not_read_its_connection(self, impatient: Server) -> None:
         with RawClient(impatient, {WINDOW: 2**31 - 1}) as client, Client(impatient) as other:
             client.send(window_update(0, 2**30))
@@ -311,17 +302,6 @@ class TestWindows:
                 received += len(piece)
                 time.sleep(len(piece) / 700_000)  # the slow client
             assert not client.received(RstStreamFrame)
-
-    def test_who_does_not_read_gives_way_when_places_are_short(self, serve: Serve) -> None:
-        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "20"})
-        with RawClient(server, {WINDOW: 0}) as client, Client(server) as other:
-            path = "/endless?name=hog&wait=0&size=100000"
-            streams = [client.open(request_fields(path)) for _ in range(20)]
-            for stream in streams:
-                client.expect(HeadersFrame, stream)
-            waiting = other.send("/")  # for a place
-            assert other.finish(waiting)[0].body == b"hello"
-            assert client.finish(streams[0]).reset == ErrorCodes.CANCEL
 
     def test_who_does_not_read_http1_gives_way_when_places_are_short(self, hogged: Server) -> None:
         with hog(hogged, "/endless?name=hog&wait=0&size=100000") as sock:
