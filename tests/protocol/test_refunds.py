@@ -25,6 +25,9 @@ from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME, Frame
 
 Serve = Callable[..., MemoryServer]
 
+#: Of SETTINGS.
+INITIAL_WINDOW_SIZE = 4
+
 
 def connection_window(client: RawClient) -> int:
     """Bytes that the server has given back of the connection's window, after all that was sent."""
@@ -205,6 +208,21 @@ class TestClientsThatDoNotRead:
         with RawClient(server) as other:
             assert other.request("/").status == 200
         client.sock.close()
+
+    def test_who_opens_no_window_loses_its_places(self, serve: Serve) -> None:
+        """It reads all that comes, so that its connection goes on."""
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "5"})
+        with RawClient(server, {INITIAL_WINDOW_SIZE: 0}) as client:
+            streams = [client.open(request_fields("/chunks?n=3&size=100")) for _ in range(20)]
+            client.expect_alive()
+            limits = server.worker.limits
+            assert limits.open_streams == 20
+            for _ in range(10):
+                advance(1.0)
+            for stream in streams:
+                client.expect_stream_error(stream, ErrorCodes.CANCEL)
+            assert (limits.slots.running, limits.open_streams, limits.unsent.total) == (0, 0, 0)
+            assert client.request("/", "HEAD").status == 200
 
     def test_who_does_not_read_pings_is_closed(self, serve: Serve) -> None:
         server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "5"})

@@ -102,6 +102,18 @@ class TestUnread:
         assert new.refused == 1
         assert [more.refused, largest.refused] == [0, 0]
 
+    def test_the_largest_is_spared_however_long_it_has_held_it(
+        self, clock: Clock, unread: Unread
+    ) -> None:
+        largest = Socket(unread)
+        largest.get(20 * MIB)
+        clock.now += 1000
+        others = [Socket(unread) for _ in range(17)]
+        for sock in others:
+            sock.get(MIB)
+        assert not largest.refused
+        assert sum(sock.refused for sock in others) == 17 - UNREAD_LOW_WATER // MIB
+
     def test_it_ends_at_the_low_water(self, clock: Clock, unread: Unread) -> None:
         old = [Socket(unread) for _ in range(17)]
         for sock in old:
