@@ -51,6 +51,11 @@ def test_who_leaves_most_is_closed_until_there_is_room() -> None:
     assert closed(least, two, three) == [False, False, True]
 
 
+def test_no_more_are_closed_than_need_be() -> None:
+    equal = [Connection(SHARE) for _ in range(6)]  # one more than there is room for
+    assert sum(closed(*equal)) == 1
+
+
 def test_one_large_response_is_not_lost_for_itself() -> None:
     export = Connection(10 * SHARE)
     assert closed(export, Connection(SHARE)) == [False, False]
