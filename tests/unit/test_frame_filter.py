@@ -300,6 +300,7 @@ class TestOtherFrames:
             GoAway(0xDEADBEEF),
             raw.ping(),
         ]
+        assert connection.items(raw.pack(FrameType.GOAWAY, 0, 0, bytes(8))) == [GoAway(0)]
         connection.expect_fault(
             ErrorCodes.FRAME_SIZE_ERROR, OPEN, raw.pack(FrameType.GOAWAY, 0, 0, bytes(7))
         )

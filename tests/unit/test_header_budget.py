@@ -117,6 +117,26 @@ class TestHeaderBudget:
         del connection
         assert here() is None
 
+    def test_up_to_the_last_byte(self) -> None:
+        budget = HeaderBudget(2 * LITTLE)
+        first = Connection(budget)
+        assert first.charge(LITTLE)  # half of it is not yet too much for one
+        assert Connection(budget).charge(LITTLE)
+        assert not Connection(budget).charge(1)
+        assert not first.is_closed
+        heads = [Connection(budget) for _ in range(3)]
+        budget.unfinished(heads[0], UNFINISHED_LIMIT - 10)
+        budget.unfinished(heads[1], 10)
+        assert not heads[0].is_closed
+        budget.forget(heads[1])
+        budget.unfinished(heads[2], 10)
+        assert not heads[0].is_closed
+        budget.unfinished(heads[2], 11)
+        assert heads[0].is_closed
+        budget.unfinished(heads[2], 0)
+        assert budget._unfinished_size == 0
+        assert not budget._unfinished
+
     def test_long_blocks_are_paced(self) -> None:
         budget = HeaderBudget()
         assert not any(budget.must_wait(LONG_BLOCK) for _ in range(10_000))
@@ -128,6 +148,9 @@ class TestHeaderBudget:
 class TestSizeToCharge:
     def test_small_lists_are_free(self) -> None:
         assert size_to_charge([("a", "b" * 1000)], FREE) == 0
+
+    def test_names_and_overhead_are_not_counted(self) -> None:
+        assert size_to_charge([("a" * 100, "")] * 100, 13_200) == 0
 
     def test_a_field_by_itself(self) -> None:
         assert size_to_charge([("a", "b" * 20_000)], 20_033) == 20_000 - FREE
