@@ -113,7 +113,7 @@ def test_what_arrives_is_in_the_events(machine: StateMachine) -> None:
 #: Frames that end the connection, and the code.
 WRONG = {
     "DATA inside a header block": (
-        raw.headers(1, BLOCK, end_headers=False) + raw.data(1),
+        OPEN + raw.headers(1, TRAILERS, end_headers=False) + raw.data(1),
         ErrorCodes.PROTOCOL_ERROR,
     ),
     "a CONTINUATION of another stream": (
