@@ -140,6 +140,7 @@ class VirtualLoop(Loop):  # type: ignore[misc]
             self._stop("no timer is left")
             return
         if due > self._stuck_at:
+            heapq.heappush(self._timers, (due, entry, timer))
             self._stop("only timers that come again are left")
             return
         self._time = max(self._time, due)
@@ -175,7 +176,6 @@ def using(hub: gevent.hub.Hub, modules: Callable[[ModuleType], bool]) -> Iterato
     """
     before = gevent.hub._get_hub()
     gevent.hub.set_hub(hub)
-    hub.loop.not_stuck()
     virtual = Time(hub.loop)
     changed = [m for m in list(sys.modules.values()) if _sees_time(m) and modules(m)]
     for module in changed:

@@ -58,8 +58,9 @@ def serve() -> Iterator[Callable[..., MemoryServer]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(hub: Hub) -> Iterator[None]:
     """After each test no server holds anything for its clients."""
+    hub.loop.not_stuck()
     yield
     for server in MemoryServer.started:
         server.expect_nothing_left()
