@@ -143,6 +143,7 @@ def test_attack_by_one_who_never_reads(
     comes_back(server, memory)
 
 
+@pytest.mark.alone
 def test_memory_comes_back_each_time(
     attackers: ProcessPoolExecutor, server: Server, memory: int
 ) -> None:
@@ -284,6 +285,7 @@ class TestHeaderBytes:
             assert client.finish(other)[0].status == 200
 
 
+@pytest.mark.alone
 def test_an_honest_client_among_those_that_are_slowed_down(server: Server) -> None:
     """250 connections stay just strained; one that has cancelled 240 requests asks for more."""
     block = Encoder().encode(raw.request_fields())
