@@ -1760,6 +1760,18 @@ class TestHeaderFields:
             assert client.expect_response(client.open([*GET, *cookies])).status == status
             expect_serving(client)
 
+    @pytest.mark.parametrize(("others", "status"), [(90, 200), (101, 431)])
+    def test_cookies_are_no_fields_of_the_limit(
+        self, server: Serving, others: int, status: int
+    ) -> None:
+        # RFC 9113 section 8.2.3: a client may send each crumb in a field of its own.
+        with RawClient(server) as client:
+            cookies = [("cookie", f"c{i}=" + "v" * 100) for i in range(90)]
+            fields = [(f"x-{i}", "v") for i in range(others)]
+            stream_id = client.open([*GET, *cookies, *fields])
+            assert client.expect_response(stream_id).status == status
+            expect_serving(client)
+
     @pytest.mark.parametrize("path", [b"/\xff", b"/\xc3\xa9", b"/\xc2\x9b"])
     def test_bytes_of_a_path_that_are_no_ascii(self, server: Serving, path: bytes) -> None:
         # RFC 3986 section 2.1: as if they were percent-encoded.
