@@ -282,8 +282,6 @@ class MemoryServer:
         tb: TracebackType | None,
     ) -> None:
         MemoryServer.started.remove(self)
-        if exc_type is None:
-            self.expect_nothing_left()
         self._stack.close()
         self.greenlet.kill()
         for name in _LOGGERS:

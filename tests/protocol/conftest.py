@@ -52,7 +52,9 @@ def serve() -> Iterator[Callable[..., MemoryServer]]:
     with ExitStack() as stack:
 
         def start(*, plaintext: bool = False, env: dict[str, str] | None = None) -> MemoryServer:
-            return stack.enter_context(MemoryServer(tls=not plaintext, env=env))
+            server = stack.enter_context(MemoryServer(tls=not plaintext, env=env))
+            stack.callback(server.expect_nothing_left)
+            return server
 
         yield start
 
