@@ -109,7 +109,8 @@ def test_a_clean_end_loses_no_line(started: Callable[..., Started]) -> None:
     server.signal(signal.SIGTERM)
     said = b"".join(iter(pair.read, b""))
     assert server.wait() == 0
-    assert said.count(b"a line of the app") == 1000
+    # Not the line of code, which is in the stack of a hub that a busy machine blocks.
+    assert said.count(b"] a line of the app") == 1000
     assert b"Server worker exiting" in said
     assert b"Shutting down: Master" in said
     pair.close()
