@@ -193,6 +193,10 @@ class Response:
         return int(dict(self.headers)[":status"])
 
 
+#: OpenSSL's name for the end of TCP without close_notify.
+_RAGGED = "UNEXPECTED_EOF_WHILE_READING"
+
+
 class RawClient:
     """One connection, on which the handshake was sent (unless `handshake=False`).
 
@@ -300,7 +304,10 @@ class RawClient:
                 received = self.sock.recv(65536)
             except ConnectionError:
                 self.ending = "reset"
-            except ssl.SSLEOFError:
+            except ssl.SSLError as exc:
+                # OpenSSL may still know of an earlier error: then CPython makes no SSLEOFError.
+                if not (isinstance(exc, ssl.SSLEOFError) or exc.reason == _RAGGED):
+                    raise
                 self.ending = "ragged"
             else:
                 self._buffer += received

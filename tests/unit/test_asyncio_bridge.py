@@ -35,6 +35,13 @@ class Asker:
             self.cancel()
 
 
+@pytest.fixture(autouse=True)
+def _time_limit() -> Iterator[None]:
+    """A hub that waits for another thread alone ends (`LoopExit`). A worker's has its sweeps."""
+    with gevent.Timeout(60):
+        yield
+
+
 @pytest.fixture(scope="module")
 def bridge() -> AsyncioThread:
     return AsyncioThread()

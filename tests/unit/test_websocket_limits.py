@@ -1,7 +1,7 @@
 """What WebSockets may hold that their views have not taken, and the bytes' way to the view."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import gevent
@@ -151,6 +151,13 @@ class TestUnread:
         assert not little.refused
         much.get(MAX_EARLY + 1)
         assert (holder.refused, little.refused, much.refused) == (0, 0, 1)
+
+
+@pytest.fixture(autouse=True)
+def _time_limit() -> Iterator[None]:
+    """A hub that waits for another thread alone ends (`LoopExit`). A worker's has its sweeps."""
+    with gevent.Timeout(60):
+        yield
 
 
 @pytest.fixture(scope="module")
