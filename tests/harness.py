@@ -17,7 +17,12 @@ from typing import ClassVar, Self
 import psutil
 
 TESTS = Path(__file__).parent
-PLAIN = Path(sys.executable).parent / "plain"
+
+#: Plain's command where all of its packages are installed that a test uses.
+PLAIN_WITH_POSTGRES = Path(sys.executable).parent / "plain"
+
+#: The same where `scripts/test` installed just what the app in `app/` uses: it starts faster.
+PLAIN = Path(os.environ.get("TEST_PLAIN", PLAIN_WITH_POSTGRES))
 
 #: Seconds before a wait for a condition fails the test. Far above what any of them needs.
 WAIT = 30.0
@@ -67,6 +72,7 @@ class ServerProcess(ABC):
     def _choose_port(self) -> None:
         self.port = free_port()
         self.logfile = self._folder / f"{self.name}-{self.port}.log"
+        self._log_start = 0
 
     # -- life -----------------------------------------------------------------
 
@@ -147,7 +153,15 @@ class ServerProcess(ABC):
             return []
 
     def log(self) -> str:
-        return self.logfile.read_text(errors="replace") if self.logfile.exists() else ""
+        if not self.logfile.exists():
+            return ""
+        with self.logfile.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def forget_log(self) -> None:
+        """From here on, `log()` has what comes after this."""
+        self._log_start = self.logfile.stat().st_size
 
 
 class Server(ServerProcess):
@@ -165,13 +179,14 @@ class Server(ServerProcess):
         *args: str,
         env: dict[str, str] | None = None,
         project: Path = TESTS,
+        plain: Path = PLAIN,
         worker: str | None = "gevent-h2",
         bind: str | None = None,
         tmp: Path,
     ) -> None:
         self.tls = tls
         self.certfile = tls[0] if tls else None
-        self._bind, self._args = bind, list(args)
+        self._plain, self._bind, self._args = plain, bind, list(args)
         if worker is not None:
             self._args += ["--worker", worker]
         if tls:
@@ -208,7 +223,7 @@ class Server(ServerProcess):
 
     def command(self) -> list[str]:
         bind = self._bind or f"127.0.0.1:{self.port}"
-        return [str(PLAIN), "server", "--bind", bind, *self._args]
+        return [str(self._plain), "server", "--bind", bind, *self._args]
 
     def wait_ready(self) -> None:
         """Return once a worker of the server has said that it started."""

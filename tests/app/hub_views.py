@@ -1,4 +1,7 @@
-"""Views that hash, block, wait too long, and use asyncio from blocking code."""
+"""Views that hash, block, wait too long, and use asyncio from blocking code.
+
+The views that need a large library import it: most servers of the tests start without.
+"""
 
 import asyncio
 import contextlib
@@ -13,14 +16,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import anyio.from_thread
-import anyio.to_thread
 import argon2
 import bcrypt
 import gevent
 import gevent.event
-import httpx
-import requests
 from gevent.monkey import get_original
 from plain.http import AsyncStreamingResponse, JsonResponse, Response, StreamingResponse
 from plain.urls import path
@@ -131,6 +130,8 @@ class AsyncWait(View):
 
 def _from_a_silent_server() -> Any:
     """An HTTP request to a server that takes it and never answers."""
+    import requests
+
     with socket.create_server(("127.0.0.1", 0)) as silent:
         return requests.get(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=60)
 
@@ -280,6 +281,8 @@ class AsyncioRun(View):
             with asyncio.Runner() as runner:
                 return Response(str(runner.run(_together(n)) + runner.run(_together(n))))
         if how == "anyio":
+            import anyio
+
             return Response(str(anyio.run(_together, n)))
         if how == "loop":
             with ThreadPoolExecutor() as pool:
@@ -291,6 +294,9 @@ class AsyncViewThreads(View):
     """An async view that goes to threads and back."""
 
     async def get(self) -> Response:
+        import anyio.from_thread
+        import anyio.to_thread
+
         n = int(self.request.query_params["n"])
         loop = asyncio.get_running_loop()
 
@@ -321,6 +327,8 @@ class AsyncClient(View):
         return Response(asyncio.run(self.ask()))
 
     async def ask(self) -> str:
+        import httpx
+
         url = f"https://127.0.0.1:{self.request.server_port}/sleep?s=0.05"
         async with httpx.AsyncClient(verify=False, timeout=30) as client:
             answers = await asyncio.gather(client.get(url), client.get(url))

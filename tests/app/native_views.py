@@ -449,7 +449,7 @@ def _exit_codes() -> list[int]:
         return process.exitcode
 
     with concurrent.futures.ThreadPoolExecutor(6) as executor:
-        return sorted({-1 if code is None else code for code in executor.map(run, range(60))})
+        return sorted({-1 if code is None else code for code in executor.map(run, range(12))})
 
 
 def _exit_codes_with_handler() -> list[int]:

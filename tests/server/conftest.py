@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from harness import PLAIN, Server
-from postgres import DBAPP, Postgres
+from harness import PLAIN_WITH_POSTGRES, Server
+from postgres import DBAPP, OF_DBAPP, Postgres
 from tools import need
 
 # Of plain.dev, which every `plain` command here loads: look for no database where an app has none.
@@ -25,17 +25,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(scope="module")
-def server(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server with one worker for the tests of a module that leave it as they found it."""
-    with Server(tls, tmp=tmp_path_factory.mktemp("server")) as running:
-        yield running
+def server(shared: "SharedServers") -> Server:
+    """One server with one worker for the tests of all modules that leave it as they found it."""
+    return shared(env={})
 
 
 @pytest.fixture(scope="module")
-def plaintext(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def plaintext(shared: "SharedServers") -> Server:
     """As `server`, without TLS."""
-    with Server(None, tmp=tmp_path_factory.mktemp("plaintext")) as running:
-        yield running
+    return shared(env={}, plaintext=True)
 
 
 @pytest.fixture(params=["tls", "plaintext"])
@@ -59,27 +57,36 @@ def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Serv
 
 
 class SharedServers:
-    """Starts a server for the first test that wants it with these settings, and keeps it."""
+    """Starts a server for the first test that wants it with these settings, and keeps it.
 
-    #: Those that are kept: of more, the one goes that was not wanted for longest.
+    To who gets it, its log begins then.
+    """
+
+    #: Those with settings that are kept: of more, the one goes that was not wanted for longest.
     MOST = 3
 
     def __init__(self, tls: tuple[Path, Path], folder: Path) -> None:
         self._tls, self._folder = tls, folder
-        self._running: dict[tuple[object, ...], Server] = {}
+        self._running: dict[tuple[bool, tuple[tuple[str, str], ...]], Server] = {}
 
     def __call__(self, *, env: dict[str, str], plaintext: bool = False) -> Server:
-        settings = (plaintext, *sorted(env.items()))
-        server = self._running.pop(settings, None)
+        wanted = plaintext, tuple(sorted(env.items()))
+        server = self._running.pop(wanted, None)
         if server is None:
-            self.keep(self.MOST - 1)
+            if env:
+                self._make_room()
             server = Server(None if plaintext else self._tls, env=env, tmp=self._folder).__enter__()
-        self._running[settings] = server
+        self._running[wanted] = server
+        server.forget_log()
         return server
 
-    def keep(self, count: int) -> None:
-        while len(self._running) > count:
-            server = self._running.pop(next(iter(self._running)))
+    def _make_room(self) -> None:
+        with_settings = [key for key in self._running if key[1]]
+        for key in with_settings[: 1 - self.MOST]:
+            self._running.pop(key).__exit__(None, None, None)
+
+    def stop(self) -> None:
+        for server in self._running.values():
             server.__exit__(None, None, None)
 
 
@@ -90,7 +97,7 @@ def shared(
     """As `serve`, for tests of all modules that leave the server as they found it."""
     servers = SharedServers(tls, tmp_path_factory.mktemp("shared"))
     yield servers
-    servers.keep(0)
+    servers.stop()
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +117,7 @@ def database(postgres: Postgres) -> str:
     """The URL of a database with the tables of the app in `dbapp/`."""
     postgres.query("CREATE DATABASE app")
     url = postgres.url("app")
-    sync = [str(PLAIN), "postgres", "sync"]
+    sync = [str(PLAIN_WITH_POSTGRES), "postgres", "sync"]
     environment = {**os.environ, "PLAIN_POSTGRES_URL": url}
     subprocess.run(sync, cwd=DBAPP, env=environment, check=True, capture_output=True)
     return url
@@ -123,5 +130,5 @@ def db_server(
     """The app in `dbapp/`, for the tests of a module that leave it as they found it."""
     environment = {"PLAIN_POSTGRES_URL": database, "TEST_CERTIFICATE": str(tls[0])}
     tmp = tmp_path_factory.mktemp("db-server")
-    with Server(tls, project=DBAPP, env=environment, tmp=tmp) as running:
+    with Server(tls, **OF_DBAPP, env=environment, tmp=tmp) as running:
         yield running

@@ -1,5 +1,6 @@
 """The command line and the settings: what chooses the worker, and what is refused."""
 
+import os
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -29,8 +30,6 @@ BAD_SETTINGS = {
 
 
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     command = [PLAIN, *args]
     env = os.environ | env
     return subprocess.run(
@@ -57,7 +56,14 @@ def test_a_bad_setting_is_refused_in_one_line(name: str) -> None:
     assert result.returncode != 0
     assert [line for line in result.stderr.splitlines() if name in line]
     assert len(result.stderr.strip().splitlines()) == 1
-    assert f"{name} must be" in run("preflight", **env).stdout
+
+
+def test_a_bad_setting_is_found_before_a_start() -> None:
+    """The first one, in the words that a start has: all of them are in `test_config.py`."""
+    env = {f"PLAIN_{name}": value for name, value in BAD_SETTINGS.items()}
+    assert "SERVER_WORKER must be" in run("preflight", **env).stdout
+    env["PLAIN_SERVER_WORKER"] = "gevent-h2"
+    assert "SERVER_TIMEOUT must be" in run("preflight", **env).stdout
 
 
 def test_bad_options_are_refused(tls: tuple[Path, Path]) -> None:

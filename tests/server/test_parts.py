@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 from h2client import Answer, Client
-from harness import PLAIN, WAIT, Server, free_port, wait_for
-from postgres import DBAPP, Postgres
+from harness import PLAIN_WITH_POSTGRES, WAIT, Server, free_port, wait_for
+from postgres import DBAPP, OF_DBAPP, Postgres
 from tools import need
 
 N = 50
@@ -81,7 +81,7 @@ def test_jobs_are_enqueued_and_a_worker_runs_them(
         assert {bytes(answer.body) for answer in client.finish(*streams)} == {b"enqueued"}
     requests = "SELECT count(*) FROM plainjobs_jobrequest"
     assert postgres.query(requests, database="app") == [(N,)]
-    command = [str(PLAIN), "jobs", "worker", "--max-processes", "1"]
+    command = [str(PLAIN_WITH_POSTGRES), "jobs", "worker", "--max-processes", "1"]
     environment = {**os.environ, "PLAIN_POSTGRES_URL": database}
     with (tmp_path / "jobs.log").open("w") as log:
         worker = subprocess.Popen(command, cwd=DBAPP, env=environment, stdout=log, stderr=log)
@@ -152,7 +152,7 @@ class TestRedis:
         self, tls: tuple[Path, Path], database: str, redis_url: str, tmp_path: Path
     ) -> None:
         environment = {"PLAIN_POSTGRES_URL": database, "TEST_REDIS": redis_url}
-        server = Server(tls, project=DBAPP, env=environment, tmp=tmp_path)
+        server = Server(tls, **OF_DBAPP, env=environment, tmp=tmp_path)
         with server, Client(server) as client:
             answers = [json.loads(answer.body) for answer in ask(client, "/redis")]
         assert [before for before, _, _ in answers] == [N - 1, *range(N - 1)]

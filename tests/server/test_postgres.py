@@ -15,7 +15,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2client import Answer, Client
 from harness import Server, wait_for
-from postgres import DBAPP, Postgres
+from postgres import OF_DBAPP, Postgres
 
 CONNECTIONS = 5
 STREAMS = 100
@@ -159,7 +159,7 @@ class TestExhaustion:
             "PLAIN_POSTGRES_POOL_MAX_SIZE": "2",
             "PLAIN_POSTGRES_POOL_TIMEOUT": "0.5",
         }
-        server = serve(project=DBAPP, env=environment)
+        server = serve(**OF_DBAPP, env=environment)
         worker = server.worker().pid
         with Client(server) as client:
             holders = [client.send("/rows?s=0.1") for _ in range(2)]
@@ -179,7 +179,7 @@ class TestRestart:
         self, serve: Serve, database: str, postgres: Postgres
     ) -> None:
         environment = {"PLAIN_POSTGRES_URL": database, "PLAIN_POSTGRES_POOL_TIMEOUT": "5.0"}
-        server = serve(project=DBAPP, env=environment)
+        server = serve(**OF_DBAPP, env=environment)
         worker = server.worker().pid
         statuses: list[int] = []
         over = threading.Event()
@@ -250,7 +250,7 @@ class TestListen:
     def test_a_server_that_goes_down_ends_the_stream(
         self, serve: Serve, database: str, postgres: Postgres
     ) -> None:
-        server = serve(project=DBAPP, env={"PLAIN_POSTGRES_URL": database})
+        server = serve(**OF_DBAPP, env={"PLAIN_POSTGRES_URL": database})
         with Client(server) as client:
             stream = client.send("/listen")
             client.until(lambda: b"open" in client.answers[stream].body, "the listener")
