@@ -47,19 +47,25 @@ def _serve_with_gevent(
 
     from .process import standard_output as output
     from .process.arbiter import GeventArbiter
-    from .worker import worker_main
 
     protocols = _check(settings, options, http_protocols)
     _warn_of_threads(settings)
     output.install()
     make_arbiter = partial(
         GeventArbiter,
-        worker_main=worker_main,
+        worker_main=_worker_main,
         http_protocols=http_protocols,
         protocols=protocols,
     )
     with arbiter_replaced(make_arbiter):
         serve(**options)
+
+
+def _worker_main(*args: Any) -> None:
+    """The target of worker processes: the arbiter's own does without gevent and HTTP/2."""
+    from .worker import worker_main
+
+    worker_main(*args)
 
 
 def _check(settings: Any, options: dict[str, Any], http_protocols: str | None) -> tuple[str, ...]:
