@@ -417,8 +417,8 @@ class TestRequestLimit:
             client.flush()
             assert finish(client, stream).body == b"<h1>413</h1>"
 
-    def test_declared_over_http1(self, serve: Callable[..., Server]) -> None:
-        server = serve(env=self.ENV)
+    def test_declared_over_http1(self, shared: Callable[..., Server]) -> None:
+        server = shared(env=self.ENV)
         connection = http1(server)
         begin_post(connection, "/echo", "Content-Length", "100001")
         status, page = finish_post(connection)
@@ -426,8 +426,8 @@ class TestRequestLimit:
         assert b"Request body is too large (100001 &gt; 100000)" in page
         server.wait_log("status=413")  # in the access log, as Plain's own worker has it
 
-    def test_undeclared_over_http1(self, serve: Callable[..., Server]) -> None:
-        server = serve(env=self.ENV)
+    def test_undeclared_over_http1(self, shared: Callable[..., Server]) -> None:
+        server = shared(env=self.ENV)
         connection = http1(server)
         begin_post(connection, "/echo", "Transfer-Encoding", "chunked")
         connection.send(b"186a0\r\n" + b"x" * 100_000 + b"\r\n1\r\n")

@@ -70,8 +70,8 @@ class TestHashing:
             expected = hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 200_000).hex()
             assert answer["digest"] == expected
 
-    def test_errors_are_the_same(self, serve: Serve) -> None:
-        server = serve()
+    def test_errors_are_the_same(self, shared: Serve) -> None:
+        server = shared(env={})
         with Client(server) as client:
             assert client.get("/hub/hash-error").body.startswith(b"ValueError")
         assert "Traceback" not in server.log()  # a view's own affair
@@ -117,8 +117,8 @@ class TestBlockedHub:
         # One, and one more each time that a busy machine stops the worker for so long.
         assert 1 <= point["count"] <= server.log().count("Worker was blocked for")
 
-    def test_a_short_block_is_not_blamed_on_what_runs_next(self, serve: Serve) -> None:
-        server = serve()
+    def test_a_short_block_is_not_blamed_on_what_runs_next(self, shared: Serve) -> None:
+        server = shared(env={})
         with Client(server) as client:
             for _ in range(10):
                 client.get("/hub/block?s=0.22")
@@ -127,8 +127,8 @@ class TestBlockedHub:
         # All but one or two: a busy machine may keep the watch from looking in time.
         assert blamed.count("GET /hub/block") >= 7
 
-    def test_each_of_several_has_its_own_time(self, serve: Serve) -> None:
-        server = serve()
+    def test_each_of_several_has_its_own_time(self, shared: Serve) -> None:
+        server = shared(env={})
         with Client(server) as client:
             streams = [client.send("/hub/block?s=0.5") for _ in range(3)]
             longest = max(float(answer.body) for answer in client.finish(*streams))
@@ -238,8 +238,8 @@ class TestStacks:
 
 
 class TestDeadline:
-    def test_past_its_deadline_a_view_is_a_503(self, serve: Serve) -> None:
-        server = serve()
+    def test_past_its_deadline_a_view_is_a_503(self, shared: Serve) -> None:
+        server = shared(env={})
         with Client(server) as client:
             answer = client.get("/hub/wait-briefly?s=20&name=late")
             assert answer.status == 503

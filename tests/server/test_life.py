@@ -408,8 +408,8 @@ class TestCrash:
         assert what in log
 
     @pytest.mark.parametrize("part", ["reader", "writer", "sweep"])
-    def test_connection_that_breaks(self, serve: Serve, part: str) -> None:
-        server = serve()
+    def test_connection_that_breaks(self, shared: Serve, part: str) -> None:
+        server = shared(env={})
         with Http2Client(server) as client, Http2Client(server) as other:
             pid = pid_of(client)
             assert pid_of(other) == pid
@@ -427,16 +427,16 @@ class TestCrash:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers("none-such")
             assert pid_of(other) == pid
         wait_for(lambda: "Traceback" in server.log(), "traceback in the log")
-        assert server.log().count(STARTED) == 1
+        assert STARTED not in server.log()
 
 
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
 @pytest.mark.parametrize("what", ["timeout", "kill", "throw"])
 def test_what_a_request_leaves_running_hits_no_other(
-    serve: Serve, what: str, protocol: str
+    shared: Serve, what: str, protocol: str
 ) -> None:
     """Greenlets run one request after another, and these are still there when it happens."""
-    server = serve()
+    server = shared(env={})
     for _ in range(3):
         with Client(server) as client:
             if protocol == "h2":
@@ -453,10 +453,10 @@ def test_what_a_request_leaves_running_hits_no_other(
     assert "Traceback" not in server.log()
 
 
-def test_greenlets_run_one_request_after_another(serve: Serve) -> None:
+def test_greenlets_run_one_request_after_another(shared: Serve) -> None:
     """Each logs its access, for which `threading` links to its greenlet."""
     turns = []
-    with Client(serve()) as client:
+    with Client(shared(env={})) as client:
         for _ in range(10):
             streams = [client.send("/life/turn") for _ in range(100)]
             turns += [int(answer.body) for answer in client.finish(*streams)]
@@ -535,9 +535,9 @@ class TestAccessLog:
     def lines(server: Server) -> list[str]:
         return re.findall(r"^.*\bRequest (?:\w+=.*)$", server.log(), re.MULTILINE)
 
-    def test_fields_and_responses_that_opt_out(self, serve: Serve) -> None:
+    def test_fields_and_responses_that_opt_out(self, shared: Serve) -> None:
         fields = ["method", "url", "status", "size", "ip", "protocol"]
-        server = serve(env={"PLAIN_SERVER_ACCESS_LOG_FIELDS": json.dumps(fields)})
+        server = shared(env={"PLAIN_SERVER_ACCESS_LOG_FIELDS": json.dumps(fields)})
         with Http2Client(server) as client, Http1Client(server) as old:
             assert client.get("/life/quiet").body == b"quiet"
             assert client.get("/?q=2").body == b"hello"
@@ -556,9 +556,9 @@ class TestAccessLog:
             assert re.search(r'ip="?127\.0\.0\.1', line)
         assert "status=404" in missing
 
-    def test_size_of_a_streamed_body_and_duration(self, serve: Serve) -> None:
+    def test_size_of_a_streamed_body_and_duration(self, shared: Serve) -> None:
         fields = ["path", "size", "duration_ms"]
-        server = serve(env={"PLAIN_SERVER_ACCESS_LOG_FIELDS": json.dumps(fields)})
+        server = shared(env={"PLAIN_SERVER_ACCESS_LOG_FIELDS": json.dumps(fields)})
         with Http2Client(server) as client:
             assert len(client.get("/chunks?n=4&size=100&wait=0.1").body) == 400
             wait_for(lambda: self.lines(server), "access log")

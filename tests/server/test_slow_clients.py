@@ -231,9 +231,9 @@ class TestWindows:
             assert len(other.get("/bytes?n=1000000").body) == 1_000_000
             assert worker.memory_info().rss < memory + 64 * 1024 * 1024
 
-    def test_a_whole_response_waits_for_its_window(self, serve: Serve) -> None:
+    def test_a_whole_response_waits_for_its_window(self, shared: Serve) -> None:
         """Its view has returned, and what is linked to its greenlet has run."""
-        server = serve()
+        server = shared(env={})
         with RawClient(server, {WINDOW: 0}) as client, Client(server) as other:
             stream = client.open(request_fields("/bytes?n=300000"))
             server.wait_log('path="/bytes"')
@@ -411,9 +411,9 @@ class TestQueue:
             assert running.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_many_slow_uploads_delay_nobody(serve: Serve) -> None:
+def test_many_slow_uploads_delay_nobody(shared: Serve) -> None:
     """Each below the rate floor, each a 408, on 10 connections of 100."""
-    server = serve()
+    server = shared(env={})
     with ExitStack() as stack, Client(server) as other:
         clients = [stack.enter_context(RawClient(server)) for _ in range(10)]
         for client in clients:
@@ -442,9 +442,9 @@ def test_a_client_that_resets_and_leaves(serve: Serve) -> None:
         wait_for(lambda: worker.num_fds() <= files, "end of the connections")
 
 
-def test_a_stream_that_never_ends_its_whole_body_is_a_408(serve: Serve) -> None:
+def test_a_stream_that_never_ends_its_whole_body_is_a_408(shared: Serve) -> None:
     """Nothing is missing but END_STREAM: no rate floor would see it."""
-    with RawClient(serve()) as client:
+    with RawClient(shared(env={})) as client:
         empty = client.open(
             request_fields("/echo", "POST", ("content-length", "0")), end_stream=False
         )
@@ -456,9 +456,9 @@ def test_a_stream_that_never_ends_its_whole_body_is_a_408(serve: Serve) -> None:
             assert client.finish(stream, 60).status == 408
 
 
-def test_places_that_become_free_among_many_resets(serve: Serve) -> None:
+def test_places_that_become_free_among_many_resets(shared: Serve) -> None:
     """1,200 streams wait for the one place of the worker; half of them are reset meanwhile."""
-    server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
+    server = shared(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
     with ExitStack() as stack:
         first = stack.enter_context(Client(server))
         running = first.send("/sleep?s=2")

@@ -19,9 +19,9 @@ def events(body: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("path", ["/ws/clock", "/ws/blocking-clock"])
-def test_1000_event_streams_on_10_connections(serve: Callable[..., Server], path: str) -> None:
+def test_1000_event_streams_on_10_connections(shared: Callable[..., Server], path: str) -> None:
     """Each gets an event a second; requests on the same connections are answered meanwhile."""
-    server = serve(env={"PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": "200"})
+    server = shared(env={"PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": "200"})
     with Client(server) as other:
         with ExitStack() as stack:
             clients = [stack.enter_context(Client(server)) for _ in range(CONNECTIONS)]

@@ -194,9 +194,9 @@ def test_the_end_inside_a_record_header(server: Server, version: ssl.TLSVersion)
             pass
 
 
-def test_a_record_header_in_two_parts_on_an_idle_connection(serve: Callable[..., Server]) -> None:
+def test_a_record_header_in_two_parts_on_an_idle_connection(shared: Callable[..., Server]) -> None:
     """Between them the reader gives up its greenlet."""
-    server = serve()
+    server = shared(env={})
     with Inside(server) as inside:
         client = ByRecord(server, "h2", ssl.TLSVersion.TLSv1_3)
         with client.sock:

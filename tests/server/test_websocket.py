@@ -91,8 +91,8 @@ class TestMessages:
             sock.send("close")
             assert close_code(sock) == 4000
 
-    def test_a_view_that_fails_closes_with_1011(self, serve: Serve, protocol: str) -> None:
-        server = serve()
+    def test_a_view_that_fails_closes_with_1011(self, shared: Serve, protocol: str) -> None:
+        server = shared(env={})
         with socket(server, protocol, "/ws/echo") as sock:
             sock.send("fail")
             assert close_code(sock) == 1011
@@ -197,8 +197,8 @@ class TestMessages:
                 sock.client.expect_close()
         assert server.wait() == 0
 
-    def test_the_access_log_has_one_line(self, serve: Serve, protocol: str) -> None:
-        server = serve()
+    def test_the_access_log_has_one_line(self, shared: Serve, protocol: str) -> None:
+        server = shared(env={})
         with socket(server, protocol, "/ws/echo?name=logged") as sock:
             sock.send("close")
             close_code(sock)
@@ -212,8 +212,8 @@ class TestMessages:
 
 
 class TestHttp1:
-    def test_without_tls(self, serve: Serve) -> None:
-        with http1(serve(plaintext=True), "/ws/echo") as sock:
+    def test_without_tls(self, shared: Serve) -> None:
+        with http1(shared(env={}, plaintext=True), "/ws/echo") as sock:
             sock.send("plain")
             assert sock.recv() == "plain"
 
@@ -237,8 +237,8 @@ class TestHttp1:
             sock.send("four")
             assert sock.recv() == "four"
 
-    def test_frames_behind_the_handshake_are_refused(self, serve: Serve) -> None:
-        server = serve(plaintext=True)
+    def test_frames_behind_the_handshake_are_refused(self, shared: Serve) -> None:
+        server = shared(env={}, plaintext=True)
         request = (
             b"GET /ws/echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
