@@ -66,6 +66,8 @@ class Sleep(View):
         time.sleep(float(self.request.query_params.get("s", "0.5")))
         return Response("slept", content_type="text/plain")
 
+    post = get
+
 
 class Bytes(View):
     """`n` bytes in one ordinary response."""

@@ -17,6 +17,7 @@ MIDDLEWARE = [
     "plain.sessions.middleware.SessionMiddleware",
     "plain.auth.middleware.AuthMiddleware",
 ]
+PASSWORD_HASHERS = ["app.users.hashers.FewIterations"]
 AUTH_LOGIN_URL = "login"
 HTTPS_REDIRECT_ENABLED = False
 CSRF_EXEMPT_PATHS = [".*"]
