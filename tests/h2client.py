@@ -23,7 +23,7 @@ class Answer:
     """What has come of one stream so far."""
 
     headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
+    body: bytes | bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: int | None = None  # the code of an RST_STREAM
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import psutil
 
@@ -26,7 +26,7 @@ WAIT = 30.0
 WAIT_FOR_START = 90.0
 
 
-def wait_for[T](condition: Callable[[], T], what: str, timeout: float = WAIT) -> T:
+def wait_for[T](condition: Callable[[], T | None], what: str, timeout: float = WAIT) -> T:
     """Poll `condition` until it is truthy and return it; fail the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -148,6 +148,15 @@ class ServerProcess(ABC):
 
     def log(self) -> str:
         return self.logfile.read_text(errors="replace") if self.logfile.exists() else ""
+
+
+class ServerOptions(TypedDict, total=False):
+    """What `Server` is told by keyword, for those who pass it on."""
+
+    env: dict[str, str] | None
+    project: Path
+    worker: str | None
+    bind: str | None
 
 
 class Server(ServerProcess):

@@ -153,5 +153,5 @@ class Postgres:
     def query(self, sql: str, *params: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run one statement on a connection of its own; its rows, if it has any."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
-            cursor = connection.execute(sql, params)  # type: ignore[arg-type]
+            cursor = connection.execute(sql, params)
             return cursor.fetchall() if cursor.description else []

@@ -1,7 +1,6 @@
 """What a connection takes it gives back, and what it counts it counts anew."""
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 from h2.errors import ErrorCodes
@@ -20,8 +19,9 @@ from raw import (
 from virtual_time import advance
 
 from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
+from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.state_machine import CONNECTION_WINDOW
-from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME, FrameType
+from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME
 
 Serve = Callable[..., MemoryServer]
 
@@ -33,7 +33,7 @@ def connection_window(client: RawClient) -> int:
     """Bytes that the server has given back of the connection's window, after all that was sent."""
     client.expect_alive()
     frames = client.received(WindowUpdateFrame, 0)
-    return sum(cast(WindowUpdateFrame, frame).window_increment for frame in frames)
+    return sum(frame.window_increment for frame in frames)
 
 
 class TestConnectionWindow:

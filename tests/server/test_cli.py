@@ -31,7 +31,7 @@ BAD_SETTINGS = {
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     import os
 
-    command = [PLAIN, *args]
+    command = [str(PLAIN), *args]
     env = os.environ | env
     return subprocess.run(
         command,

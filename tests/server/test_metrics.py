@@ -37,7 +37,7 @@ def value(client: Client, name: str, **attributes: str) -> float:
     """The sum of the points with these attributes, dots written as underscores."""
     wanted = {key.replace("_", "."): text for key, text in attributes.items()}
     matching = [p for p in points(client, name) if wanted.items() <= p.items()]
-    return sum(p.get("value", p.get("count", 0)) for p in matching)
+    return float(sum(p.get("value", p.get("count", 0)) for p in matching))
 
 
 def test_open_connections_and_active_requests(counted: Server, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import pytest
 from plain.http import Response
 
+from plain_gevent_h2.app.header_rules import LIMIT_COOKIE_PARTS
 from plain_gevent_h2.http2.headers import (
     LIMIT_COOKIE_FIELDS,
-    LIMIT_COOKIE_PARTS,
     LIMIT_PATH_SIZE,
     HeadersTooLarge,
     InvalidMethod,

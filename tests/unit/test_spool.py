@@ -74,7 +74,8 @@ class TestSpool:
         spool = Spool(MEMORY, written.append)
         spool.write(b"a" * 600)
         spool.write(b"b" * 400)
-        assert disk.calls == written == []
+        assert disk.calls == []
+        assert written == []
         assert spool.waiting == 0
         assert spool.idle.is_set()
         assert read_all(spool) == b"a" * 600 + b"b" * 400
