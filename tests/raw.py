@@ -20,9 +20,8 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
+from closing import Closing
 from h2.errors import ErrorCodes
 from harness import WAIT
 from hpack import Decoder, Encoder
@@ -197,7 +196,7 @@ class Response:
 _RAGGED = "UNEXPECTED_EOF_WHILE_READING"
 
 
-class RawClient:
+class RawClient(Closing):
     """One connection, on which the handshake was sent (unless `handshake=False`).
 
     `settings` go into our preface. `acknowledge` answers the server's SETTINGS and PINGs,
@@ -240,15 +239,7 @@ class RawClient:
         if handshake:
             self.handshake(settings or {})
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.sock.close()
 
     # -- sending --------------------------------------------------------------
