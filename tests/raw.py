@@ -46,6 +46,9 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DEFAULT_WINDOW = 65535
 DEFAULT_MAX_FRAME_SIZE = 16384
 
+#: The setting with the first window of each stream (RFC 9113 section 6.5.2).
+WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
+
 #: The largest window, the highest stream identifier (RFC 9113 sections 6.9.1 and 5.1.1).
 MAX_31 = 2**31 - 1
 

@@ -15,10 +15,8 @@ from h2.errors import ErrorCodes
 from h2client import Client
 from harness import WAIT, Server, wait_for
 from load_client import Http1Client
-from raw import RawClient, headers, request_fields, rst_stream, window_update
+from raw import WINDOW, RawClient, headers, request_fields, rst_stream, window_update
 from tools import need
-
-WINDOW = 4  # SETTINGS_INITIAL_WINDOW_SIZE
 
 
 @pytest.fixture
