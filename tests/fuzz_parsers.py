@@ -6,7 +6,6 @@ them on what hypothesis makes up, `fuzz_guided.py` on what atheris does.
 
 from collections.abc import Callable, Iterable
 
-from h2.errors import ErrorCodes
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 from plain.server.http import sink
 from plain.server.http.errors import ChunkedFramingError
@@ -14,7 +13,7 @@ from plain.server.http.errors import ChunkedFramingError
 from plain_gevent_h2.http1.chunked import ChunkedDecoder
 from plain_gevent_h2.http2.faults import ConnectionFault
 from plain_gevent_h2.http2.frame_filter import FrameFilter
-from plain_gevent_h2.http2.frames import FRAME_HEADER_SIZE, PREFACE
+from plain_gevent_h2.http2.frames import FRAME_HEADER_SIZE, PREFACE, ErrorCodes
 from plain_gevent_h2.http2.headers import (
     MalformedRequest,
     RefusedRequest,

@@ -8,10 +8,9 @@ what the server sends: a violation raises. `raw.py` has the client that breaks t
 import socket
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import h2.events
+from closing import Closing
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 from harness import WAIT
@@ -23,7 +22,7 @@ class Answer:
     """What has come of one stream so far."""
 
     headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
+    body: bytes | bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: int | None = None  # the code of an RST_STREAM
 
@@ -35,7 +34,7 @@ class Answer:
         return [value for key, value in self.headers if key == name]
 
 
-class Client:
+class Client(Closing):
     """`window` is the initial stream window in bytes; `acknowledge=False` never reopens it."""
 
     def __init__(
@@ -52,15 +51,7 @@ class Client:
         self.closed = False
         self.flush()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.sock.close()
 
     def flush(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import psutil
 
@@ -31,7 +31,7 @@ WAIT = 30.0
 WAIT_FOR_START = 90.0
 
 
-def wait_for[T](condition: Callable[[], T], what: str, timeout: float = WAIT) -> T:
+def wait_for[T](condition: Callable[[], T | None], what: str, timeout: float = WAIT) -> T:
     """Poll `condition` until it is truthy and return it; fail the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -162,6 +162,16 @@ class ServerProcess(ABC):
     def forget_log(self) -> None:
         """From here on, `log()` has what comes after this."""
         self._log_start = self.logfile.stat().st_size
+
+
+class ServerOptions(TypedDict, total=False):
+    """What `Server` is told by keyword, for those who pass it on."""
+
+    env: dict[str, str] | None
+    project: Path
+    plain: Path
+    worker: str | None
+    bind: str | None
 
 
 class Server(ServerProcess):

@@ -2,9 +2,9 @@
 
 import re
 import socket
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from closing import Closing
 from harness import WAIT
 
 
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
         return [value for key, value in self.headers if key == name]
 
 
-class Client:
+class Client(Closing):
     """One HTTP/1.1 connection. Reads each response by its framing alone."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -33,15 +33,7 @@ class Client:
         self._file = sock.makefile("rb")
         self._raw = bytearray()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
         self.sock.close()
 

@@ -7,9 +7,9 @@ import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from closing import Closing
 from h2client import Client
 from harness import WAIT, Server, wait_for
 
@@ -21,7 +21,7 @@ LEFT_FOR_GOOD = 30.0
 ON_PURPOSE = "on purpose"
 
 
-class Inside:
+class Inside(Closing):
     """The orders that `app/inside_views.py` takes from the one worker of `server`.
 
     What is there when it is made is what `expect_nothing_left()` compares with: make it when all
@@ -42,15 +42,7 @@ class Inside:
         self._pid = server.worker().pid
         self.before = self._settled()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
         self._sock.close()
         shutil.rmtree(self._folder)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
+from closing import Closing
 from harness import WAIT, Server
 from hyperframe.frame import (
     DataFrame,
@@ -72,7 +73,7 @@ class Answer:
         return int(self.headers.get(":status", "0"))
 
 
-class Http2Client:
+class Http2Client(Closing):
     """One HTTP/2 connection. Every frame that came is in `frames`, in order.
 
     `ack_pings` and `give_window` are what it does by itself; `initial_window` is the window
@@ -98,12 +99,6 @@ class Http2Client:
             acknowledge=False,
             update_windows=give_window,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._raw.sock.close()
@@ -215,19 +210,13 @@ class Http2Client:
         )
 
 
-class Http1Client:
+class Http1Client(Closing):
     """One HTTP/1.1 connection."""
 
     def __init__(self, server: Serving) -> None:
         self.sock = connect(server, "http/1.1")
         self.end = ""  # as for Http2Client
         self._file = self.sock.makefile("rb")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._file.close()

@@ -92,7 +92,8 @@ def _let_views_wait() -> None:
         names = vars(sys.modules[name])
         names.update({"queue": gevent.queue} if names.get("queue") is queue else {})
         names.update({"threading": cooperative} if names.get("threading") is threading else {})
-    Gates.gates.default_factory = gevent.event.Event
+    gates: Any = Gates.gates  # of events of the standard library
+    gates.default_factory = gevent.event.Event
 
 
 @contextmanager
@@ -165,9 +166,10 @@ class MemoryConnections(Connections):
 
     def _make(self, sock: gevent.socket.socket, client: tuple[str, int]) -> Connection:
         is_tls = self._host.rules.is_tls
-        kind = Http2Connection if self._alpn.pop(client[1]) == "h2" else Http1Connection
         server = ("127.0.0.1", 443 if is_tls else 80)
-        return kind(self._host, Cleartext(sock) if is_tls else sock, client, server)
+        if self._alpn.pop(client[1]) == "h2":
+            return Http2Connection(self._host, Cleartext(sock), client, server)
+        return Http1Connection(self._host, Cleartext(sock) if is_tls else sock, client, server)
 
 
 class MemoryWorker(GeventWorker):

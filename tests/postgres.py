@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from harness import PLAIN_WITH_POSTGRES, TESTS, WAIT, free_port, wait_for
+from harness import PLAIN_WITH_POSTGRES, TESTS, WAIT, ServerOptions, free_port, wait_for
 
 #: The app that has models.
 DBAPP = TESTS / "dbapp"
 
 #: What a `Server` of it takes.
-OF_DBAPP = {"project": DBAPP, "plain": PLAIN_WITH_POSTGRES}
+OF_DBAPP: ServerOptions = {"project": DBAPP, "plain": PLAIN_WITH_POSTGRES}
 
 #: Data that no test outlives needs no disk.
 OPTIONS = {
@@ -156,5 +156,5 @@ class Postgres:
     def query(self, sql: str, *params: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run one statement on a connection of its own; its rows, if it has any."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
-            cursor = connection.execute(sql, params)  # type: ignore[arg-type]
+            cursor = connection.execute(sql, params)
             return cursor.fetchall() if cursor.description else []

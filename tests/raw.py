@@ -20,9 +20,8 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
+from closing import Closing
 from h2.errors import ErrorCodes
 from harness import WAIT
 from hpack import Decoder, Encoder
@@ -46,6 +45,9 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: What a peer counts with until SETTINGS say otherwise (RFC 9113 section 6.5.2), in bytes.
 DEFAULT_WINDOW = 65535
 DEFAULT_MAX_FRAME_SIZE = 16384
+
+#: The setting with the first window of each stream (RFC 9113 section 6.5.2).
+WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 
 #: The largest window, the highest stream identifier (RFC 9113 sections 6.9.1 and 5.1.1).
 MAX_31 = 2**31 - 1
@@ -197,7 +199,7 @@ class Response:
 _RAGGED = "UNEXPECTED_EOF_WHILE_READING"
 
 
-class RawClient:
+class RawClient(Closing):
     """One connection, on which the handshake was sent (unless `handshake=False`).
 
     `settings` go into our preface. `acknowledge` answers the server's SETTINGS and PINGs,
@@ -240,15 +242,7 @@ class RawClient:
         if handshake:
             self.handshake(settings or {})
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.sock.close()
 
     # -- sending --------------------------------------------------------------

@@ -8,7 +8,10 @@ class Serving(Protocol):
     """`harness.Server` in the server tier, `memory_server.MemoryServer` in the protocol tier."""
 
     port: int
-    tls: object  # false without TLS
+
+    @property
+    def tls(self) -> object:
+        """False without TLS."""
 
     def connect(self, *alpn: str) -> socket.socket:
         """A new connection, with TLS (offering `alpn`) if the server has it."""

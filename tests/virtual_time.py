@@ -20,7 +20,8 @@ from types import ModuleType
 from typing import Any, Self, cast
 
 import gevent.hub
-from gevent.core import loop as Loop
+from gevent._hub_local import get_hub_if_exists, set_hub
+from gevent.core import loop as Loop  # type: ignore[import-not-found]  # gevent's stubs lack it
 
 #: Seconds of the loop's time after which a test is stuck: a wait that nothing ends, beside a
 #: timer that goes on for ever (the worker's sweeps).
@@ -161,21 +162,24 @@ class Time(ModuleType):
         self.sleep = gevent.sleep
 
 
-def make_hub() -> gevent.hub.Hub:
+class VirtualHub(gevent.hub.Hub):
     """A hub of the calling thread's, on a loop of its own. `using()` puts it to use."""
-    loop = VirtualLoop(default=False)  # the default one belongs to gevent's own hub
-    loop.hub = gevent.hub.Hub(loop)
-    return loop.hub
+
+    loop: VirtualLoop
+
+    def __init__(self) -> None:
+        super().__init__(VirtualLoop(default=False))  # the default one belongs to gevent's own hub
+        self.loop.hub = self
 
 
 @contextmanager
-def using(hub: gevent.hub.Hub, modules: Callable[[ModuleType], bool]) -> Iterator[None]:
+def using(hub: VirtualHub, modules: Callable[[ModuleType], bool]) -> Iterator[None]:
     """In this block, the calling thread has this hub, and `modules` see the time of its loop.
 
     They are those of which `modules` is true, and see it in place of the module `time`.
     """
-    before = gevent.hub._get_hub()
-    gevent.hub.set_hub(hub)
+    before: Any = get_hub_if_exists()  # None is right for `set_hub()`, but not for its stub
+    set_hub(hub)
     virtual = Time(hub.loop)
     changed = [m for m in list(sys.modules.values()) if _sees_time(m) and modules(m)]
     for module in changed:
@@ -185,7 +189,7 @@ def using(hub: gevent.hub.Hub, modules: Callable[[ModuleType], bool]) -> Iterato
     finally:
         for module in changed:
             vars(module)["time"] = time
-        gevent.hub.set_hub(before)
+        set_hub(before)
 
 
 def _sees_time(module: ModuleType) -> bool:

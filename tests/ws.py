@@ -3,7 +3,7 @@
 import ssl
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from harness import WAIT, Server
 from hyperframe.frame import (
@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
 
-def http1(server: Server, path: str, **options: object) -> ClientConnection:
+def http1(server: Server, path: str, **options: Any) -> ClientConnection:
     """A socket of the `websockets` library."""
     uri = server.url.replace("http", "ws", 1).replace("127.0.0.1", "localhost") + path
     tls = server.tls_context("http/1.1") if server.tls else None
@@ -29,8 +29,9 @@ def http1(server: Server, path: str, **options: object) -> ClientConnection:
         # It reads in one thread and writes in another. With the tickets of TLS 1.3 to be read as
         # it writes, 1 of some 300 requests was never sent, to Plain's own server as well.
         tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    defaults: dict[str, object] = {"max_size": None, "open_timeout": WAIT, "proxy": None}
-    return connect(uri, ssl=tls, **(defaults | options))  # type: ignore[arg-type]
+    options = {"max_size": None, "open_timeout": WAIT, "proxy": None, **options}
+    connection: ClientConnection = connect(uri, ssl=tls, **options)
+    return connection
 
 
 def connect_fields(path: str, *extra: Field) -> list[Field]:

@@ -75,16 +75,20 @@ def h2_connection(start: bytes, request: bytes, response: tuple[Headers, bytes])
 
 def waiting_request(pipeline: Pipeline) -> object:
     """A request whose view sleeps by now."""
-    from payload import waiting  # on the path since Plain is set up
-
     fields = [(":path", "/sleep?ms=600000"), *REQUEST[1:]]
-    before = waiting.value
+    before = waiting(pipeline)
     greenlet = gevent.spawn(pipeline, 1, fields)
-    while waiting.value == before:
+    while waiting(pipeline) == before:
         if greenlet.ready():
             greenlet.get()  # raises what ended it
         gevent.sleep(0)
     return greenlet
+
+
+def waiting(pipeline: Pipeline) -> int:
+    """How many requests sleep in their view."""
+    _, body = pipeline(1, [(":path", "/waiting"), *REQUEST[1:]])
+    return int(body)
 
 
 def in_use() -> int:

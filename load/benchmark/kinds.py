@@ -63,7 +63,7 @@ def plain_server(*options: str) -> Callable[[Launch], list[str]]:
 def gunicorn(*options: str) -> Callable[[Launch], list[str]]:
     def command(launch: Launch) -> list[str]:
         return [
-            *(str(BIN / "gunicorn"), "wsgi:application", "--workers", str(launch.workers)),
+            *(str(BIN / "gunicorn"), "app.wsgi:application", "--workers", str(launch.workers)),
             *("--bind", launch.address, "--log-level", "warning"),
             *("--certfile", str(launch.certfile), "--keyfile", str(launch.keyfile)),
             *("--http-protocols", "h2,h1", "--http2-max-concurrent-streams", "1000"),
@@ -76,7 +76,7 @@ def gunicorn(*options: str) -> Callable[[Launch], list[str]]:
 
 def hypercorn(launch: Launch) -> list[str]:
     return [
-        *(str(BIN / "hypercorn"), "wsgi:wsgi:application", "--workers", str(launch.workers)),
+        *(str(BIN / "hypercorn"), "wsgi:app.wsgi:application", "--workers", str(launch.workers)),
         *("--bind", launch.address, "--config", "hypercorn.toml", "--log-level", "warning"),
         *("--certfile", str(launch.certfile), "--keyfile", str(launch.keyfile)),
     ]
@@ -85,7 +85,7 @@ def hypercorn(launch: Launch) -> list[str]:
 def granian(*options: str) -> Callable[[Launch], list[str]]:
     def command(launch: Launch) -> list[str]:
         return [
-            *(str(BIN / "granian"), "wsgi:application", "--interface", "wsgi"),
+            *(str(BIN / "granian"), "app.wsgi:application", "--interface", "wsgi"),
             *("--workers", str(launch.workers), "--host", "127.0.0.1", "--port", str(launch.port)),
             *("--ssl-certificate", str(launch.certfile), "--ssl-keyfile", str(launch.keyfile)),
             *("--http2-max-concurrent-streams", "1000", "--log-level", "warning"),

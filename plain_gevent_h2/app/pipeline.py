@@ -144,7 +144,7 @@ class Handled:
             raise BodyTooShort(promised - left, promised)
 
     def _pull_generator(self, response: "Response") -> Generator[bytes]:
-        iterator = self._context.run(iter, response)  # type: ignore[arg-type]
+        iterator = self._context.run(iter, response)
         run = self._context.run
         while (chunk := run(next, iterator, _END)) is not _END:
             yield chunk

@@ -168,7 +168,7 @@ class Receiver:
             return
         self._shutdown.last_stream_id = stream_id
         try:
-            head = parse_request(event.headers, self.host.config.max_header_list_size)  # type: ignore[arg-type]
+            head = parse_request(event.headers, self.host.config.max_header_list_size)
         except MalformedRequest as exc:
             log.debug("Malformed request", extra={"client": self.client, "error": str(exc)})
             self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
@@ -221,7 +221,7 @@ class Receiver:
             cost = LONG_PATH_COST if is_long_path else OVERSIZED_HEADERS_COST
             self._buckets.take(FrameType.RST_STREAM, cost)
         log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
-        method = dict(event.headers).get(b":method", b"").decode("latin-1")  # type: ignore[arg-type, call-overload]
+        method = dict(event.headers).get(b":method", b"").decode("latin-1")
         self._open(event.stream_id, RequestHead(method, "/", None, [])).send_error(exc.status)
 
     def _take_long_headers(self, stream: Http2Stream, head: RequestHead) -> bool:
@@ -254,7 +254,7 @@ class Receiver:
 
     def _trailers_received(self, event: events.TrailersReceived) -> None:
         try:
-            check_trailers(event.headers)  # type: ignore[arg-type]
+            check_trailers(event.headers)
         except MalformedRequest:
             if stream := self._streams.by_id.get(event.stream_id):
                 self._reset_for_fault(stream)

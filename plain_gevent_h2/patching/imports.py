@@ -5,7 +5,7 @@ gevent does not wake them all.
 """
 
 import types
-from importlib import _bootstrap  # type: ignore[attr-defined]
+from importlib import _bootstrap
 from typing import Any
 
 from . import native

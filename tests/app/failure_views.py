@@ -16,14 +16,20 @@ def no_memory() -> None:
     bytearray(2**60)
 
 
+def _current() -> "gevent.Greenlet[..., object]":
+    current = gevent.getcurrent()
+    assert isinstance(current, gevent.Greenlet)
+    return current
+
+
 def kill() -> None:
     """Killed by itself, at once."""
-    gevent.getcurrent().kill()
+    _current().kill()
 
 
 def kill_later() -> None:
     """Killed by another greenlet, where it waits."""
-    gevent.getcurrent().kill(block=False)
+    _current().kill(block=False)
     time.sleep(30)
 
 
@@ -81,13 +87,13 @@ class InBody(_Failing):
 
 
 class InAsyncView(_Failing):
-    async def get(self) -> Response:
+    async def get(self) -> Response:  # type: ignore[override]  # Plain awaits it
         self.fail()
         return Response("not reached")
 
 
 class InAsyncBody(_Failing):
-    async def get(self) -> AsyncStreamingResponse:
+    async def get(self) -> AsyncStreamingResponse:  # type: ignore[override]  # Plain awaits it
         async def body() -> AsyncIterator[bytes]:
             for _ in range(int(self.request.query_params["after"])):
                 yield b"chunk"
@@ -133,13 +139,13 @@ JUNK: dict[str, Any] = {
     "generator": lambda: (b"x" for _ in range(3)),
     "status-of-text": lambda: Response("x", status_code="many"),  # type: ignore[arg-type]
     "status-past-all": lambda: Response("x", status_code=10**6),
-    "header-of-int": lambda: Response("x", headers={"X-Number": 5}),  # type: ignore[dict-item]
+    "header-of-int": lambda: Response("x", headers={"X-Number": 5}),
     "header-of-none": lambda: Response("x", headers={"X-None": None}),
     "header-with-line-break": lambda: Response("x", headers={"X-Line": "a\r\nb: c"}),
-    "stream-of-none": lambda: StreamingResponse(None),  # type: ignore[arg-type]
-    "stream-of-int": lambda: StreamingResponse(5),  # type: ignore[arg-type]
-    "chunk-of-none": lambda: StreamingResponse(iter([None])),  # type: ignore[list-item]
-    "chunk-of-object": lambda: StreamingResponse(iter([object()])),  # type: ignore[list-item]
+    "stream-of-none": lambda: StreamingResponse(None),
+    "stream-of-int": lambda: StreamingResponse(5),
+    "chunk-of-none": lambda: StreamingResponse(iter([None])),
+    "chunk-of-object": lambda: StreamingResponse(iter([object()])),
 }
 
 

@@ -21,7 +21,7 @@ class _Named(View):
 class Async(_Named):
     """Waits until it is cancelled, or for the file `gate`."""
 
-    async def get(self) -> Response:
+    async def get(self) -> Response:  # type: ignore[override]  # Plain awaits it
         gate = Path(self.request.query_params.get("gate", "/none"))
         self.say("started")
         try:
@@ -36,7 +36,7 @@ class Async(_Named):
 class Stubborn(_Named):
     """Goes on when it is cancelled."""
 
-    async def get(self) -> Response:
+    async def get(self) -> Response:  # type: ignore[override]  # Plain awaits it
         self.say("started")
         try:
             await asyncio.sleep(600)
@@ -58,7 +58,7 @@ class Blocking(_Named):
 class Silent(_Named):
     """An async stream with nothing to say."""
 
-    async def get(self) -> AsyncStreamingResponse:
+    async def get(self) -> AsyncStreamingResponse:  # type: ignore[override]  # Plain awaits it
         return AsyncStreamingResponse(self.body())
 
     async def body(self) -> AsyncIterator[bytes]:

@@ -472,7 +472,7 @@ def _pipe_of_process(method: str) -> Callable[[], int]:
     """A process that nobody patches waits for an end of `Pipe()`."""
 
     def call() -> int:
-        context = multiprocessing.get_context(method)
+        context: Any = multiprocessing.get_context(method)
         ours, theirs = context.Pipe()
         process = context.Process(target=_receive_in_process, args=(theirs,))
         process.start()
@@ -512,7 +512,7 @@ def _stopped_write() -> bool:
     """What went out before is not sent again."""
     reader, writer = os.pipe()
     file = os.fdopen(writer, "wb")
-    with gevent.Timeout(0.05, False):
+    with gevent.Timeout(0.05, False):  # type: ignore[arg-type]  # the stubs lack False
         file.write(bytes(100_000))
         file.flush()
     received: list[bytes] = []
@@ -533,7 +533,7 @@ def _start_reading(fd: int, outcome: list[Any]) -> threading.Thread:
         try:
             outcome.append(os.read(fd, 100))
         except OSError as exc:
-            outcome.append(errno.errorcode[exc.errno])
+            outcome.append(errno.errorcode[exc.errno])  # type: ignore[index]  # it has a number
 
     thread = threading.Thread(target=read)
     thread.start()
@@ -875,7 +875,7 @@ class InView(View):
 
 
 class InAsyncView(View):
-    async def get(self) -> Response:
+    async def get(self) -> Response:  # type: ignore[override]  # Plain awaits it
         while not _may_begin(self):
             await asyncio.sleep(0.001)
         kind, function = _what(self)
@@ -883,7 +883,7 @@ class InAsyncView(View):
 
 
 class Coroutine(View):
-    async def get(self) -> Response:
+    async def get(self) -> Response:  # type: ignore[override]  # Plain awaits it
         return JsonResponse({"result": await COROUTINES[self.request.query_params["primitive"]]()})
 
 
@@ -951,7 +951,7 @@ class LogMuch(View):
 
 
 class AsyncLogMuch(View):
-    async def get(self) -> Response:
+    async def get(self) -> Response:  # type: ignore[override]  # Plain awaits it
         for n in range(300):
             logging.getLogger("app.native").warning("line %d", n)
         return Response("logged")

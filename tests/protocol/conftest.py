@@ -5,24 +5,23 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from gevent.hub import Hub
 from memory_server import MemoryServer, as_in_a_worker, has_own_time, set_up_plain
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from virtual_time import make_hub, using
+from virtual_time import VirtualHub, using
 
 # Of plain.dev, where it is installed: look for no database.
 os.environ.setdefault("PLAIN_POSTGRES_URL", "postgresql://127.0.0.1:1/none")
 
 
 @pytest.fixture(scope="session")
-def hub() -> Hub:
+def hub() -> VirtualHub:
     set_up_plain()
-    return make_hub()
+    return VirtualHub()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def worker_like(hub: Hub) -> Iterator[None]:
+def worker_like(hub: VirtualHub) -> Iterator[None]:
     with using(hub, has_own_time), as_in_a_worker():
         yield
 
@@ -60,7 +59,7 @@ def serve() -> Iterator[Callable[..., MemoryServer]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(hub: Hub) -> Iterator[None]:
+def nothing_left(hub: VirtualHub) -> Iterator[None]:
     """After each test no server holds anything for its clients."""
     hub.loop.not_stuck()
     yield

@@ -39,6 +39,7 @@ from raw import (
     PADDED,
     PREFACE,
     PRIORITY,
+    WINDOW,
     Field,
     RawClient,
     Response,
@@ -66,7 +67,6 @@ FRAME_SIZE = ErrorCodes.FRAME_SIZE_ERROR
 REFUSED = ErrorCodes.REFUSED_STREAM
 COMPRESSION = ErrorCodes.COMPRESSION_ERROR
 
-WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 
 RESERVED_BIT = 2**31
 UNKNOWN = 0x16

@@ -1,13 +1,13 @@
 """What a connection takes it gives back, and what it counts it counts anew."""
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame, WindowUpdateFrame
 from memory_server import MemoryServer
 from raw import (
+    WINDOW,
     RawClient,
     continuation,
     data,
@@ -20,20 +20,18 @@ from raw import (
 from virtual_time import advance
 
 from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
+from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.state_machine import CONNECTION_WINDOW
-from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME, FrameType
+from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME
 
 Serve = Callable[..., MemoryServer]
-
-#: Of SETTINGS.
-INITIAL_WINDOW_SIZE = 4
 
 
 def connection_window(client: RawClient) -> int:
     """Bytes that the server has given back of the connection's window, after all that was sent."""
     client.expect_alive()
     frames = client.received(WindowUpdateFrame, 0)
-    return sum(cast(WindowUpdateFrame, frame).window_increment for frame in frames)
+    return sum(frame.window_increment for frame in frames)
 
 
 class TestConnectionWindow:
@@ -212,7 +210,7 @@ class TestClientsThatDoNotRead:
     def test_who_opens_no_window_loses_its_places(self, serve: Serve) -> None:
         """It reads all that comes, so that its connection goes on."""
         server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "5"})
-        with RawClient(server, {INITIAL_WINDOW_SIZE: 0}) as client:
+        with RawClient(server, {WINDOW: 0}) as client:
             streams = [client.open(request_fields("/chunks?n=3&size=100")) for _ in range(20)]
             client.expect_alive()
             limits = server.worker.limits

@@ -11,11 +11,12 @@ import pytest
 from gevent import socket
 from h2.errors import ErrorCodes
 from http1client import Client, request
-from hyperframe.frame import DataFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import DataFrame, RstStreamFrame
 from load_client import MAX_STREAM_ID, REFUSED_STREAM, Http1Client, Http2Client
 from memory_server import MemoryServer
 from raw import (
     PREFACE,
+    WINDOW,
     RawClient,
     continuation,
     data,
@@ -48,7 +49,6 @@ from plain_gevent_h2.stream import STOP_GRACE
 
 Serve = Callable[..., MemoryServer]
 
-WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 
 #: Seconds by which a timeout may be late: it is seen by a sweep, and the next one after it.
 LATE = 2 * SWEEP_INTERVAL + 0.1

@@ -3,10 +3,11 @@ import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 from browser import Browser
-from harness import PLAIN_WITH_POSTGRES, Server
+from harness import PLAIN_WITH_POSTGRES, Server, ServerOptions
 from postgres import DBAPP, OF_DBAPP, Postgres
 from tools import need
 
@@ -49,9 +50,14 @@ def serve(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Serv
     """Start a server of the test's own: `serve("--workers", "2", env={...})`."""
     with ExitStack() as stack:
 
-        def start(*args: str, plaintext: bool = False, **kwargs: object) -> Server:
-            options = {"tmp": tmp_path, **kwargs}
-            return stack.enter_context(Server(None if plaintext else tls, *args, **options))
+        def start(
+            *args: str,
+            plaintext: bool = False,
+            tmp: Path = tmp_path,
+            **options: Unpack[ServerOptions],
+        ) -> Server:
+            server = Server(None if plaintext else tls, *args, tmp=tmp, **options)
+            return stack.enter_context(server)
 
         yield start
 

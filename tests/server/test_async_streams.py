@@ -1,6 +1,7 @@
 """Async streams: each chunk arrives once, in order, at once, and no faster than it is taken."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -117,11 +118,12 @@ class TestClientThatDoesNotRead:
             for i in range(100):
                 client.send(f"/streams/numbers?name=leaves-{i}&size=100")
             assert settled(server, "leaves-99")
+
+        def has_ended(name: str) -> bool:
+            return bool(progress(server, name)["ending"][-1:] == ["same task"])
+
         for i in range(100):
-            wait_for(
-                lambda i=i: progress(server, f"leaves-{i}")["ending"][-1:] == ["same task"],
-                "end of the stream",
-            )
+            wait_for(partial(has_ended, f"leaves-{i}"), "end of the stream")
 
 
 def test_small_chunks_that_wait_share_a_frame(server: Server) -> None:

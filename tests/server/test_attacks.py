@@ -77,7 +77,7 @@ def attack(
 ) -> Outcome:
     """Run an attack, by so many attackers, beside a client, and check that client."""
     target = server.port, str(server.certfile)
-    slowdowns = []
+    slowdowns: list[float] = []
     for _ in range(ATTEMPTS):
         with Client(server) as client:
             for _ in range(20):
@@ -373,7 +373,7 @@ def test_a_websocket_flood_leaves_others_their_turn(
 ) -> None:
     """Plain's reader takes them one by one, in the loop's thread, and none makes it wait."""
     server = serve()
-    slowdowns = []
+    slowdowns: list[float] = []
     while not slowdowns or slowdowns[-1] > FACTOR:
         assert len(slowdowns) < ATTEMPTS, slowdowns
         with Client(server) as client, server.connect("http/1.1") as flood:

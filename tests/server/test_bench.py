@@ -28,7 +28,8 @@ def bench(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         assert "ours/it" in done.stdout
-        return json.loads(out.read_text())["results"]
+        results: dict[str, Any] = json.loads(out.read_text())["results"]
+        return results
 
     return run
 
@@ -165,8 +166,8 @@ def decoded(content: bytes) -> object:
 
 
 def answer_of_wsgi(monkeypatch: pytest.MonkeyPatch, target: str, body: bytes) -> tuple[int, bytes]:
-    monkeypatch.syspath_prepend(str(PROJECT))
-    import wsgi
+    monkeypatch.syspath_prepend(str(TESTS.parent))
+    from load.project.app import wsgi
 
     statuses: list[str] = []
     path, _, query = target.partition("?")

@@ -643,13 +643,13 @@ class TestManyUploads:
             wait_for(is_used_up, "budget used up and kept")
             # With what a stream takes beside its body.
             assert worker.memory_info().rss < memory + budget + 10_000 * 20_000
-        with Client(server) as client:
+        with Client(server) as later:
 
             def accepted() -> bool:
-                stream = client.send("/echo", "POST", end_stream=False)
-                client.h2.send_data(stream, b"x" * 10_000, end_stream=True)
-                client.flush()
-                return client.finish(stream)[0].status == 200
+                stream = later.send("/echo", "POST", end_stream=False)
+                later.h2.send_data(stream, b"x" * 10_000, end_stream=True)
+                later.flush()
+                return later.finish(stream)[0].status == 200
 
             wait_for(accepted, "an upload after the attack")
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -131,7 +132,7 @@ def test_page_events_requests_and_websocket_on_one_connection(
         again();
     """)
     for name in ("events", "echoed", "fetched"):
-        wait_for(lambda name=name: browser.evaluate(name) > 10, name)
+        wait_for(partial(browser.evaluate, f"{name} > 10"), name)
     worker = server.worker()
 
     def connections() -> int:

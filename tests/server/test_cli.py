@@ -30,7 +30,7 @@ BAD_SETTINGS = {
 
 
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [PLAIN, *args]
+    command = [str(PLAIN), *args]
     env = os.environ | env
     return subprocess.run(
         command,

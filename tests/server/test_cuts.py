@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
+from closing import Closing
 from harness import WAIT, Server, wait_for
 from load_client import Http1Client, Http2Client
 
@@ -24,7 +25,7 @@ FRAMINGS = {
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-class Client:
+class Client(Closing):
     """One request over HTTP/1.1 or 1.0, and what comes of it until the connection ends.
 
     Over TLS it sees an end without close_notify, which Python hides by default.
@@ -41,10 +42,7 @@ class Client:
         lines = (f"GET {path} HTTP/{version}", "Host: localhost", *fields, "\r\n")
         self.sock.sendall("\r\n".join(lines).encode())
 
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.sock.close()
 
     def close_side(self) -> None:

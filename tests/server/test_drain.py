@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -101,12 +102,16 @@ class TestSigterm:
             assert client.answer(slow).body == b"xxxxx"
             assert client.answer(streaming).body == b"firstlast"
             assert len(client.answer(chunks).body) == 20_000
+
+            def has_got(size: int) -> bool:
+                return len(reader.answers[big].body) == size
+
             while len(reader.answers[big].body) < size:
                 got = len(reader.answers[big].body)
                 step = min(20_000, size - got)
                 reader.open_window(0, step)
                 reader.open_window(big, step)
-                reader.until(lambda n=got + step: len(reader.answers[big].body) == n, "more")
+                reader.until(partial(has_got, got + step), "more")
             assert reader.answer(big).ended
             end_well(server, client, reader)
 
@@ -344,7 +349,7 @@ class TestRecycling:
 
     def test_httpx_does_not_notice(self, serve: Serve) -> None:
         server = serve("--no-access-log", env={"TEST_MAX_REQUESTS": "300"})
-        pids = set()
+        pids: set[str] = set()
         deadline = time.monotonic() + 3 * WAIT
         with httpx.Client(
             http2=True, verify=server.tls_context(), base_url=server.url, timeout=WAIT

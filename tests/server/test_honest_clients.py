@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -50,7 +51,7 @@ def test_a_browser_that_cancels_500_images(quiet: Server, browser: Browser) -> N
         browser.evaluate(
             f"fetch('/?{turn}').then(r => r.text()).then(() => {{ window.turn = {turn}; }})"
         )
-        wait_for(lambda turn=turn: browser.evaluate("window.turn") == turn, "answer beside them")
+        wait_for(partial(browser.evaluate, f"window.turn === {turn}"), "answer beside them")
         browser.evaluate("images.forEach(image => { image.src = ''; })")
     protocol = "performance.getEntriesByName(location.origin + '/?5')[0]?.nextHopProtocol"
     wait_for(lambda: browser.evaluate(protocol) == "h2", "answer over HTTP/2")

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -136,10 +137,14 @@ class TestSignals:
         wait_for(lambda: server.log().count(STARTED) == 2, "second worker")
         # A worker that is starting ignores the signal.
         wait_for(lambda: all(map(catches_sigusr1, server.workers())), "signal handlers")
+
+        def is_logged_twice(line: str) -> bool:
+            return server.log().count(line) == 2
+
         for phase in ("STARTED", "MIDPOINT", "STOPPED"):
             server.signal(signal.SIGUSR1)  # the arbiter forwards it
             line = f"Memory recording {phase}"
-            wait_for(lambda line=line: server.log().count(line) == 2, line)
+            wait_for(partial(is_logged_twice, line), line)
         for worker in server.workers():
             profile = json.loads((tmp_path / Path(profile_path(worker.pid)).name).read_text())
             assert profile["pid"] == worker.pid
@@ -384,8 +389,8 @@ class TestCrash:
         with Http2Client(server) as client, Http2Client(server) as other:
             pid = pid_of(client)
             same, elsewhere = (c.open(f"/life/gate-in-body?gate={gate}") for c in (client, other))
-            for c, stream_id in ((client, same), (other, elsewhere)):
-                c.until(lambda c=c, s=stream_id: c.answers[s].body, "first chunk")
+            client.until(lambda: client.answers[same].body, "first chunk")
+            other.until(lambda: other.answers[elsewhere].body, "first chunk")
             # The stream itself comes to an end that the client can tell from success.
             broken = client.answer(client.open(f"/life/{view}?what={what}"), 5)
             if view == "raise":

@@ -26,12 +26,12 @@ from hyperframe.frame import (
     RstStreamFrame,
     SettingsFrame,
 )
+from load_client import REFUSED_STREAM
+from raw import PREFACE
 
 Serve = Callable[..., Server]
 
 LOAD = TESTS.parent / "load"
-PREFACE_SIZE = 24
-REFUSED_STREAM = 7
 
 #: Seconds for a first run of scripts/load, which installs the package.
 SETUP = 300.0
@@ -230,7 +230,7 @@ class Peer:
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self._file = sock.makefile("rwb")
-        self._file.read(PREFACE_SIZE)
+        self._file.read(len(PREFACE))
         self.encoder = hpack.Encoder()
         self.send(SettingsFrame())
 

@@ -15,10 +15,8 @@ from h2.errors import ErrorCodes
 from h2client import Client
 from harness import WAIT, Server, wait_for
 from load_client import Http1Client
-from raw import RawClient, headers, request_fields, rst_stream, window_update
+from raw import WINDOW, RawClient, headers, request_fields, rst_stream, window_update
 from tools import need
-
-WINDOW = 4  # SETTINGS_INITIAL_WINDOW_SIZE
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def value(client: Client, name: str, **attributes: str) -> float:
     """The sum of the points with these attributes, dots written as underscores."""
     wanted = {key.replace("_", "."): text for key, text in attributes.items()}
     matching = [p for p in points(client, name) if wanted.items() <= p.items()]
-    return sum(p.get("value", p.get("count", 0)) for p in matching)
+    return float(sum(p.get("value", p.get("count", 0)) for p in matching))
 
 
 def test_open_connections_and_active_requests(counted: Server, tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ class Started(Server):
 def started(tls: tuple[Path, Path], tmp_path: Path) -> Iterator[Callable[..., Started]]:
     servers: list[Started] = []
 
-    def start(*args: str, **kw: object) -> Started:
-        servers.append(Started(tls, *args, tmp=tmp_path, **kw))
+    def start(*, streams: str = "", stdout: int | None = None) -> Started:
+        servers.append(Started(tls, tmp=tmp_path, streams=streams, stdout=stdout))
         return servers[-1].__enter__()
 
     yield start

@@ -130,9 +130,9 @@ def test_changed_view_is_served_and_open_streams_end_with_the_old_one(
         stream_id = busy.open(f"/gate?gate={gate}")
         busy.until(lambda: busy.answers[stream_id].body, "first chunk")
         project.save("two")
-        for client in (busy, idle):
-            client.until(lambda c=client: c.goaways, "GOAWAY")
-            assert client.goaways[0].error_code == NO_ERROR
+        busy.until(lambda: busy.goaways, "GOAWAY")
+        idle.until(lambda: idle.goaways, "GOAWAY")
+        assert busy.goaways[0].error_code == idle.goaways[0].error_code == NO_ERROR
         idle.until_closed()
         assert idle.end == "clean"
         idle.close()

@@ -19,6 +19,7 @@ from hyperframe.frame import DataFrame, RstStreamFrame
 from load_client import Http1Client
 from raw import (
     PREFACE,
+    WINDOW,
     RawClient,
     continuation,
     data,
@@ -33,8 +34,6 @@ from plain_gevent_h2.limits.unsent import MAX_UNSENT
 
 Serve = Callable[..., Server]
 
-#: SETTINGS_INITIAL_WINDOW_SIZE
-WINDOW = 4
 
 #: Bytes that a stalled stream may cost the worker: what of its body waits to be sent, its
 #: greenlet and its view.

@@ -14,7 +14,7 @@ CONNECTIONS = 10
 STREAMS = 100
 
 
-def events(body: bytes) -> list[int]:
+def events(body: bytes | bytearray) -> list[int]:
     return [int(number) for number in re.findall(rb"data: (\d+)\n\n", bytes(body))]
 
 

@@ -205,7 +205,7 @@ def test_a_record_header_in_two_parts_on_an_idle_connection(shared: Callable[...
             def is_parked() -> bool:
                 counted = inside.count()
                 parked = counted["alive"]["Greenlet"] == inside.before["alive"]["Greenlet"]
-                return parked and counted["connections"] == 1
+                return bool(parked and counted["connections"] == 1)
 
             wait_for(is_parked, "parked reader")
             ping = client.record(raw.ping(b"in parts"))

@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
 from raw import RawClient, data
-from test_attacks import ATTEMPTS, FACTOR, GROWTH, REQUESTS, latency, slowdown
+from server.test_attacks import ATTEMPTS, FACTOR, GROWTH, REQUESTS, latency, slowdown
 from ws import Http2Socket, connect_fields
 
 Serve = Callable[..., Server]
@@ -78,7 +78,7 @@ def test_attack(attackers: ProcessPoolExecutor, serve: Serve, name: str) -> None
         echo.send("the asyncio loop has started")
         echo.recv()
         memory = server.worker().memory_info().rss
-        slowdowns = []
+        slowdowns: list[float] = []
         while not slowdowns or slowdowns[-1] > FACTOR:
             assert len(slowdowns) < ATTEMPTS, slowdowns
             outcome, slower, most = attack(attackers, server, name)

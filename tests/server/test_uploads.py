@@ -8,7 +8,7 @@ import httpx
 import pytest
 from harness import Server, wait_for
 from raw import RawClient, data, request_fields
-from test_bodies import PROTOCOLS, echo, http_client
+from server.test_bodies import PROTOCOLS, echo, http_client
 
 Serve = Callable[..., Server]
 

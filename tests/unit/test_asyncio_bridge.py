@@ -68,9 +68,11 @@ def view(said: list[str]) -> Coroutine[Any, Any, str]:
     return view()
 
 
-def start(bridge: AsyncioThread, coroutine: Coroutine[Any, Any, str], asker: Asker) -> AsyncResult:
+def start(
+    bridge: AsyncioThread, coroutine: Coroutine[Any, Any, str], asker: Asker
+) -> "AsyncResult[str]":
     """Have a greenlet wait for `coroutine`."""
-    result = AsyncResult()
+    result: AsyncResult[str] = AsyncResult()
     gevent.spawn(bridge.run, coroutine, contextvars.Context(), asker).link(result)
     return result
 

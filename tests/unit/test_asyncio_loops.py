@@ -17,7 +17,8 @@ from plain_gevent_h2.patching.native_calls import call_in_new_thread, in_native_
 
 
 class Loop(asyncio.SelectorEventLoop):
-    run_forever = asyncio_loops._run_forever_in_new_thread
+    def run_forever(self) -> None:
+        asyncio_loops._run_forever_in_new_thread(self)
 
 
 @pytest.fixture

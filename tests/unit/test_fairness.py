@@ -131,7 +131,7 @@ class TestReadTurns:
         async def sleep(seconds: float) -> None:
             waits.append(seconds)
 
-        monkeypatch.setattr(fairness.asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
         return waits
 
     @staticmethod
@@ -175,7 +175,7 @@ class TestReadTurns:
             inside -= 1
 
         real_sleep = asyncio.sleep
-        monkeypatch.setattr(fairness.asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
 
         async def wait() -> None:
             async with asyncio.TaskGroup() as group:

@@ -3,9 +3,9 @@
 import pytest
 from plain.http import Response
 
+from plain_gevent_h2.app.header_rules import LIMIT_COOKIE_PARTS
 from plain_gevent_h2.http2.headers import (
     LIMIT_COOKIE_FIELDS,
-    LIMIT_COOKIE_PARTS,
     LIMIT_PATH_SIZE,
     HeadersTooLarge,
     InvalidMethod,
@@ -25,6 +25,14 @@ PATH: Field = (b":path", b"/")
 GET = [METHOD, SCHEME, AUTHORITY, PATH]
 CONNECT = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
 PROXY = [(b":method", b"CONNECT"), (b":authority", b"localhost:443")]
+
+
+#: As many other fields as there may be.
+OTHERS = [(b"x%d" % i, b"") for i in range(100)]
+
+
+def get(path: bytes) -> list[Field]:
+    return [METHOD, SCHEME, AUTHORITY, (b":path", path)]
 
 
 def parse(*fields: Field, limit: int = 65536) -> RequestHead:
@@ -64,11 +72,11 @@ def test_what_a_view_gets() -> None:
         pytest.param([METHOD, (b":scheme", b"ftp"), AUTHORITY, PATH], id="bad scheme"),
         pytest.param([METHOD, SCHEME, (b":authority", b"a b"), PATH], id="bad authority"),
         pytest.param([METHOD, SCHEME, (b":authority", b""), PATH], id="empty authority"),
-        pytest.param([METHOD, SCHEME, AUTHORITY, (b":path", b"")], id="empty path"),
-        pytest.param([METHOD, SCHEME, AUTHORITY, (b":path", b"x")], id="relative path"),
-        pytest.param([METHOD, SCHEME, AUTHORITY, (b":path", b"/#x")], id="fragment"),
-        pytest.param([METHOD, SCHEME, AUTHORITY, (b":path", b"/\xff x")], id="space in the path"),
-        pytest.param([METHOD, SCHEME, AUTHORITY, (b":path", b"*")], id="* for GET"),
+        pytest.param(get(b""), id="empty path"),
+        pytest.param(get(b"x"), id="relative path"),
+        pytest.param(get(b"/#x"), id="fragment"),
+        pytest.param(get(b"/\xff x"), id="space in the path"),
+        pytest.param(get(b"*"), id="* for GET"),
         pytest.param([METHOD, SCHEME, PATH, (b"host", b"a b")], id="bad host alone"),
         pytest.param([*GET, (b"host", b"other")], id="another host"),
         pytest.param([*GET, (b"host", "\u212aelvin".encode())], id="a host that is no ASCII"),
@@ -105,7 +113,7 @@ def test_malformed(fields: list[Field]) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param([(b"x%d" % i, b"") for i in range(101)], id="fields"),
+        pytest.param([*OTHERS, (b"y", b"")], id="fields"),
         pytest.param([(b"cookie", b"a=b")] * (LIMIT_COOKIE_FIELDS + 1), id="cookies"),
         pytest.param([(b"cookie", b";" * 2001)] * 2, id="parts of cookies"),
         pytest.param([(b"x", b"y" * 65536)], id="bytes"),
@@ -117,23 +125,21 @@ def test_too_large(more: list[Field]) -> None:
 
 
 def test_up_to_the_limits() -> None:
-    fields = [(b"x%d" % i, b"") for i in range(100)]
     cookies = [(b"cookie", b"a=b")] * (LIMIT_COOKIE_FIELDS - 2) + [(b"cookie", b";" * 2000)] * 2
-    path = (b":path", b"/" * LIMIT_PATH_SIZE)
-    assert len(parse(METHOD, SCHEME, AUTHORITY, path, *fields, *cookies).path) == LIMIT_PATH_SIZE
+    path = b"/" * LIMIT_PATH_SIZE
+    assert len(parse(*get(path), *OTHERS, *cookies).path) == LIMIT_PATH_SIZE
     size = sum(len(name) + len(value) + 32 for name, value in GET)
     assert parse(*GET, limit=size).size == size
     with pytest.raises(HeadersTooLarge):
         parse(*GET, limit=size - 1)
     with pytest.raises(PathTooLong):
-        parse(METHOD, SCHEME, AUTHORITY, (b":path", b"/" * (LIMIT_PATH_SIZE + 1)))
+        parse(*get(path + b"/"))
 
 
 def test_cookies_are_beside_the_limit_for_fields() -> None:
-    fields = [(b"x%d" % i, b"") for i in range(100)]
-    parse(*GET, *fields, *[(b"cookie", b"a=b")] * LIMIT_COOKIE_FIELDS)
+    parse(*GET, *OTHERS, *[(b"cookie", b"a=b")] * LIMIT_COOKIE_FIELDS)
     with pytest.raises(HeadersTooLarge):
-        parse(*GET, *fields, (b"cookies", b"a=b"), (b"cookie", b"a=b"))
+        parse(*GET, *OTHERS, (b"cookies", b"a=b"), (b"cookie", b"a=b"))
 
 
 @pytest.mark.parametrize("character", [b";", b"\\"])
@@ -147,7 +153,7 @@ def test_parts_of_cookies_are_counted_together(character: bytes) -> None:
 def test_what_is_too_large_is_told() -> None:
     path = b"/" * (LIMIT_PATH_SIZE + 1)
     with pytest.raises(PathTooLong) as raised:
-        parse(METHOD, SCHEME, AUTHORITY, (b":path", path))
+        parse(*get(path))
     assert (raised.value.status, raised.value.size) == (414, len(path))
     with pytest.raises(HeadersTooLarge) as too_large:
         parse(*GET, limit=1)
@@ -189,7 +195,7 @@ def test_a_field_that_came_before_is_checked_as_at_first() -> None:
 
 
 def test_a_path_is_in_the_characters_of_a_uri() -> None:
-    head = parse(METHOD, SCHEME, AUTHORITY, (b":path", "/\u00e9?\u00e9=1".encode()))
+    head = parse(*get("/\u00e9?\u00e9=1".encode()))
     assert head.path == "/%C3%A9?%C3%A9=1"
     assert (":path", head.path) in head.fields
 

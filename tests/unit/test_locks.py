@@ -4,6 +4,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -292,7 +293,7 @@ class TestSimpleQueue:
         takers = [in_native_thread(take) for _ in range(3)]
         takers += [in_native_thread(lambda: gevent.spawn(take).get()) for _ in range(2)]
         greenlets = [gevent.spawn(take) for _ in range(4)]
-        putters = [in_native_thread(lambda start=start: put(start)) for start in (0, 200)]
+        putters = [in_native_thread(partial(put, start)) for start in (0, 200)]
         with gevent.Timeout(WAIT):
             put(400)
             for done in putters:

@@ -24,13 +24,20 @@ def record(message: str, **extra: object) -> logging.LogRecord:
     return made
 
 
+format_key_value = safe_lines(KeyValueFormatter.format)
+format_json = safe_lines(JSONFormatter.format, _get_context)
+
+
 class SafeKeyValue(KeyValueFormatter):
     _format_value = staticmethod(format_value)
-    format = safe_lines(KeyValueFormatter.format)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return format_key_value(self, record)
 
 
 class SafeJson(JSONFormatter):
-    format = safe_lines(JSONFormatter.format, _get_context)
+    def format(self, record: logging.LogRecord) -> str:
+        return format_json(self, record)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=ascii)

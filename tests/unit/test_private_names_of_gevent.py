@@ -180,7 +180,8 @@ def test_a_hub() -> None:
 
 
 def test_a_socket() -> None:
-    with gevent.socket.socket() as sock:
+    sock: Any = gevent.socket.socket()
+    with sock:
         assert sock.hub is gevent.get_hub()
         for watcher in (sock._read_event, sock._write_event):
             assert watcher.callback is None

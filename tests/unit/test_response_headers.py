@@ -58,7 +58,7 @@ def test_names_are_in_lower_case_and_values_stripped() -> None:
     ],
 )
 def test_what_is_of_http_1_or_ours_to_say_is_left_out(name: str) -> None:
-    names = [name for name, _ in response_headers(response(**{name: "x"}))]
+    names = [name for name, _ in response_headers(response(200, **{name: "x"}))]
     usual = [name for name, _ in response_headers(Response())]
     assert names == usual
 

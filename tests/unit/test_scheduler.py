@@ -38,10 +38,10 @@ def test_who_has_more_waits_for_all_others() -> None:
         scheduler.add(buffer)
     sent = []
     for _ in range(9):
-        buffer = scheduler.next()
-        assert buffer is not None
-        sent.append(buffer)
-        scheduler.add(buffer)
+        chosen = scheduler.next()
+        assert chosen is not None
+        sent.append(chosen)
+        scheduler.add(chosen)
     assert sent == 3 * three
 
 

@@ -10,16 +10,13 @@ from plain.runtime import global_settings
 from plain_gevent_h2 import default_settings
 from plain_gevent_h2.app import websocket
 from plain_gevent_h2.app.header_rules import LIMIT_COOKIE_PARTS
+from plain_gevent_h2.app.plain_internals import LIMIT_REQUEST_FIELDS
 from plain_gevent_h2.app.safe_parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
 from plain_gevent_h2.app.upload_budget import PATIENCE
 from plain_gevent_h2.http1.head import MAX_HEAD_LINES, MAX_HEAD_SIZE
 from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
 from plain_gevent_h2.http2.frames import FrameType
-from plain_gevent_h2.http2.headers import (
-    LIMIT_COOKIE_FIELDS,
-    LIMIT_PATH_SIZE,
-    LIMIT_REQUEST_FIELDS,
-)
+from plain_gevent_h2.http2.headers import LIMIT_COOKIE_FIELDS, LIMIT_PATH_SIZE
 from plain_gevent_h2.http2.hpack import MAX_FIELD_LINES
 from plain_gevent_h2.http2.receiver import MANY_STREAMS
 from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, SMALL_DATA, UNKNOWN_FRAME_LIMIT

@@ -288,18 +288,16 @@ class TestGreenlets:
         assert greenlet not in slots._idle
         assert run(slots).raised is None
 
-    def test_a_stream_that_raises_gives_its_place_back(self, slots: Slots) -> None:
+    def test_a_stream_that_raises_gives_its_place_back(
+        self, slots: Slots, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class Broken(Stream):
             def run(self) -> bool:
                 raise ValueError("on purpose")
 
-        before = gevent.get_hub().print_exception
-        gevent.get_hub().print_exception = lambda *_: None
-        try:
-            slots.run(Source(Broken()))
-            wait_while(lambda: slots.running > 0)
-        finally:
-            gevent.get_hub().print_exception = before
+        monkeypatch.setattr(gevent.get_hub(), "print_exception", lambda *_: None)
+        slots.run(Source(Broken()))
+        wait_while(lambda: slots.running > 0)
         assert slots.running == slots._ahead == 0
 
     def test_links_hear_of_the_streams_end(self, slots: Slots) -> None:

@@ -63,6 +63,12 @@ class FakeTempfile:
         self.gettempdir = tempfile.gettempdir
 
 
+def counted(memory: int = 0) -> tuple[Spool, list[int]]:
+    """A spool, and how many bytes it was done with each time."""
+    written: list[int] = []
+    return Spool(memory, written.append), written
+
+
 def read_all(spool: Spool) -> bytes:
     spool.seek(0)
     return spool.read()
@@ -70,11 +76,11 @@ def read_all(spool: Spool) -> bytes:
 
 class TestSpool:
     def test_memory_up_to_its_size(self, disk: Disk) -> None:
-        written: list[int] = []
-        spool = Spool(MEMORY, written.append)
+        spool, written = counted(MEMORY)
         spool.write(b"a" * 600)
         spool.write(b"b" * 400)
-        assert disk.calls == written == []
+        assert disk.calls == []
+        assert written == []
         assert spool.waiting == 0
         assert spool.idle.is_set()
         assert read_all(spool) == b"a" * 600 + b"b" * 400
@@ -82,8 +88,7 @@ class TestSpool:
         assert disk.files[0].closed
 
     def test_a_byte_more_goes_to_disk(self, disk: Disk) -> None:
-        written: list[int] = []
-        spool = Spool(MEMORY, written.append)
+        spool, written = counted(MEMORY)
         spool.write(b"a" * 1000)
         spool.write(b"b")
         spool.write(b"c" * 5)
@@ -99,8 +104,7 @@ class TestSpool:
         assert disk.files[0].closed
 
     def test_what_comes_while_it_writes_is_written_after(self, disk: Disk) -> None:
-        written: list[int] = []
-        spool = Spool(0, written.append)
+        spool, written = counted()
         disk.goes_on.clear()
         spool.write(b"a" * 10)
         give_way()
@@ -114,7 +118,7 @@ class TestSpool:
         spool.close()
 
     def test_a_seek_waits_until_all_is_written(self, disk: Disk) -> None:
-        spool = Spool(0, lambda _: None)
+        spool, _ = counted()
         disk.goes_on.clear()
         spool.write(b"abc")
         reading = gevent.spawn(read_all, spool)
@@ -126,8 +130,7 @@ class TestSpool:
 
     def test_a_failure_gives_all_back_and_is_told(self, disk: Disk) -> None:
         """What waits behind it is given up, too: it would leave a gap."""
-        written: list[int] = []
-        spool = Spool(0, written.append)
+        spool, written = counted()
         disk.goes_on.clear()
         disk.error = OSError(28, "No space left on device")
         spool.write(b"a" * 10)
@@ -148,8 +151,7 @@ class TestSpool:
         assert disk.files[0].closed
 
     def test_closed_while_it_writes_all_is_given_back_and_the_file_closed(self, disk: Disk) -> None:
-        written: list[int] = []
-        spool = Spool(0, written.append)
+        spool, written = counted()
         disk.goes_on.clear()
         spool.write(b"a" * 10)
         give_way()
@@ -169,7 +171,7 @@ class TestSpool:
         assert disk.calls == ["_write", "close"]
 
     def test_a_file_that_cannot_be_closed_is_nobodys_fault(self, disk: Disk) -> None:
-        spool = Spool(0, lambda _: None)
+        spool, _ = counted()
         spool.write(b"a")
         spool.idle.wait()
         disk.error = OSError(28, "No space left on device")
@@ -178,7 +180,7 @@ class TestSpool:
         assert disk.calls == ["_write", "close"]
 
     def test_large_reads_of_a_file_go_to_a_thread(self, disk: Disk) -> None:
-        spool = Spool(0, lambda _: None)
+        spool, _ = counted()
         spool.write(b"a" * 10)
         spool.seek(0)
         disk.calls.clear()
@@ -194,7 +196,7 @@ class TestSpool:
 
     @pytest.mark.parametrize("memory", [0, MEMORY])
     def test_lines(self, disk: Disk, memory: int) -> None:
-        spool = Spool(memory, lambda _: None)
+        spool, _ = counted(memory)
         spool.write(b"ab\ncd\n")
         spool.seek(0)
         assert [spool.readline(), spool.readline(1), spool.readline(None)] == [
@@ -216,7 +218,7 @@ class TestSpool:
             def close(self) -> None:
                 threads.append(threading.get_native_id())
 
-        spool = Spool(0, lambda _: None)
+        spool, _ = counted()
         spool._file.close()
         spool._file = File()
         spool.write(b"a")
@@ -240,10 +242,11 @@ RULES = RequestRules(
 
 class TestSpooledBody:
     def make(
-        self, budget: UploadBudget, memory: int = MEMORY, evictions: list[int] | None = None
+        self, budget: UploadBudget, *, memory: int = MEMORY, evictions: list[int] | None = None
     ) -> SpooledBody:
+        evicted = [] if evictions is None else evictions
         rules = replace(RULES, body_memory_size=memory)
-        return SpooledBody(rules, budget, lambda: (evictions or []).append(1))
+        return SpooledBody(rules, budget, lambda: evicted.append(1))
 
     def test_what_was_fed_is_read_and_given_back(self, disk: Disk) -> None:
         budget = UploadBudget(5000)
@@ -282,8 +285,7 @@ class TestSpooledBody:
 
     def test_one_that_holds_much_for_its_rate_is_evicted_for_another(self, disk: Disk) -> None:
         budget, evictions = UploadBudget(5000), list[int]()
-        rules = replace(RULES, body_memory_size=MEMORY)
-        slow = SpooledBody(rules, budget, lambda: evictions.append(1))
+        slow = self.make(budget, evictions=evictions)
         slow.feed(b"x" * 3000)
         for now in range(30):
             budget.sweep(now)
@@ -319,7 +321,7 @@ class TestSpooledBody:
     @pytest.mark.parametrize("end", ["whole", "closed"])
     def test_one_that_is_whole_or_gone_is_not_evicted(self, disk: Disk, end: str) -> None:
         budget, evictions = UploadBudget(5000), list[int]()
-        body = SpooledBody(RULES, budget, lambda: evictions.append(1))
+        body = self.make(budget, evictions=evictions)
         body.feed(b"x" * 900)
         for now in range(30):
             budget.sweep(now)

@@ -91,9 +91,13 @@ class TestOutput:
             lines += whole
         assert set(lines) == {b"%d" % name * 99 for name in range(4)}
 
-    def test_a_forked_process_leaves_to_its_parent_what_waits(self) -> None:
+    def test_a_forked_process_leaves_to_its_parent_what_waits(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         pair = Unread("pipe")
         out = Output(pair.writes)
+        # A forked process has no other thread, so none takes what waits meanwhile.
+        monkeypatch.setattr(output, "_start_new_thread", lambda *_: None)
         for _ in range(2000):
             out.write(LINE)
         assert out._waiting

@@ -10,23 +10,10 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, Event, PingReceived, RequestReceived, StreamEnded
 from h2.exceptions import FrameDataMissingError, ProtocolError
 from hpack import Encoder
+from http2_config import CONFIG
 
-from plain_gevent_h2.config import Config
 from plain_gevent_h2.http2.frames import PREFACE, ErrorCodes, FrameType
 from plain_gevent_h2.http2.state_machine import StateMachine, error_code, h2_connection
-
-CONFIG = Config(
-    protocols=("h2",),
-    max_concurrent_streams=100,
-    initial_window_size=2**20,
-    max_frame_size=2**14,
-    max_header_list_size=65536,
-    max_requests_per_connection=1000,
-    send_timeout=30,
-    max_running_streams=100,
-    request_deadline=0,
-    hub_blocked_after=0,
-)
 
 FIELDS = ((":method", "POST"), (":scheme", "https"), (":authority", "x"), (":path", "/"))
 BLOCK = Encoder().encode(FIELDS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent import GreenletExit
+from gevent import Greenlet, GreenletExit
 from gevent.event import Event
 from plain.http import Response, StreamingResponse, WebSocketResponse
 from plain.server.http.errors import InvalidHeader
@@ -15,6 +15,7 @@ from plain.server.http.errors import InvalidHeader
 from plain_gevent_h2 import stream as stream_module
 from plain_gevent_h2.app.deadline import DeadlinePassed
 from plain_gevent_h2.app.pipeline import ResponseBodyFailed
+from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.fairness import give_way
 from plain_gevent_h2.stream import STOP_GRACE, ClientGone, Stream, promised_length
 
@@ -122,6 +123,8 @@ class Request:
     """A stream, and what became of it."""
 
     def __init__(self, response: Response | BaseException, *pieces: bytes | BaseException) -> None:
+        self.handled: Handled | None = None
+
         def make() -> Generator[bytes]:
             for piece in pieces:
                 if isinstance(piece, BaseException):
@@ -131,10 +134,9 @@ class Request:
         def handle() -> Handled:
             if isinstance(response, BaseException):
                 raise response
-            self.handled = Handled(response, make)
-            return self.handled
+            handled = self.handled = Handled(response, make)
+            return handled
 
-        self.handled: Handled | None = None
         self.host = Host(handle)
         self.stream = Protocol(self.host)
 
@@ -142,6 +144,15 @@ class Request:
         """Run it; what was sent."""
         self.succeeded = self.stream.run()
         return self.stream.sent
+
+    def start(self) -> "Greenlet[[], None]":
+        """Run it in a greenlet of its own."""
+
+        def run() -> None:
+            self.run()
+
+        greenlet = self.stream.greenlet = gevent.spawn(run)
+        return greenlet
 
     @property
     def closed(self) -> list[int | None]:
@@ -153,9 +164,7 @@ class Request:
 def active(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str]]:
     """How the metric of active requests changes."""
     changes: list[tuple[int, str, str]] = []
-    monkeypatch.setattr(
-        stream_module.metrics, "active_requests_changed", lambda *args: changes.append(args)
-    )
+    monkeypatch.setattr(metrics, "active_requests_changed", lambda *args: changes.append(args))
     return changes
 
 
@@ -457,7 +466,7 @@ class TestClientGone:
         response = StreamingResponse(iter([b"x"]))
         request.host._handle = lambda: Handled(response, pieces)
         stream = request.stream
-        stream.greenlet = gevent.spawn(stream.run)
+        request.start()
         give_way()
         assert stream.in_body
         stream.client_gone()
@@ -482,13 +491,14 @@ class TestClientGone:
 
         request.host._handle = wait
         stream = request.stream
-        stream.greenlet = greenlet = gevent.spawn(stream.run)
+        greenlet = request.start()
         give_way()
         stream.client_gone()
         assert stream.gone_at is not None
         assert not stream.stop_body(stream.gone_at + 100)
         goes_on.set()
-        assert greenlet.get(timeout=60)
+        greenlet.get(timeout=60)
+        assert request.succeeded
         assert request.closed == [None]
         assert stream.sent == ["finished"]
 

@@ -10,8 +10,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 from h2.settings import SettingCodes, Settings
+from http2_config import CONFIG
 
-from plain_gevent_h2.config import Config
 from plain_gevent_h2.http2 import send_buffer
 from plain_gevent_h2.http2.frames import (
     FRAME_HEADER_SIZE,
@@ -36,19 +36,6 @@ from plain_gevent_h2.http2.writer import (
 )
 from plain_gevent_h2.limits.unsent import UnsentBytes
 from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, give_way
-
-CONFIG = Config(
-    protocols=("h2",),
-    max_concurrent_streams=100,
-    initial_window_size=2**20,
-    max_frame_size=2**14,
-    max_header_list_size=65536,
-    max_requests_per_connection=1000,
-    send_timeout=30,
-    max_running_streams=100,
-    request_deadline=0,
-    hub_blocked_after=0,
-)
 
 
 class Socket:

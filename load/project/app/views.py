@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-import payload
 from plain.http import (
     AsyncStreamingResponse,
     FileResponse,
@@ -13,6 +12,8 @@ from plain.http import (
     StreamingResponse,
 )
 from plain.views import View
+
+from . import payload
 
 
 def plain_text(body: bytes) -> Response:

@@ -185,6 +185,13 @@ def redis_client() -> redis.Redis:
     return redis.Redis.from_url(os.environ["TEST_REDIS"], decode_responses=True)
 
 
+def pop(client: redis.Redis, queue: str) -> str:
+    """Wait for a value."""
+    popped = client.blpop([queue], timeout=WAIT)
+    assert popped is not None
+    return str(popped[1])
+
+
 class Redis(View):
     """View `id` waits for what the one before it pushes, the first for the last of `n`."""
 
@@ -194,12 +201,14 @@ class Redis(View):
         client.set(f"own-{me}", me)
         if me == n - 1:  # the others wait already, or will
             client.lpush("queue-0", n - 1)
-            _, value = client.blpop([f"queue-{me}"], timeout=WAIT)
+            value = pop(client, f"queue-{me}")
         else:
-            _, value = client.blpop([f"queue-{me}"], timeout=WAIT)
+            value = pop(client, f"queue-{me}")
             client.lpush(f"queue-{me + 1}", me)
         with client.pipeline() as pipeline:
-            own, total = pipeline.get(f"own-{me}").incr("total").execute()
+            pipeline.get(f"own-{me}")
+            pipeline.incr("total")
+            own, total = pipeline.execute()
         return JsonResponse([int(value), int(own), total])
 
 

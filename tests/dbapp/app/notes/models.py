@@ -6,5 +6,5 @@ from plain.postgres import types
 class Note(postgres.Model):
     """What a stream wrote."""
 
-    stream: str = types.TextField(max_length=100)
-    text: str = types.TextField(default="", required=False)
+    stream = types.TextField(max_length=100)
+    text = types.TextField(default="", required=False)

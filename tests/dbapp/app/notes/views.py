@@ -32,8 +32,9 @@ def sleep_in_query(note: Note, seconds: float) -> Note:
 def ask(sql: str, *params: Any) -> tuple[Any, ...]:
     with get_connection().cursor() as cursor:
         cursor.execute(sql, params)
-        row: tuple[Any, ...] = cursor.fetchone()
-        return row
+        row = cursor.fetchone()
+    assert row is not None
+    return row
 
 
 def write_and_read(name: str, seconds: float) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class Queries(View):
 class AsyncQueries(View):
     """From an async view, in a thread as asyncio wants it."""
 
-    async def get(self) -> Response:
+    async def get(self) -> Response:  # type: ignore[override]  # Plain awaits it
         params = self.request.query_params
         seconds = float(params.get("s", "0.05"))
         return JsonResponse(await asyncio.to_thread(write_and_read, params["stream"], seconds))

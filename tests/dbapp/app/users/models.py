@@ -5,8 +5,8 @@ from plain.postgres import types
 
 @postgres.register_model
 class User(postgres.Model):
-    email: str = types.EmailField()
-    password: str = PasswordField()
+    email = types.EmailField()
+    password = PasswordField()
 
     model_options = postgres.Options(
         constraints=[postgres.UniqueConstraint(fields=["email"], name="unique_user_email")],

@@ -20,6 +20,7 @@ class Me(AuthView):
     login_required = True
 
     def get(self) -> Response:
+        assert self.user is not None  # login_required
         self.session["visits"] = visits = self.session.get("visits", 0) + 1
         return Response(f"{self.user.email} {visits}")
 

@@ -1,4 +1,4 @@
-"""What the views of `app/` and of `wsgi.py` have in common, so that their work is equal."""
+"""What `views.py` and `wsgi.py` have in common, so that their work is equal."""
 
 import functools
 import os

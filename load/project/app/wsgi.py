@@ -1,4 +1,4 @@
-"""The work of `app/views.py` as a bare WSGI app, for the servers that run no Plain.
+"""The work of `views.py` as a bare WSGI app, for the servers that run no Plain.
 
 Plain brings no WSGI app, so these servers answer without any framework: no middleware, no
 sessions, no spans, a chain of `if` for the URLs. It is the least work a WSGI server can have.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
-import payload
+from . import payload
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
