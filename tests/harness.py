@@ -164,12 +164,17 @@ class ServerProcess(ABC):
         self._log_start = self.logfile.stat().st_size
 
 
-class ServerOptions(TypedDict, total=False):
+class ProjectOptions(TypedDict, total=False):
+    """What is served, and by which command."""
+
+    project: Path
+    plain: Path
+
+
+class ServerOptions(ProjectOptions, total=False):
     """What `Server` is told by keyword, for those who pass it on."""
 
     env: dict[str, str] | None
-    project: Path
-    plain: Path
     worker: str | None
     bind: str | None
 

@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from harness import PLAIN_WITH_POSTGRES, TESTS, WAIT, ServerOptions, free_port, wait_for
+from harness import PLAIN_WITH_POSTGRES, TESTS, WAIT, ProjectOptions, free_port, wait_for
 
 #: The app that has models.
 DBAPP = TESTS / "dbapp"
 
 #: What a `Server` of it takes.
-OF_DBAPP: ServerOptions = {"project": DBAPP, "plain": PLAIN_WITH_POSTGRES}
+OF_DBAPP: ProjectOptions = {"project": DBAPP, "plain": PLAIN_WITH_POSTGRES}
 
 #: Data that no test outlives needs no disk.
 OPTIONS = {
