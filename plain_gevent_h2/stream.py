@@ -1,10 +1,12 @@
-"""One request and its response: what a stream's greenlet runs, whatever the protocol."""
+"""One request, its response and its line in the access log, whatever the protocol.
+
+`Stream.run()` is what a stream's greenlet runs.
+"""
 
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,18 +22,18 @@ from plain.http import (
 from plain.logs import get_framework_logger
 
 from .app.deadline import DeadlinePassed, body_limited, log_passed
-from .app.host import Host
 from .app.pipeline import Handled, ResponseBodyFailed
 from .app.plain_internals import (
     WEBSOCKET_CLOSE_TIMEOUT,
-    BodySink,
     InvalidHeader,
     UpgradeRefused,
     log_access,
     recv_timeout,
     stored_headers,
 )
+from .app.spool import log_unwritten
 from .app.websocket import WebSocketTransport
+from .app.worker_interface import WorkerInterface
 from .net import metrics
 
 log = get_framework_logger("plain.server")
@@ -62,20 +64,6 @@ def promised_length(response: Response) -> int | None:
     return int(value)
 
 
-def release(sink: BodySink) -> None:
-    """Give up a request's body. Any greenlet may call it; it raises nothing."""
-    with suppress(OSError):  # a full disk fails the close, too
-        sink.close()
-
-
-def log_unwritten(exc: OSError) -> None:
-    """Log that a body did not reach its temporary file. One line: each request may have it."""
-    log.error(
-        "Request body could not be written to a temporary file (see TMPDIR)",
-        extra={"error": str(exc)},
-    )
-
-
 class Stream(ABC):
     """A request that was received whole, and the way its response goes back.
 
@@ -91,26 +79,26 @@ class Stream(ABC):
     # (measured).
     __slots__ = (
         "_has_failed",
+        "began_at",
         "cancel",
         "gone_at",
         "greenlet",
+        "greenlet_done",
         "headers_sent",
         "host",
         "in_body",
         "is_clientless",
-        "is_over",
-        "log_request",
-        "log_response",
+        "logged_request",
+        "logged_response",
         "pipelined",
-        "started_at",
         "websocket",
     )
 
-    #: Plain's access log reads these two.
-    log_request: Any
-    log_response: Any
+    #: What the access log says of the request and of the response.
+    logged_request: Any
+    logged_response: Any
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: WorkerInterface) -> None:
         self.host = host
         self.greenlet: Greenlet[..., None] | None = None  # None before run() and after it
         self.headers_sent = False
@@ -118,9 +106,9 @@ class Stream(ABC):
         self.cancel: Callable[[], None] | None = None  # cancels the async view that runs
         self.is_clientless = False  # it ran when its client left: see `Slots`
         self.in_body = False  # a streaming body is under way
-        self.is_over = False  # its greenlet may run another stream by now
+        self.greenlet_done = False  # run() has ended: the greenlet may run another stream by now
         self._has_failed = False
-        self.started_at = 0.0  # when its greenlet began, 0 before
+        self.began_at = 0.0  # when its greenlet began, 0 before
         self.websocket: WebSocketTransport | None = None
         self.pipelined = False  # more than this request has arrived
 
@@ -128,7 +116,7 @@ class Stream(ABC):
 
     @abstractmethod
     def build_request(self) -> Request:
-        """Plain's request. Sets `log_request` and `log_response`. Called once, first.
+        """Plain's request. Sets `logged_request` and `logged_response`. Called once, first.
 
         Raises `LookupError` or `ValueError` for a field that Plain cannot take, and `OSError` if
         the end of the body cannot be written to its file.
@@ -183,12 +171,12 @@ class Stream(ABC):
         Raises nothing if the client has left.
         """
 
-    def began(self) -> None:  # noqa: B027
-        """The stream's greenlet starts. A protocol that counts these overrides it."""
+    def greenlet_began(self) -> None:  # noqa: B027
+        """`run()` begins. A protocol that counts these overrides it."""
 
     @abstractmethod
-    def finished(self) -> None:
-        """The stream is over: release what it holds. Raises nothing.
+    def clean_up(self) -> None:
+        """Give back what the request holds. Called once, as `run()` ends. Raises nothing.
 
         A connection calls it for a request that it gives up before that has a greenlet.
         """
@@ -202,31 +190,31 @@ class Stream(ABC):
         or what a view threw into its own greenlet. Returns False if such an exception stopped the
         request: its greenlet then runs no other.
         """
-        self.started_at = time.monotonic()
-        self.began()
+        self.began_at = time.monotonic()
+        self.greenlet_began()
         try:
             if self.gone_at is None:  # the client may have left before its turn came
-                self._run()
+                self._serve()
         except ClientGone:
             pass
         except BaseException as exc:
             self._failed(exc)
         finally:
-            self.is_over = True
+            self.greenlet_done = True
             self.greenlet = None  # it may run another stream next
-            self.finished()
+            self.clean_up()
         return not self._has_failed
 
     def name(self) -> str:
         """The request's method and path, for the log. Any thread may call it."""
-        request = getattr(self, "log_request", None)
+        request = getattr(self, "logged_request", None)
         return "a request" if request is None else f"{request.method} {request.path}"
 
     def describe(self) -> str:
         """The same, and the seconds for which the stream has run. Any thread may call it."""
-        return f"{self.name()} ({time.monotonic() - self.started_at:.2f} s)"
+        return f"{self.name()} ({time.monotonic() - self.began_at:.2f} s)"
 
-    def _run(self) -> None:
+    def _serve(self) -> None:
         try:
             request = self.build_request()
         except (LookupError, ValueError) as exc:  # an unknown charset, say
@@ -245,7 +233,13 @@ class Stream(ABC):
             metrics.active_requests_changed(-1, request.method or "", scheme)
 
     def _answer(self, request: Request) -> None:
-        started = datetime.now(UTC)
+        """Run the view, send its response and log it.
+
+        The time in the access log begins here. It is without the wait for a slot, and without that
+        for a client that is still to take a body which is queued whole. If the client left before
+        the headers went out, the status there is the view's, which nobody has seen.
+        """
+        began = datetime.now(UTC)
         is_connect = self.websocket is not None
         handled = self.host.pipeline.handle(request, is_connect=is_connect, asker=self)
         status: int | None = handled.response.status_code
@@ -267,7 +261,7 @@ class Stream(ABC):
             status = status if self.headers_sent else 500
             self._failed(exc)
         finally:
-            self._log_access(handled.response, status, datetime.now(UTC) - started)
+            self._log_access(handled.response, status, datetime.now(UTC) - began)
             handled.close(status)
 
     def _failed(self, exc: BaseException) -> None:
@@ -276,7 +270,7 @@ class Stream(ABC):
         if self.gone_at is not None:
             return  # stop_body() stopped it
         if not isinstance(exc, ResponseBodyFailed):
-            request = getattr(self, "log_request", None)
+            request = getattr(self, "logged_request", None)
             extra = {"path": request.path} if request else {}
             log.error("Error handling request", extra=extra, exc_info=exc)
         if self.headers_sent:
@@ -286,8 +280,8 @@ class Stream(ABC):
 
     def _log_access(self, response: Response, status: int | None, elapsed: timedelta) -> None:
         if response.log_access:
-            self.log_response.status = str(status or response.status_code)
-            log_access(self.log_response, self.log_request, elapsed)
+            self.logged_response.status = str(status or response.status_code)
+            log_access(self.logged_response, self.logged_request, elapsed)
 
     def _send(self, handled: Handled) -> None:
         if self.gone_at is not None:
@@ -296,7 +290,9 @@ class Stream(ABC):
         promised = promised_length(response)
         if isinstance(response, WebSocketResponse):
             self._send_websocket(handled)
-        elif response_omits_body(method=self.log_request.method, status_code=response.status_code):
+        elif response_omits_body(
+            method=self.logged_request.method, status_code=response.status_code
+        ):
             self.send_headers(response, end_stream=True)
         elif response.streaming:
             with body_limited(response):
@@ -385,7 +381,7 @@ class Stream(ABC):
         Called by the worker once a second, for each stream whose client has left, until it returns
         True: then there is nothing more to stop. `now` is monotonic.
         """
-        if self.greenlet is None or self.is_over:
+        if self.greenlet is None or self.greenlet_done:
             return True
         if self.in_body and self.gone_at is not None and now - self.gone_at > STOP_GRACE:
             gevent.get_hub().loop.run_callback(self._throw_exit)

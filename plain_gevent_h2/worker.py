@@ -1,4 +1,7 @@
-"""The worker process: listeners, connections, signals, heartbeat, drain and recycling."""
+"""The worker process: its start, signals, heartbeat, once-a-second checks and drain.
+
+Its connections are accepted in `process/connections.py`.
+"""
 
 import faulthandler
 import logging
@@ -17,7 +20,6 @@ from gevent import monkey
 from gevent.event import Event
 
 from . import patches
-from .app.host import SharedLimits
 from .app.pipeline import Pipeline
 from .app.plain_internals import (
     DRAIN_TEARDOWN_MARGIN,
@@ -31,6 +33,7 @@ from .app.plain_internals import (
     seed,
 )
 from .app.request_rules import RequestRules
+from .app.shared_limits import SharedLimits
 from .app.upload_budget import UploadBudget
 from .app.websocket import Unread
 from .config import Config
@@ -84,8 +87,19 @@ def _call_patch_of_the_app(path: str, report: BootReport) -> None:
 class GeventWorker(Worker):
     """Plain's worker with greenlets in place of its asyncio loop and thread pool.
 
-    Its settings, counters, heartbeat and drain deadlines are Plain's. Everything here runs
-    in greenlets of the process's main thread.
+    Everything here runs in greenlets of the process's main thread.
+
+    Plain's `Worker` defines:
+
+    - `sockets`, `app`, `handler`, `log`: the listening sockets, the command line's options, Plain's
+      request handler, and the logger.
+    - `max_connections`, `max_requests`, `max_inflight_body` and more: the settings.
+    - `alive`, `drain_read_deadline` and `_begin_drain()`, which sets both: False, and until when
+      (monotonic) requests that arrive may be read.
+    - `heartbeat` and `notify()`: tells the arbiter that this worker lives.
+    - `_count_request()`: asks the arbiter for another worker after `max_requests`.
+    - `init_process()`: what `run_worker()` calls, and this class replaces. `booted` tells that
+      entry point that the worker came up.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -277,7 +291,7 @@ class GeventWorker(Worker):
         output.finish()
         os._exit(1)
 
-    # -- for connections and streams (`Host`) -----------------------------------
+    # -- for connections and streams (`WorkerInterface`) ------------------------
 
     def read(self, connection: Http1Connection | Http2Connection) -> None:
         """Run the reader of `connection`, in its greenlet, until it is over or parks."""
@@ -301,4 +315,5 @@ class GeventWorker(Worker):
         self._connections.sweep(now)
         self._leaving = {stream for stream in self._leaving if not stream.stop_body(now)}
         expect_streams(self.limits.slots.most_running)
-        self.limits.slots.trim()
+        self.limits.slots.lower_most_running()
+        self.limits.slots.greenlets.trim()

@@ -6,8 +6,8 @@ from typing import Protocol
 class Inbound(Protocol):
     """Takes the bytes of one stream: a body, or those of a WebSocket.
 
-    Its owner calls it in the hub's thread. It tells its owner when bytes that waited are consumed,
-    so that their part of the window goes back to the client then, and not before.
+    The connection calls it in the hub's thread. It tells the connection when bytes that waited are
+    consumed, so that their part of the window goes back to the client then, and not before.
     """
 
     def feed(self, data: bytes) -> int:
@@ -17,8 +17,8 @@ class Inbound(Protocol):
         """The client sends nothing more."""
 
     def lost(self) -> None:
-        """The client is gone, or its stream has ended: give up what waits."""
+        """The client is gone, or its stream has ended: give up what waits. May be called again."""
 
     @property
     def progress(self) -> int | None:
-        """Bytes that count for the rate floor; None while the client owes none."""
+        """Bytes that count for the rate floor; None while we are not waiting for the client."""

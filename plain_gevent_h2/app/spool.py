@@ -1,4 +1,4 @@
-"""A request's body as it arrives: in memory, then in a file that belongs to native threads."""
+"""A request's body as it arrives: in memory, then in a file that native threads write."""
 
 import tempfile
 from collections.abc import Callable
@@ -7,12 +7,15 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from plain.logs import get_framework_logger
 
 from plain_gevent_h2.patching.native_calls import in_native_thread
 
 from .plain_internals import BodyBudgetExceeded, BodySink
 from .request_rules import RequestRules
 from .upload_budget import Pace, UploadBudget
+
+log = get_framework_logger("plain.server")
 
 #: Bytes that may wait for the disk before no more is read of an HTTP/1.1 body. Over HTTP/2
 #: they are part of the stream's window until they are written.
@@ -22,18 +25,26 @@ BACKLOG = 256 * 1024
 LARGE_READ = 256 * 1024
 
 
+def log_unwritten(exc: OSError) -> None:
+    """Log that a body did not reach its temporary file. One line: each request may have it."""
+    log.error(
+        "Request body could not be written to a temporary file (see TMPDIR)",
+        extra={"error": str(exc)},
+    )
+
+
 class Spool:
     """A temporary file, in memory up to `size` bytes and on disk from then on.
 
     A disk that is slow, or busy with what others wrote, would stop every greenlet. So what
-    goes to it is queued, and written in a native thread. `on_written` is told how many bytes
-    have left the queue.
+    goes to it is queued, and written in a native thread. `on_released` is told how many bytes
+    have left the queue: they are written, or the file was given up.
     """
 
-    def __init__(self, size: int, on_written: Callable[[int], None]) -> None:
+    def __init__(self, size: int, on_released: Callable[[int], None]) -> None:
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=size)  # noqa: SIM115
         self._memory_left = size
-        self._on_written = on_written
+        self._on_released = on_released
         self._queue: list[bytes] = []
         self._error: OSError | None = None
         self._closed = False
@@ -79,7 +90,7 @@ class Spool:
     def _left_queue(self, pieces: list[bytes]) -> None:
         size = sum(map(len, pieces))
         self.waiting -= size
-        self._on_written(size)
+        self._on_released(size)
 
     def seek(self, offset: int) -> None:
         """Go to `offset`, once all is written. Blocks; raises the `OSError` of a write."""
@@ -128,14 +139,14 @@ class SpooledBody(BodySink):
         rules: RequestRules,
         uploads: UploadBudget,
         on_evicted: Callable[[], None],
-        on_written: Callable[[int], None] = lambda _: None,
+        on_released: Callable[[int], None] = lambda _: None,
     ) -> None:
         super().__init__(
             spool_size=rules.body_memory_size, max_size=rules.max_body_size, budget=uploads
         )
         self._uploads = uploads
         self._on_evicted = on_evicted
-        self._on_written = on_written
+        self._on_released = on_released
         self._spool: Spool | None = None
         self._pace: Pace | None = None  # from the first byte on
         self._evicted = False
@@ -146,7 +157,7 @@ class SpooledBody(BodySink):
         Raises `BodyBudgetExceeded` also if the body was evicted.
         """
         if self._spool is None or self._pace is None:
-            self._spool = self._file = Spool(self.spool_size, self._on_written)  # type: ignore[assignment]
+            self._spool = self._file = Spool(self.spool_size, self._on_released)  # type: ignore[assignment]
             self._pace = Pace(self._uploads.now)
             self._uploads.begin(self)
         self._check_not_evicted()
@@ -166,7 +177,7 @@ class SpooledBody(BodySink):
             self._uploads.end(self)
 
     def lost(self) -> None:
-        """See `Inbound`."""
+        """See `Inbound`. Any greenlet may call it, more than once; it raises nothing."""
         with suppress(OSError):  # as in _close_file()
             self.close()
 

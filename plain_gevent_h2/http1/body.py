@@ -5,7 +5,6 @@ from typing import Any
 
 import gevent
 
-from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     BODY_RECV_TIMEOUT,
     BodyBudgetExceeded,
@@ -15,6 +14,7 @@ from plain_gevent_h2.app.plain_internals import (
     recv_timeout,
 )
 from plain_gevent_h2.app.spool import SpooledBody
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.net.fairness import give_way
 
 from .chunked import ChunkedDecoder
@@ -36,7 +36,7 @@ class BodyReader:
 
     __slots__ = ("_host", "_reader", "_transport")
 
-    def __init__(self, host: Host, transport: Transport) -> None:
+    def __init__(self, host: WorkerInterface, transport: Transport) -> None:
         self._host = host
         self._transport = transport
         self._reader: Any = None  # the greenlet, while it waits for the client

@@ -63,7 +63,7 @@ class ClientPresence:
             enable_keepalive(self._sock)
         if stream.in_body:
             return now - max(self._half_closed_at, self._output.sent_at) > HALF_CLOSED_SILENCE
-        if now - max(self._half_closed_at, stream.started_at) > ASK_AFTER:
+        if now - max(self._half_closed_at, stream.began_at) > ASK_AFTER:
             self._ask(stream)
         return False
 

@@ -12,7 +12,6 @@ import gevent
 from gevent.socket import socket
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     DRAIN_MIN_RECV,
     LINGER_CLOSE_TIMEOUT,
@@ -26,12 +25,13 @@ from plain_gevent_h2.app.plain_internals import (
     log_access,
 )
 from plain_gevent_h2.app.request_rules import expects_continue
+from plain_gevent_h2.app.spool import log_unwritten
 from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
 from plain_gevent_h2.net.abuse import report_abuse
 from plain_gevent_h2.net.tcp import close_our_side, reset
 from plain_gevent_h2.net.tls_socket import RecordFlood, TlsSocket
-from plain_gevent_h2.stream import log_unwritten, release
 
 from .body import BodyReader, IncompleteBody
 from .client_presence import ClientPresence
@@ -66,7 +66,9 @@ class Http1Connection:
 
     protocol_version = "1.1"
 
-    def __init__(self, host: Host, sock: socket | TlsSocket, client: Any, server: Any) -> None:
+    def __init__(
+        self, host: WorkerInterface, sock: socket | TlsSocket, client: Any, server: Any
+    ) -> None:
         # Set once.
         self.host = host
         self._limits = host.limits
@@ -195,10 +197,10 @@ class Http1Connection:
         try:
             self._bodies.read(sink, parsed)
         except (IncompleteBody, ParseException, OSError) as exc:
-            release(sink)
+            sink.lost()
             return self._refuse_body(parsed, response, exc, time.monotonic() - started)
         except BaseException:
-            release(sink)
+            sink.lost()
             raise
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
         self._run_stream(stream)
@@ -215,7 +217,7 @@ class Http1Connection:
         self._requests += 1
         stream.pipelined = bool(self.transport.received)
         self._stream = self._unstarted = stream
-        self._limits.slots.run(self)
+        self._limits.slots.start_from(self)
         stream.done.wait()
         if stream.websocket is not None:
             self._read_websocket(stream, stream.websocket)
@@ -236,7 +238,7 @@ class Http1Connection:
             stream.client_gone()
             if isinstance(exc, RecordFlood):
                 report_abuse(self.client, str(exc))
-        if not stream.is_over:
+        if not stream.greenlet_done:
             stream.done.clear()  # set by the upgrade
             stream.done.wait()
 
@@ -292,8 +294,8 @@ class Http1Connection:
         """Give up a request that has no place yet, and with it the connection."""
         self._limits.slots.leave(self)
         self._unstarted = None
-        stream.is_over = True
-        stream.finished()
+        stream.greenlet_done = True
+        stream.clean_up()
 
     # -- what a stream asks: see `StreamConnection` -----------------------------
 

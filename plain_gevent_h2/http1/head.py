@@ -2,13 +2,13 @@
 
 import time
 
-from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     HEADER_READ_TIMEOUT,
     LimitRequestHeaders,
     drain_expired,
     recv_timeout,
 )
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import FREE, Holder
 
 from .transport import Transport
@@ -33,7 +33,7 @@ class HeadReader:
 
     __slots__ = ("_host", "_transport", "is_head")
 
-    def __init__(self, host: Host, transport: Transport) -> None:
+    def __init__(self, host: WorkerInterface, transport: Transport) -> None:
         self._host = host
         self._transport = transport
         self.is_head = False  # the last request is a HEAD, even if it was too long

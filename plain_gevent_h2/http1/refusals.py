@@ -6,7 +6,6 @@ from typing import Any
 
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     HEALTHCHECK_RESPONSE,
     HEALTHCHECK_RESPONSE_HEAD,
@@ -14,6 +13,7 @@ from plain_gevent_h2.app.plain_internals import (
     answer_error,
     error_page,
 )
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.http2.frames import FrameType, pack_frame
 
 from .head import HeadReader
@@ -36,7 +36,9 @@ class Refusals:
 
     __slots__ = ("_heads", "_host", "client", "is_ssl", "writer")
 
-    def __init__(self, host: Host, output: Output, heads: HeadReader, client: Any) -> None:
+    def __init__(
+        self, host: WorkerInterface, output: Output, heads: HeadReader, client: Any
+    ) -> None:
         self._host = host
         self._heads = heads
         self.client = client

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 from gevent.event import Event
 from plain.http import Request, Response
 
-from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import (
     HEADER_VALUE_RE,
     InvalidHeader,
@@ -16,8 +15,9 @@ from plain_gevent_h2.app.plain_internals import (
 )
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import Holder
-from plain_gevent_h2.stream import ClientGone, Stream, release
+from plain_gevent_h2.stream import ClientGone, Stream
 
 from .output import Output, complete
 from .request_checks import list_members
@@ -29,7 +29,7 @@ _NO_FIELD = ("", None)
 class StreamConnection(Holder, Protocol):
     """A connection, as far as its streams use it."""
 
-    host: Host
+    host: WorkerInterface
     client: Any
     server: Any
     transport: Transport
@@ -80,8 +80,8 @@ class Http1Stream(Stream):
         self._connection = connection
         self._sink = sink
         self._ingest_seconds = ingest_seconds
-        self.log_request = self._parsed = parsed
-        self.log_response = self._response = response
+        self.logged_request = self._parsed = parsed
+        self.logged_response = self._response = response
         self.header_bytes = 0  # in the worker's header budget
         self.keep_alive = False  # another request may follow
         self._ended = False  # the response is whole
@@ -159,10 +159,10 @@ class Http1Stream(Stream):
             self._flush()  # the headers may still be here
         self._connection.close_at_once()
 
-    def finished(self) -> None:
+    def clean_up(self) -> None:
         if self.headers_sent and not self._ended:
             self.abort()  # stopped without its client, as far as we know
-        release(self._sink)
+        self._sink.lost()
         self.host.limits.headers.release(self._connection, self.header_bytes)
         self.done.set()
 

@@ -6,17 +6,17 @@ from typing import Any
 import gevent
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import LONG_BLOCK
 from plain_gevent_h2.net.abuse import report_abuse
 from plain_gevent_h2.net.fairness import LONG_TURN, TURN, give_way, penalty
-from plain_gevent_h2.net.tls_socket import RECORD_SIZE, RECV_SIZE, TlsSocket
+from plain_gevent_h2.net.tls_socket import TlsSocket
 
 from .faults import ConnectionFault
 from .frames import ErrorCodes
 from .receiver import Receiver
 from .shutdown import Shutdown
-from .state_machine import h2_connection
+from .state_machine import new_state_machine
 from .streams import Streams
 from .timeouts import Timeouts
 from .token_buckets import TokenBuckets
@@ -46,13 +46,13 @@ class Http2Connection:
 
     __slots__ = (
         "_buckets",
-        "_h2",
         "_parked",
         "_reader",
         "_receiver",
         "_receiving",
         "_shutdown",
         "_sock",
+        "_state_machine",
         "_streams",
         "_timeouts",
         "_turn_began",
@@ -65,7 +65,7 @@ class Http2Connection:
 
     protocol_version = "2"
 
-    def __init__(self, host: Host, sock: TlsSocket, client: Any, server: Any) -> None:
+    def __init__(self, host: WorkerInterface, sock: TlsSocket, client: Any, server: Any) -> None:
         # Set once.
         self.host = host
         self.client = client
@@ -79,16 +79,16 @@ class Http2Connection:
         self._turn_began = time.monotonic()
         self.penalties = 0  # see `PenaltyBox`
 
-        # Each has an owner's comment of its own.
-        self._h2 = h2 = h2_connection(host.config)
+        # The parts. Each says what it owns.
+        self._state_machine = machine = new_state_machine(host.config)
         self._buckets = buckets = TokenBuckets()
-        self._streams = streams = Streams(self, sock, h2, buckets)
+        self._streams = streams = Streams(self, sock, machine, buckets)
         self._writer = streams.writer
         self._shutdown = shutdown = Shutdown(
-            sock, h2, streams, send_timeout=host.config.send_timeout, closing=self._closing
+            sock, machine, streams, send_timeout=host.config.send_timeout, closing=self._closing
         )
-        self._receiver = receiver = Receiver(self, h2, buckets, streams, shutdown)
-        self._timeouts = Timeouts(self, h2, streams, shutdown, receiver)
+        self._receiver = receiver = Receiver(self, machine, buckets, streams, shutdown)
+        self._timeouts = Timeouts(self, machine, streams, shutdown, receiver)
         host.limits.idle.add(self)
 
     @property
@@ -109,10 +109,10 @@ class Http2Connection:
             while data := self._recv():
                 self._turn_began = time.monotonic()
                 if self._shutdown.is_open:
-                    self._receive(data)
-                # Else it is thrown away: see LINGER_TIMEOUT.
+                    self._process(data)
+                # Else it is thrown away: see LINGER_TIMEOUT in `shutdown.py`.
                 del data  # before a wait
-                self._give_way()
+                self._end_turn()
         except _Park:
             self._reader = None
             self._parked = gevent.get_hub().loop.io(self._sock.fileno(), _READ)
@@ -131,16 +131,16 @@ class Http2Connection:
         finally:
             self._receiving = False
 
-    def _receive(self, data: bytes) -> None:
+    def _process(self, data: bytes) -> None:
         receiver = self._receiver
         try:
             for item in receiver.frames.feed(data):
-                if not isinstance(item, list):
-                    receiver.receive_settled(item)
+                if not isinstance(item, list):  # no `Run` of frames
+                    receiver.process_without_h2(item)
                 elif item and self._may_decode():
-                    receiver.receive(item)
+                    receiver.process(item)
                 if time.monotonic() > self._turn_began + TURN:
-                    self._give_way()
+                    self._end_turn()
                 if not self._shutdown.is_open:
                     return
             self._count_unfinished_block()
@@ -161,34 +161,40 @@ class Http2Connection:
         if not size and self._timeouts.block_since is None:
             return  # as after nearly every read
         self._timeouts.header_block(size)
-        self.host.limits.headers.unfinished(self, max(0, size - BLOCK_NOT_CHARGED))
+        # The connection's share of the header budget is that of its streams.
+        self.host.limits.headers.unfinished(self._streams, max(0, size - BLOCK_NOT_CHARGED))
 
-    def _give_way(self) -> None:
-        """Let other greenlets run, and wait for a peer that does not read our answers."""
+    def _end_turn(self) -> None:
+        """Send what is to be sent, wait for a peer that does not read it, let others run."""
         too_long = time.monotonic() - self._turn_began - LONG_TURN
         self._writer.wake()
         self._writer.wait_for_room()
-        is_faulty = self._shutdown.is_faulty
-        if is_faulty or self._buckets.low():
-            # What comes after a GOAWAY is thrown away: the sooner it is read, the sooner it ends.
-            self._receiver.recv_size = RECV_SIZE if is_faulty else RECORD_SIZE
-            began = time.monotonic()
-            self.host.limits.penalty_box.wait(self, penalty(too_long))
-            # Else one of many would get back as much as it uses, and never be closed.
-            self._buckets.skip_refill(time.monotonic() - began)
+        if self._shutdown.is_faulty or self._buckets.low():
+            self._wait_in_penalty_box(too_long)
         else:
             give_way()
             self.penalties = 0
         self._turn_began = time.monotonic()
 
+    def _wait_in_penalty_box(self, too_long: float) -> None:
+        """Wait after a turn that took `too_long` seconds more than a long one."""
+        self._receiver.throttled(is_faulty=self._shutdown.is_faulty)
+        began = time.monotonic()
+        self.host.limits.penalty_box.wait(self, penalty(too_long))
+        # The time in the box refills nothing: a flood would get back what it uses, and never be
+        # closed.
+        self._buckets.skip_refill(time.monotonic() - began)
+
     def _over(self) -> None:
-        self._shutdown.ended()
-        self._streams.ended()
-        self.host.limits.headers.forget(self)
-        # What holds the connection in turn: a cycle is left to the garbage collector, which
-        # comes seldom (`memory.py`). A connection takes up to 100 KiB.
-        self._receiver.ended()
-        self._h2.receive_no_more()
+        """The reader has ended: take apart what holds the connection in turn.
+
+        Such a cycle is left to the garbage collector, which comes seldom (`memory.py`). A
+        connection takes up to 100 KiB.
+        """
+        self._shutdown.connection_over()
+        self._streams.connection_over()
+        self._receiver.connection_over()
+        self._state_machine.connection_over()
         del self._timeouts
         self._reader = None
 
@@ -214,11 +220,11 @@ class Http2Connection:
     # -- called by its parts --------------------------------------------------
 
     def became_busy(self) -> None:
-        """See `streams.Connection`."""
+        """See `StreamsConnection`."""
         self.host.limits.idle.remove(self)
 
     def became_idle(self) -> None:
-        """See `streams.Connection`."""
+        """See `StreamsConnection`."""
         self.host.limits.idle.add(self)
         self._shutdown.close_if_done()
 

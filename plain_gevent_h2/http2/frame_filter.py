@@ -46,7 +46,11 @@ MAX_BLOCK_SIZE = 128 * 1024
 SMALL_SIZE = 128
 
 
-class DataFault(Protocol):
+#: Frames for `h2`, in the order in which they came.
+type Run = list[RawFrame]
+
+
+class DataCheck(Protocol):
     def __call__(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None: ...
 
 
@@ -64,7 +68,7 @@ class GoAway:
 class FrameFilter:
     """The frames of one connection, in the order they arrived.
 
-    `max_frame_size` is what we told the peer in our SETTINGS, in bytes. `data_fault` is
+    `max_frame_size` is what we told the peer in our SETTINGS, in bytes. `check_data` is
     asked about DATA, with everything before it handed on: the stream, the size without
     padding, whether it ends the stream. An error code keeps that frame from `h2`. `count`
     counts a frame of a kind that has a limit, and may raise `ConnectionFault`. A header block of
@@ -74,13 +78,13 @@ class FrameFilter:
     def __init__(
         self,
         max_frame_size: int,
-        data_fault: DataFault,
+        check_data: DataCheck,
         count: Count,
         max_block_size: int = MAX_BLOCK_SIZE,
     ) -> None:
         self._max_frame_size = max_frame_size
         self._max_block_size = max_block_size
-        self._data_fault = data_fault
+        self._check_data_of_stream = check_data
         self._count = count
         self._buffer = bytearray()
         self._preface_seen = False
@@ -107,7 +111,7 @@ class FrameFilter:
         size, self._finished_block = self._finished_block, 0
         return size
 
-    def feed(self, data: bytes) -> Iterator[list[RawFrame] | StreamFault | GoAway]:
+    def feed(self, data: bytes) -> Iterator[Run | StreamFault | GoAway]:
         """Yield what is complete: frames for `h2`, and what it should not see.
 
         The frames are few (`MAX_RUN`), perhaps none. Raises `ConnectionFault`, after everything
@@ -116,7 +120,7 @@ class FrameFilter:
         self._buffer += data
         if not self._preface_seen and not self._take_preface():
             return
-        run: list[RawFrame] = []  # that h2 is to see
+        run: Run = []  # that h2 is to see
         start = pos = frames = 0  # where the run begins, and how many frames it took
         try:
             while (header := self._header_at(pos)) is not None:
@@ -181,7 +185,7 @@ class FrameFilter:
                 return None  # too much padding: h2 says so
         if size < SMALL_SIZE and not flags & END_STREAM:
             self._count(FrameType.DATA if size <= 0 else SMALL_DATA)
-        code = self._data_fault(stream_id, size, ends=bool(flags & END_STREAM))
+        code = self._check_data_of_stream(stream_id, size, ends=bool(flags & END_STREAM))
         return None if code is None else StreamFault(stream_id, code, unseen=length)
 
     def _header_at(self, pos: int) -> tuple[int, int, int, int] | None:

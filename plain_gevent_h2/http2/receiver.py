@@ -9,7 +9,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import FREE, LONG_BLOCK, size_to_charge
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.tls_socket import RECORD_SIZE, RECV_SIZE
@@ -53,10 +53,10 @@ MANY_STREAMS = 20_000
 FEW_STREAMS = 10
 
 
-class Connection(Protocol):
+class ReceiverConnection(Protocol):
     """What the receiver needs of its connection."""
 
-    host: Host
+    host: WorkerInterface
     client: Any
 
 
@@ -66,9 +66,9 @@ class Receiver:
     __slots__ = (
         "_buckets",
         "_few_streams",
-        "_h2",
         "_requests",
         "_shutdown",
+        "_state_machine",
         "_streams",
         "_writer",
         "client",
@@ -79,8 +79,8 @@ class Receiver:
 
     def __init__(
         self,
-        connection: Connection,
-        h2: StateMachine,
+        connection: ReceiverConnection,
+        state_machine: StateMachine,
         buckets: TokenBuckets,
         streams: Streams,
         shutdown: Shutdown,
@@ -88,7 +88,7 @@ class Receiver:
         # Set once.
         self.host = host = connection.host
         self.client = connection.client
-        self._h2 = h2
+        self._state_machine = state_machine
         self._buckets = buckets
         self._streams = streams
         self._shutdown = shutdown
@@ -97,25 +97,33 @@ class Receiver:
 
         self.frames = FrameFilter(
             host.config.max_frame_size,
-            self._data_fault,
+            self._check_data_length,
             self._count_frame,
             2 * host.config.max_header_list_size,
         )
         self._requests = 0
-        # Bytes to take from the socket at once: many for a body alone, since a connection that is
-        # throttled holds them for as long (100 held 80 MB).
+        #: Bytes to take from the socket at once. Many once a body comes, and few again when the
+        #: connection is throttled, since it holds them for as long (100 held 80 MB).
         self.recv_size = RECORD_SIZE
 
-    def ended(self) -> None:
-        """The connection is over: let go of what holds this object."""
+    def throttled(self, *, is_faulty: bool) -> None:
+        """The connection has to wait before it reads on.
+
+        What comes after the final GOAWAY of one that `is_faulty` is thrown away: the sooner it is
+        read, the sooner the connection ends.
+        """
+        self.recv_size = RECV_SIZE if is_faulty else RECORD_SIZE
+
+    def connection_over(self) -> None:
+        """The connection is over: drop what holds this object."""
         del self.frames
 
     # -- frames ---------------------------------------------------------------
 
-    def receive(self, frames: Iterable[RawFrame]) -> None:
+    def process(self, frames: Iterable[RawFrame]) -> None:
         """Have `h2` process `frames`. Raises `ConnectionFault`."""
         try:
-            received = self._h2.receive_frames(frames)
+            received = self._state_machine.receive_frames(frames)
         except ProtocolError as exc:
             raise ConnectionFault(error_code(exc), str(exc)) from exc
         for event in received:
@@ -123,8 +131,8 @@ class Receiver:
             if handle is not None:
                 handle(self, event)
 
-    def receive_settled(self, item: StreamFault | GoAway) -> None:
-        """Process what `h2` does not see. Raises `ConnectionFault`."""
+    def process_without_h2(self, item: StreamFault | GoAway) -> None:
+        """Process what `h2` does not get to see. Raises `ConnectionFault`."""
         if isinstance(item, GoAway):
             self._shutdown.client_goes_away()
             return
@@ -142,8 +150,12 @@ class Receiver:
             return
         self._buckets.take(RESET_FRAME if kind == FrameType.RST_STREAM else kind)
 
-    def _data_fault(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
-        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1)."""
+    def _check_data_length(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1).
+
+        The frame filter calls it before `h2` has the frame. An END_STREAM that comes with HEADERS
+        or trailers has its check in `_stream_ended()`.
+        """
         stream = self._streams.by_id.get(stream_id)
         if stream is None:
             self._buckets.take(DATA_ON_CLOSED_STREAM)
@@ -179,12 +191,19 @@ class Receiver:
         stream = self._open(stream_id, head)
         if head.size > FREE and not self._take_long_headers(stream, head):
             return
-        if head.protocol is None:
-            answer_early(stream, head)
-            if event.stream_ended is None and not stream.headers_sent and expects_continue(head):
-                with suppress(ProtocolError):  # as in _refuse()
-                    self._h2.send_headers(stream_id, [(b":status", b"100")])
-        elif head.protocol == "websocket":
+        if head.protocol is not None:
+            self._open_tunnel(stream, head.protocol)
+            return
+        if answer_early(stream, head):
+            return
+        # It starts in _stream_ended(): a GET right after this, an upload once it is whole.
+        if event.stream_ended is None and expects_continue(head):
+            with suppress(ProtocolError):  # as in _refuse()
+                self._state_machine.send_headers(stream_id, [(b":status", b"100")])
+
+    def _open_tunnel(self, stream: Http2Stream, protocol: str) -> None:
+        """Serve an extended CONNECT (RFC 8441). It has no end to wait for."""
+        if protocol == "websocket":
             stream.open_websocket()
             self._streams.queue.add(stream)
         else:
@@ -211,7 +230,7 @@ class Receiver:
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream that is not opened."""
         with suppress(ProtocolError):  # the client may have reset it already
-            self._h2.reset_stream(stream_id, code)
+            self._state_machine.reset_stream(stream_id, code)
         metrics.stream_reset(code.name, by_client=False)
         self._buckets.take(FrameType.RST_STREAM)
 
@@ -242,15 +261,16 @@ class Receiver:
         self.recv_size = RECV_SIZE
         if stream is None:
             pass
-        elif stream.inbound is None:
+        elif stream.body_given_up:
             stream.discarded += size
             if stream.discarded > DISCARD_BYTES and stream.response_ended:
                 self._streams.reset(stream, ErrorCodes.NO_ERROR)
         elif event.data:
             # Bytes that wait are acknowledged as they are consumed.
-            size -= stream.receive(stream.inbound, event.data)
-        # The bytes are taken in or thrown away: give the window back.
-        self._h2.acknowledge_received_data(size, event.stream_id)
+            size -= stream.take_data(event.data)
+        # The bytes are stored or thrown away: give the windows back, the stream's and the
+        # connection's.
+        self._state_machine.acknowledge_received_data(size, event.stream_id)
 
     def _trailers_received(self, event: events.TrailersReceived) -> None:
         try:
@@ -269,16 +289,15 @@ class Receiver:
         stream.client_ended = True
         if stream.response_ended:
             self._streams.forget(stream)
-        elif (inbound := stream.inbound) is None:
-            return  # it was answered early
-        elif stream.started:
-            inbound.end()
+        elif stream.body_given_up:
+            pass  # its answer is under way
+        elif stream.is_handed_over:
+            stream.inbound.end()  # a WebSocket
         elif stream.content_length not in (None, stream.sink.received):
-            # RFC 9113 section 8.1.1: trailers came too early.
+            # RFC 9113 section 8.1.1: no body came, or trailers came too early.
             self._reset_for_fault(stream)
         else:
-            inbound.end()
-            stream.inbound = None  # it is whole
+            stream.inbound.end()
             self._streams.queue.add(stream)
 
     def _reset_for_fault(self, stream: Http2Stream) -> None:

@@ -18,7 +18,8 @@ LOW_WATER = 16 * 1024
 class SendBuffer:
     """The part of a response's body that is not framed yet. One for a stream.
 
-    Filled by the stream's greenlet, which waits in it for room; emptied by the writer.
+    The stream's greenlet fills it and waits in it for room, and the writer empties it. An error
+    page is put by the greenlet that finds the error.
     """
 
     __slots__ = (

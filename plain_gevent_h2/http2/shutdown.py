@@ -45,11 +45,11 @@ class Shutdown:
         "_drain_since",
         "_final_goaway_sent",
         "_first_goaway_at",
-        "_h2",
         "_in_kernel",
         "_last_progress",
         "_send_timeout",
         "_sock",
+        "_state_machine",
         "_streams",
         "_writer",
         "aborted",
@@ -60,7 +60,7 @@ class Shutdown:
     def __init__(
         self,
         sock: TlsSocket,
-        h2: StateMachine,
+        state_machine: StateMachine,
         streams: Streams,
         *,
         send_timeout: float,
@@ -68,7 +68,7 @@ class Shutdown:
     ) -> None:
         # Set once.
         self._sock = sock
-        self._h2 = h2
+        self._state_machine = state_machine
         self._writer = streams.writer
         self._streams = streams
         self._send_timeout = send_timeout
@@ -141,7 +141,7 @@ class Shutdown:
     def _send_first_goaway(self, now: float) -> None:
         self._first_goaway_at = now
         self._writer.send_raw(goaway(MAX_STREAM_ID, ErrorCodes.NO_ERROR))
-        self._h2.ping(_DRAIN_PING)
+        self._state_machine.ping(_DRAIN_PING)
         self._writer.wake()
 
     def _send_final_goaway(self) -> None:
@@ -163,7 +163,7 @@ class Shutdown:
         if not self._final_goaway_sent or code != ErrorCodes.NO_ERROR:
             self._writer.send_raw(goaway(self.last_stream_id, code, reason))
         self._final_goaway_sent = True
-        self._streams.let_go_of_all()
+        self._streams.close_all()
         gevent.spawn(self._close_after_last_write)
 
     def _close_after_last_write(self) -> None:
@@ -178,7 +178,7 @@ class Shutdown:
         self._writer.close()
         self._sock.close()  # wakes the reader, which lets go of the streams
 
-    def ended(self) -> None:
+    def connection_over(self) -> None:
         """The reader has ended. Call nobody back: the connection holds this object."""
         self.abort()
         self._closing = _nobody

@@ -22,18 +22,18 @@ class Startable(Protocol):
     buffer: SendBuffer
     greenlet: Any
     is_clientless: bool
-    started: bool
-    started_at: float
+    is_handed_over: bool
+    began_at: float
 
     def run(self) -> bool: ...
 
-    def refuse(self, status: int) -> None: ...
+    def send_error(self, status: int) -> None: ...
 
 
 class StartQueue:
     """Gives streams to the worker's `Slots`, in order, and counts those that run.
 
-    It owns each stream's `started`.
+    It owns each stream's `is_handed_over`.
     """
 
     __slots__ = (
@@ -63,47 +63,49 @@ class StartQueue:
         self._most_running = slots.share(max_streams)  # with and without
         self._open = open_streams  # a view of them
         self._writer = writer
-        # Changed by the reader and the streams.
+        # Changed by the reader, the streams, and `Slots` in the greenlets of other connections.
         self._waiting: list[Startable] = []  # received whole, to be started
         self._running = 0  # streams with a greenlet, the client's resets included
         self._clientless = 0  # of these, those whose client is gone
 
     def add(self, stream: Startable) -> None:
         """Give `stream` its greenlet, or let it wait for one that ends."""
-        stream.started = True
+        stream.is_handed_over = True
         self._waiting.append(stream)
-        self._slots.run(self)
+        self._slots.start_from(self)
 
-    def remove(self, stream: Startable) -> None:
-        """`stream` is closed: it is not to be started, if it is not yet."""
-        if stream in self._waiting:
-            self._waiting.remove(stream)
-            stream.started = False
+    def remove(self, stream: Startable) -> bool:
+        """Have `stream`, which is closed, not started; False if it does not wait any more."""
+        if stream not in self._waiting:
+            return False
+        self._waiting.remove(stream)
+        stream.is_handed_over = False
+        return True
 
     def client_left(self, stream: Startable) -> None:
         """The client of `stream` is gone."""
         self._clientless += stream.is_clientless
 
-    def began(self) -> None:
-        """The greenlet of a stream is at its start: the next one's turn is when it waits or ends.
+    def greenlet_began(self) -> None:
+        """The greenlet of a stream has begun. The next one's turn is when it waits or ends.
 
         Not before: what it leaves may be too much.
         """
         if self._waiting:
             gevent.get_hub().loop.run_callback(self.start_waiting)
 
-    def finished(self, stream: Startable) -> None:
+    def greenlet_done(self, stream: Startable) -> None:
         """The greenlet of `stream` is at its end."""
         self._running -= 1
         if stream.is_clientless:
             self._clientless -= 1
         if self._waiting:
-            self._slots.run(self)
+            self._slots.start_from(self)
 
     def start_waiting(self) -> None:
         """Start those that wait, if they may by now."""
         if self._waiting:
-            self._slots.run(self)
+            self._slots.start_from(self)
 
     def check(self) -> None:
         """Called once a second."""
@@ -138,8 +140,8 @@ class StartQueue:
         """Answer with a 503 what waits for views whose clients have left."""
         waiting, self._waiting = self._waiting, []
         for stream in waiting:
-            stream.started = False
-            stream.refuse(503)
+            stream.is_handed_over = False
+            stream.send_error(503)
 
     def _takes_too_little(self) -> bool:
         """Whether the client should first take the whole responses that it has asked for.
@@ -152,7 +154,7 @@ class StartQueue:
         own = sum(stream.buffer.size for stream in self._open)
         if self._unsent.http2 - own <= MAX_UNREAD_RESPONSES:
             return False
-        if any(stream.greenlet is not None and not stream.started_at for stream in self._open):
+        if any(stream.greenlet is not None and not stream.began_at for stream in self._open):
             return True  # one after another: what they will leave is not known yet
         left = sum(stream.buffer.size for stream in self._open if stream.buffer.ending)
         return left > LOW_WATER + SWEEPS_TO_TAKE * self._writer.taken_lately

@@ -37,8 +37,10 @@ from .frames import (
 )
 from .hpack import BoundedDecoder, MemoEncoder
 
-#: The connection's receive window, in bytes. Bodies are taken in as they arrive, so it
-#: only has to be larger than what a fast network holds in flight.
+#: The connection's receive window, in bytes: more than a fast network holds in flight, and what
+#: the bodies of one connection may have waiting for the disk. (What waits counts here too until it
+#: is written: 16 bodies with windows of 1 MiB stop the others.) Bodies in memory, and what is
+#: thrown away, give it back at once.
 CONNECTION_WINDOW = 16 * 1024 * 1024
 
 #: The receive window that a client counts with until it has our SETTINGS, in bytes (RFC
@@ -82,7 +84,7 @@ class _H2Stream(H2Stream):
     """
 
     def _initialize_content_length(self, headers: Any) -> None:
-        """headers.py and connection.py check it."""
+        """`Receiver` compares it with what comes."""
 
     def receive_headers(self, headers: Any, end_stream: bool, header_encoding: Any) -> Any:
         if end_stream or not self.state_machine.headers_received:
@@ -105,16 +107,16 @@ class StateMachine(H2Connection):
         """The number of streams, perhaps with closed ones.
 
         `h2` compares it with a limit, which it has none of here, as each stream opens. To count
-        those that are open it looks at all: with 1,000 of them a third of a request's cost.
+        those that are open it goes through all: with 1,000 of them a third of a request's cost.
         """
         if len(self.streams) < self._look_for_closed_at:
             return len(self.streams)
         return self.forget_closed_streams()
 
-    def send_response(
+    def frame_headers(
         self, stream_id: int, fields: Iterable[tuple[bytes, bytes]], *, end_stream: bool
     ) -> None:
-        """Send a response's header fields, once for each stream.
+        """Have a response's header fields in `data_to_send()`. Called once for each stream.
 
         In place of `send_headers()`: `headers.py` has made them ready to send, so there is nothing
         for `h2` to look for in them (an interim status, a method). Its frame objects took 8 % of a
@@ -133,10 +135,11 @@ class StateMachine(H2Connection):
             kind, flags, block = FrameType.CONTINUATION, 0, block[size:]
         self._data_to_send += pack_frame(kind, flags | END_HEADERS, stream_id, block)
 
-    def send_data_header(self, stream_id: int, size: int, *, end_stream: bool) -> bytes:
-        """Send DATA: what `send_data()` does, but that the caller writes the data, after this.
+    def frame_data_header(self, stream_id: int, size: int, *, end_stream: bool) -> bytes:
+        """The header of a DATA frame, for which the caller writes the data after it.
 
-        What `data_to_send()` had before goes first. `h2` copies the data five times over.
+        In place of `send_data()`, which copies the data five times over. What `data_to_send()`
+        had before goes first.
         """
         stream = self._get_stream_by_id(stream_id)
         if size > min(self.outbound_flow_control_window, stream.outbound_flow_control_window):
@@ -175,8 +178,8 @@ class StateMachine(H2Connection):
         """Send nothing more. The GOAWAY is the connection's to send, with the right code."""
         self.state_machine.process_input(ConnectionInputs.SEND_GOAWAY)
 
-    def receive_no_more(self) -> None:
-        """Let go of the table of methods: it holds what holds it."""
+    def connection_over(self) -> None:
+        """Receive no more: drop the table of this object's methods, which hold the object."""
         self._frame_dispatch_table.clear()
 
     def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
@@ -206,7 +209,10 @@ class StateMachine(H2Connection):
     def _handle_data_on_closed_stream(
         self, events: list[Event], exc: StreamClosedError, frame: DataFrame
     ) -> tuple[list[Frame], list[Event]]:
-        """As above: only the connection's window is given back."""
+        """What was under way as we reset its stream is discarded, as HEADERS are.
+
+        Only the connection's window is given back.
+        """
         frames, events = super()._handle_data_on_closed_stream(events, exc, frame)
         closed_by = self._stream_closed_by(frame.stream_id)
         if closed_by is StreamClosedBy.SEND_RST_STREAM and not exc._events:
@@ -309,29 +315,31 @@ def _settings(config: Config, max_concurrent_streams: int, initial_window_size: 
     )
 
 
-def h2_connection(config: Config) -> StateMachine:
+def new_state_machine(config: Config) -> StateMachine:
     """A state machine that has our preface (RFC 9113 section 3.4) to send.
 
-    It takes a stream past MAX_CONCURRENT_STREAMS for a fault of the connection; so it is
+    `h2` takes a stream past MAX_CONCURRENT_STREAMS for a fault of the connection; so it is
     told of no limit, and the connection refuses just that stream.
     """
-    h2 = StateMachine(_H2_CONFIG)
-    h2.incoming_buffer = _SplitFrames()
-    h2.remote_settings = _ClientSettings()
-    h2.encoder = MemoEncoder()
-    h2.local_settings = _settings(config, config.max_concurrent_streams, config.initial_window_size)
-    h2.initiate_connection()
-    h2.increment_flow_control_window(CONNECTION_WINDOW - DEFAULT_WINDOW)
+    machine = StateMachine(_H2_CONFIG)
+    machine.incoming_buffer = _SplitFrames()
+    machine.remote_settings = _ClientSettings()
+    machine.encoder = MemoEncoder()
+    machine.local_settings = _settings(
+        config, config.max_concurrent_streams, config.initial_window_size
+    )
+    machine.initiate_connection()
+    machine.increment_flow_control_window(CONNECTION_WINDOW - DEFAULT_WINDOW)
     if config.initial_window_size >= DEFAULT_WINDOW:
-        h2.local_settings = _settings(config, MAX_STREAM_ID, config.initial_window_size)
+        machine.local_settings = _settings(config, MAX_STREAM_ID, config.initial_window_size)
     else:
         # In force once the client has acknowledged it: not a value to share.
-        h2.local_settings = _settings.__wrapped__(config, MAX_STREAM_ID, DEFAULT_WINDOW)
-        h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
-    h2.max_inbound_frame_size = config.max_frame_size
+        machine.local_settings = _settings.__wrapped__(config, MAX_STREAM_ID, DEFAULT_WINDOW)
+        machine.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
+    machine.max_inbound_frame_size = config.max_frame_size
     # A list past our limit but within this one is decoded, and answered with a 431.
-    h2.decoder = BoundedDecoder(2 * config.max_header_list_size, config.max_header_list_size)
-    return h2
+    machine.decoder = BoundedDecoder(2 * config.max_header_list_size, config.max_header_list_size)
+    return machine
 
 
 def error_code(exc: ProtocolError) -> ErrorCodes:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from plain.http import Response
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.inbound import Inbound
 from plain_gevent_h2.app.plain_internals import (
     BODY_RECV_TIMEOUT,
@@ -16,10 +15,11 @@ from plain_gevent_h2.app.plain_internals import (
     LimitRequestBody,
     http2_request,
 )
-from plain_gevent_h2.app.spool import SpooledBody
+from plain_gevent_h2.app.spool import SpooledBody, log_unwritten
 from plain_gevent_h2.app.websocket import WebSocketTransport
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.net.fairness import SWEEP_INTERVAL, give_way
-from plain_gevent_h2.stream import ClientGone, Stream, log_unwritten, release
+from plain_gevent_h2.stream import ClientGone, Stream
 
 from .frames import ErrorCodes
 from .headers import RequestHead, response_headers
@@ -35,15 +35,15 @@ _LOGGED = ("USER-AGENT", "REFERER")
 
 
 class Queue(Protocol):
-    """What a stream tells of its greenlet."""
+    """What a stream tells of its greenlet. `StartQueue` has it."""
 
-    def began(self) -> None: ...
+    def greenlet_began(self) -> None: ...
 
-    def finished(self, stream: Any) -> None: ...
+    def greenlet_done(self, stream: Any) -> None: ...
 
 
-class Owner(Protocol):
-    """What a stream asks of its connection."""
+class OpenStreams(Protocol):
+    """What a stream asks of the open streams of its connection. `Streams` has it."""
 
     client: Any
     server: Any
@@ -61,7 +61,7 @@ class Owner(Protocol):
 
     def reset(self, stream: Any, code: ErrorCodes) -> None: ...
 
-    def consumed(self, stream_id: int, size: int) -> None: ...
+    def give_window_back(self, stream_id: int, size: int) -> None: ...
 
     def upload_evicted(self, stream_id: int) -> None: ...
 
@@ -78,6 +78,7 @@ class Http2Stream(Stream):
         "_rate_checked_at",
         "_rate_received",
         "_raw_path",
+        "body_given_up",
         "buffer",
         "client_ended",
         "content_length",
@@ -86,19 +87,21 @@ class Http2Stream(Stream):
         "header_bytes",
         "headers",
         "inbound",
+        "is_handed_over",
         "method",
         "opened",
-        "owner",
         "received_at",
         "response_ended",
         "sink",
-        "started",
         "stream_id",
+        "streams",
     )
 
-    def __init__(self, host: Host, owner: Owner, stream_id: int, head: RequestHead) -> None:
+    def __init__(
+        self, host: WorkerInterface, streams: OpenStreams, stream_id: int, head: RequestHead
+    ) -> None:
         super().__init__(host)
-        self.owner = owner
+        self.streams = streams
         self.stream_id = stream_id
         self.buffer = SendBuffer(stream_id, host.limits.unsent)
         self._raw_path = head.path.partition("?")[0]
@@ -109,20 +112,22 @@ class Http2Stream(Stream):
         self.sink = SpooledBody(
             host.rules,
             host.limits.uploads,
-            partial(owner.upload_evicted, stream_id),
-            partial(owner.consumed, stream_id),
+            partial(streams.upload_evicted, stream_id),
+            partial(streams.give_window_back, stream_id),
         )
-        # What takes the client's bytes; without it they are thrown away.
-        self.inbound: Inbound | None = self.sink
+        self.inbound: Inbound = self.sink  # what takes the client's bytes: this or `websocket`
+        self.body_given_up = False  # the client's bytes are thrown away: see give_up_body()
         self.content_length = head.content_length
-        # Owned by `Streams` and `StartQueue`.
+        # Of `StartQueue`: the stream waits there, or has its greenlet, which gives up the body.
+        self.is_handed_over = False
+        # Of `Streams`. The stream's greenlet gives these bytes back.
         self.header_bytes = 0  # in the worker's header budget
-        self.started = False  # it has its greenlet, or waits for it; the sink goes with it
-        self.client_ended = False
-        self.response_ended = False
-        self.ended_at = 0.0  # when the response ended (monotonic)
-        # The reader's.
-        self.discarded = 0  # bytes of a body that came after the response
+        self.response_ended = False  # its END_STREAM is framed
+        self.ended_at = 0.0  # when (monotonic)
+        # Of the connection's `Receiver`.
+        self.client_ended = False  # END_STREAM has come: the request is whole
+        self.discarded = 0  # bytes that came after the body was given up
+        # Of the connection's reader, and of the sweep, which checks the rate.
         self.received_at = self.opened  # monotonic time of the last DATA
         self._rate: BodyRateFloor | None = None
         self._rate_checked_at = self.opened
@@ -134,27 +139,35 @@ class Http2Stream(Stream):
         """The request is an extended CONNECT for a WebSocket (RFC 8441)."""
         self.websocket = self.inbound = WebSocketTransport(
             self.host.limits.unread_websockets,
-            partial(self.owner.consumed, self.stream_id),
-            partial(self.owner.websocket_refused, self.stream_id),
+            partial(self.streams.give_window_back, self.stream_id),
+            partial(self.streams.websocket_refused, self.stream_id),
         )
 
-    def receive(self, inbound: Inbound, data: bytes) -> int:
-        """Hand `data` to `inbound`, which is the stream's. Returns how many bytes of it wait."""
+    def take_data(self, data: bytes) -> int:
+        """Take what came in a DATA frame. Returns how many bytes of it wait to be consumed."""
         self.received_at = time.monotonic()
         try:
-            return inbound.feed(data)
+            return self.inbound.feed(data)
         except (LimitRequestBody, BodyBudgetExceeded) as exc:
-            extra = {"client": self.owner.client, "error": str(exc)}
+            extra = {"client": self.streams.client, "error": str(exc)}
             log.warning("Invalid request", extra=extra)
-            self.refuse(413 if isinstance(exc, LimitRequestBody) else 503)
+            self.send_error(413 if isinstance(exc, LimitRequestBody) else 503)
         except OSError as exc:
             log_unwritten(exc)
-            self.refuse(500)
+            self.send_error(500)
         return 0
+
+    def give_up_body(self) -> None:
+        """Throw away what came of the body, and what may still come. May be called again.
+
+        For a request that no greenlet runs: one that does gives up its body at its end.
+        """
+        self.body_given_up = True
+        self.inbound.lost()
 
     def too_slow(self, now: float) -> bool:
         """Whether the body arrives below the rate floor, or not at all. Called once a second."""
-        received = None if self.inbound is None else self.inbound.progress
+        received = None if self.body_given_up else self.inbound.progress
         if received is None:
             return False
         if not self.host.rules.min_body_rate:
@@ -173,41 +186,37 @@ class Http2Stream(Stream):
     def refuse_slow(self) -> None:
         """Give up a request that is `too_slow()`."""
         if self.websocket is None:
-            self.refuse(408)
+            self.send_error(408)
         else:
             self.websocket.refuse()
-
-    def refuse(self, status: int) -> None:
-        """Answer a request that has not started with an error page, and give its body up."""
-        release(self.sink)
-        self.send_error(status)
 
     def release_headers(self) -> None:
         """Nobody needs the request's header fields any more."""
         self.headers = []
         if self.header_bytes:
-            self.owner.release_headers(self.header_bytes)
+            self.streams.release_headers(self.header_bytes)
             self.header_bytes = 0
 
     # -- the verbs of Stream --------------------------------------------------
 
     def build_request(self) -> "Request":
-        self.log_request, request, self.log_response = http2_request(
-            self, self.owner.client, self.owner.server, self.host.rules.scheme
+        self.logged_request, request, self.logged_response = http2_request(
+            self, self.streams.client, self.streams.server, self.host.rules.scheme
         )
         # For the log: Plain's is decoded, so what a client encoded could be a line of its own.
-        self.log_request.path = self._raw_path
+        self.logged_request.path = self._raw_path
         if self.header_bytes:
             # Plain's request has them joined. Of these, the access log wants two.
             self.headers = []
-            self.log_request.headers = [f for f in self.log_request.headers if f[0] in _LOGGED]
+            logged = self.logged_request
+            logged.headers = [field for field in logged.headers if field[0] in _LOGGED]
         return request
 
     def upgrade(self, response: Response) -> WebSocketTransport:
         """RFC 8441 section 5: a 200 takes the place of HTTP/1.1's 101."""
         fields = response_headers(response)[1:]
         headers = [field for field in fields if field[0] != b"sec-websocket-accept"]
-        self.owner.send_headers(self, [(b":status", b"200"), *headers], end_stream=False)
+        self.streams.send_headers(self, [(b":status", b"200"), *headers], end_stream=False)
         self.headers_sent = True
         assert self.websocket is not None  # made with the stream
         self.websocket.accept()
@@ -215,28 +224,28 @@ class Http2Stream(Stream):
 
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         headers = response_headers(response)
-        self.owner.send_headers(self, headers, end_stream=end_stream)
+        self.streams.send_headers(self, headers, end_stream=end_stream)
         self.headers_sent = True
 
     def send_data(self, data: bytes) -> None:
         if self.buffer.closed:
             raise ClientGone
-        self.log_response.sent += len(data)
+        self.logged_response.sent += len(data)  # as it is queued, sent or not
         self.buffer.put(data)
-        self.owner.send_buffered(self)
+        self.streams.send_buffered(self)
         self.buffer.wait_for_room()
 
     def end(self) -> None:
-        self.owner.end(self)
+        self.streams.end(self)
 
     def send_whole(self, data: bytes) -> None:
         # The writer has it from here on. A greenlet and a request that wait beside it take more
         # than most bodies: 17 KiB (measured).
         if self.buffer.closed:
             raise ClientGone
-        self.log_response.sent += len(data)
+        self.logged_response.sent += len(data)
         self.buffer.put_whole(data)
-        self.owner.end(self)
+        self.streams.end(self)
         self.host.limits.unread_responses.make_room()
 
     def send_error(self, status: int) -> None:
@@ -247,17 +256,19 @@ class Http2Stream(Stream):
         self.respond_whole(response)
 
     def respond_whole(self, response: Response) -> None:
-        """Queue a response with a small body, from any greenlet, without blocking."""
-        if not self.started and self.inbound is not None:
-            self.inbound.lost()
-            self.inbound = None
+        """Queue a response with a small body, from any greenlet, without blocking.
+
+        It gives up the body of a request that no greenlet runs.
+        """
+        if not self.is_handed_over:
+            self.give_up_body()
         try:
             bodiless = self.method == "HEAD"
             response.headers["Content-Length"] = str(len(response.content))
             self.send_headers(response, end_stream=bodiless)
             if not bodiless:
                 self.buffer.put(response.content)
-                self.owner.end(self)
+                self.streams.end(self)
         except ClientGone:
             pass
 
@@ -266,15 +277,15 @@ class Http2Stream(Stream):
         # The writer has its turn first: of data that come in one TLS record with their reset,
         # curl shows nothing.
         give_way()
-        self.owner.send_what_fits(self)
-        self.owner.reset(self, ErrorCodes.INTERNAL_ERROR)
+        self.streams.send_what_fits(self)
+        self.streams.reset(self, ErrorCodes.INTERNAL_ERROR)
 
-    def began(self) -> None:
-        self.owner.queue.began()
+    def greenlet_began(self) -> None:
+        self.streams.queue.greenlet_began()
 
-    def finished(self) -> None:
-        release(self.sink)
+    def clean_up(self) -> None:
+        self.sink.lost()
         # The stream may wait for its client for a long time yet.
         self.release_headers()
-        self.log_request = self.log_response = None
-        self.owner.queue.finished(self)
+        self.logged_request = self.logged_response = None
+        self.streams.queue.greenlet_done(self)

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from h2.exceptions import ProtocolError
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.tls_socket import TlsSocket
-from plain_gevent_h2.stream import ClientGone, release
+from plain_gevent_h2.stream import ClientGone
 
 from .faults import ConnectionFault
 from .frames import ErrorCodes, FrameType
@@ -23,10 +23,10 @@ from .writer import Writer
 log = get_framework_logger("plain.server")
 
 
-class Connection(Protocol):
-    """What the streams need of their connection."""
+class StreamsConnection(Protocol):
+    """What `Streams` needs of its connection."""
 
-    host: Host
+    host: WorkerInterface
     client: Any
     server: Any
 
@@ -56,8 +56,8 @@ class Streams:
         "_buckets",
         "_closed",
         "_connection",
-        "_h2",
         "_limits",
+        "_state_machine",
         "by_id",
         "client",
         "idle_since",
@@ -67,7 +67,11 @@ class Streams:
     )
 
     def __init__(
-        self, connection: Connection, sock: TlsSocket, h2: StateMachine, buckets: TokenBuckets
+        self,
+        connection: StreamsConnection,
+        sock: TlsSocket,
+        state_machine: StateMachine,
+        buckets: TokenBuckets,
     ) -> None:
         # Set once.
         host = connection.host
@@ -75,12 +79,17 @@ class Streams:
         self._limits = limits = host.limits
         self.client = connection.client
         self.server = connection.server
-        self._h2 = h2
+        self._state_machine = state_machine
         self._buckets = buckets
         self.writer = writer = Writer(
-            sock, h2, buckets, ended=self.response_ended, failed=connection.abort
+            sock,
+            state_machine,
+            buckets,
+            response_framed=self.response_framed,
+            failed=connection.abort,
         )
-        # Changed by the reader, the writer and the streams.
+        # Changed by the reader, the writer, the streams, the worker's sweep, and by other
+        # connections that need this one's room.
         self.by_id: dict[int, Http2Stream] = {}
         self._closed = False  # nothing more is sent on any of them
         self.idle_since: float | None = time.monotonic()  # None with streams open
@@ -99,17 +108,17 @@ class Streams:
             self.idle_since = None
             self._connection.became_busy()
 
-    def response_ended(self, stream_id: int) -> None:
-        """Our END_STREAM is framed."""
+    def response_framed(self, stream_id: int) -> None:
+        """The last frame of a response is made: our END_STREAM."""
         stream = self.by_id.get(stream_id)
         if stream is None:
             return
         stream.response_ended = True
         stream.ended_at = time.monotonic()
+        if stream.websocket is not None:
+            stream.websocket.lost()
         if stream.client_ended:
             self.forget(stream)
-        elif stream.inbound is not None:
-            stream.inbound.lost()
 
     def charge_headers(self, stream: Http2Stream, size: int) -> bool:
         """Count what the header fields of `stream` take; False if there is no room for them."""
@@ -125,53 +134,50 @@ class Streams:
         if stream.response_ended:
             self._buckets.refund(FrameType.RST_STREAM, 1)
             self._buckets.refund(RESET_FRAME, RESET_FRAMES_FOR_RESPONSE)
-        self._let_go(stream)
+        self._close(stream)
         self.queue.start_waiting()  # perhaps one waits for this one's bytes to be gone
         if not self.by_id:
             self.idle_since = time.monotonic()
-            self._h2.forget_closed_streams()
+            self._state_machine.forget_closed_streams()
             self._connection.became_idle()
 
-    def _let_go(self, stream: Http2Stream) -> None:
+    def _close(self, stream: Http2Stream) -> None:
+        """Send nothing more of `stream`, and give up what no greenlet will."""
         self.writer.forget(stream.buffer)
         if not stream.response_ended:
             stream.client_gone()
             self.queue.client_left(stream)
-        if stream.inbound is not None:
-            stream.inbound.lost()
-        if not stream.started_at:
-            self.queue.remove(stream)
-        if not stream.started:
-            release(stream.sink)
+        if not stream.began_at and (not stream.is_handed_over or self.queue.remove(stream)):
+            stream.give_up_body()
             stream.release_headers()
 
-    def let_go_of_all(self) -> None:
+    def close_all(self) -> None:
         """The connection takes nothing more, and sends nothing but its end."""
         self._closed = True
         for stream in self.by_id.values():
-            self._let_go(stream)
+            self._close(stream)
         self._limits.open_streams -= len(self.by_id)
         self.by_id.clear()
 
-    def ended(self) -> None:
+    def connection_over(self) -> None:
         """The connection is over. Greenlets that go on without their client still hold this."""
-        self.let_go_of_all()
+        self.close_all()
         self.queue.leave()
         self._limits.headers.forget(self)
         del self._connection
 
-    # -- the verbs of `Owner` -------------------------------------------------
+    # -- the verbs of a stream: see `OpenStreams` -----------------------------
 
     def send_headers(self, stream: Http2Stream, headers: Any, *, end_stream: bool) -> None:
         """Send a response's header fields. Raises `ClientGone`."""
         if stream.buffer.closed:
             raise ClientGone
         try:
-            self._h2.send_response(stream.stream_id, headers, end_stream=end_stream)
+            self._state_machine.frame_headers(stream.stream_id, headers, end_stream=end_stream)
         except ProtocolError as exc:
             raise ClientGone from exc
         if end_stream:
-            self.response_ended(stream.stream_id)
+            self.response_framed(stream.stream_id)
         self.writer.wake()
 
     def send_buffered(self, stream: Http2Stream) -> None:
@@ -193,10 +199,10 @@ class Streams:
             self.writer.queue(buffer)
             return
         try:
-            self._h2.end_stream(stream.stream_id)
+            self._state_machine.end_stream(stream.stream_id)
         except ProtocolError as exc:
             raise ClientGone from exc
-        self.response_ended(stream.stream_id)
+        self.response_framed(stream.stream_id)
         self.writer.wake()
 
     def reset(self, stream: Http2Stream, code: ErrorCodes) -> None:
@@ -204,24 +210,24 @@ class Streams:
         if stream.buffer.closed:
             return
         with suppress(ProtocolError):
-            self._h2.reset_stream(stream.stream_id, code)
+            self._state_machine.reset_stream(stream.stream_id, code)
         metrics.stream_reset(code.name, by_client=False)
         self.forget(stream)
         self.writer.wake()
 
-    def consumed(self, stream_id: int, size: int) -> None:
-        """So many bytes were taken by a WebSocket's view, or written to disk."""
+    def give_window_back(self, stream_id: int, size: int) -> None:
+        """Let the client send `size` more bytes: so many no longer wait for a view or the disk."""
         if self._closed:
             return
         with suppress(ProtocolError):
-            self._h2.acknowledge_received_data(size, stream_id)
+            self._state_machine.acknowledge_received_data(size, stream_id)
         self.writer.wake()
 
     def upload_evicted(self, stream_id: int) -> None:
         """A body was given up since another needs its room. Called by any greenlet."""
         if stream := self.by_id.get(stream_id):
             log.warning("Upload evicted", extra={"client": self.client})
-            stream.refuse(503)
+            stream.send_error(503)
 
     def websocket_refused(self, stream_id: int) -> None:
         """A WebSocket holds too much. Called in the greenlet of any connection."""

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS, SEND_TIMEOUT_UNDER_PRESSURE
 from plain_gevent_h2.net.abuse import report_abuse
 
@@ -36,10 +36,10 @@ DISCARD_TIMEOUT = 2.0
 STALLED = 1.0
 
 
-class Connection(Protocol):
-    """What is done to a connection whose time is up."""
+class TimeoutsConnection(Protocol):
+    """What is done to a connection after a timeout."""
 
-    host: Host
+    host: WorkerInterface
     client: Any
 
     def abort(self) -> None:
@@ -56,10 +56,10 @@ class Timeouts:
 
     __slots__ = (
         "_connection",
-        "_h2",
         "_opened_at",
         "_receiver",
         "_shutdown",
+        "_state_machine",
         "_streams",
         "_writer",
         "block_since",
@@ -67,15 +67,15 @@ class Timeouts:
 
     def __init__(
         self,
-        connection: Connection,
-        h2: StateMachine,
+        connection: TimeoutsConnection,
+        state_machine: StateMachine,
         streams: Streams,
         shutdown: Shutdown,
         receiver: Receiver,
     ) -> None:
         # Set once.
         self._connection = connection
-        self._h2 = h2
+        self._state_machine = state_machine
         self._streams = streams
         self._writer = streams.writer
         self._shutdown = shutdown
@@ -149,7 +149,7 @@ class Timeouts:
     def _send_timeout(self, stream: Http2Stream, now: float) -> float:
         host = self._connection.host
         if self._holds_back(stream.buffer, now):
-            return host.limits.send_timeout.now(holds_place=not stream.is_over)
+            return host.limits.send_timeout.now(holds_place=not stream.greenlet_done)
         return host.config.send_timeout
 
     def untaken(self) -> list[int]:
@@ -174,6 +174,6 @@ class Timeouts:
         writing_since = self._writer.writing_since
         return (
             not buffer.queued  # by a window: see Writer
-            or self._h2.outbound_flow_control_window <= 0
+            or self._state_machine.outbound_flow_control_window <= 0
             or (writing_since is not None and now - writing_since > patience)
         )

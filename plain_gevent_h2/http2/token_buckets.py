@@ -1,5 +1,6 @@
-"""What one HTTP/2 connection may make us do: a token bucket for each kind of frame.
+"""What one HTTP/2 connection may make us do: a token bucket for each kind of frame but a request's.
 
+HEADERS, CONTINUATION and DATA that has content take no token: limits of their own bound them.
 `docs/security.md` has the table of all limits, with the attack that each one stops.
 """
 
@@ -78,7 +79,10 @@ LONG_PATH_COST = 5
 
 
 class TokenBuckets:
-    """What is left in one connection's buckets. Used by its reader and its writer.
+    """What is left in one connection's buckets.
+
+    The connection's reader takes tokens; `Streams.websocket_refused()` does in other greenlets. The
+    writer and `Streams.forget()` refund them.
 
     A kind that was never taken from has no entry: an idle connection should cost little.
     """

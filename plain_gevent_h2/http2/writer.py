@@ -1,7 +1,8 @@
 """The write side of an HTTP/2 connection: frames DATA, encrypts, and writes.
 
-Only the writer writes to the socket. What the kernel takes at once, as it does nearly all small
-responses, it writes from the event loop; the rest in a greenlet, which ends when all is written.
+Only the writer sends HTTP/2 frames. (TLS's own records are `TlsSocket`'s: the handshake, alerts,
+answers to KeyUpdates, close_notify.) What the kernel takes at once, as it does nearly all small
+responses, goes out from the event loop; the rest from a greenlet, which ends when all is sent.
 """
 
 import time
@@ -45,23 +46,24 @@ def _nobody(*_: int) -> None:
 class Writer:
     """Frames DATA in the scheduler's order, and writes everything that the connection sends.
 
-    `ended` is called when a stream's last byte is framed, `failed` when the socket fails.
+    `response_framed` is called when a response's last byte is framed, `failed` when the socket
+    fails.
     """
 
     __slots__ = (
         "_buckets",
         "_closed",
         "_control",
-        "_ended",
         "_failed",
         "_framed",
-        "_h2",
         "_idle",
         "_loop",
+        "_response_framed",
         "_room",
         "_running",
         "_scheduler",
         "_sock",
+        "_state_machine",
         "_swept_at",
         "_taken",
         "_taken_before",
@@ -71,17 +73,17 @@ class Writer:
     def __init__(
         self,
         sock: TlsSocket,
-        h2: StateMachine,
+        state_machine: StateMachine,
         buckets: TokenBuckets,
         *,
-        ended: Callable[[int], None],
+        response_framed: Callable[[int], None],
         failed: Callable[[], None],
     ) -> None:
         self._loop = gevent.get_hub().loop
         self._sock = sock
-        self._h2 = h2
+        self._state_machine = state_machine
         self._buckets = buckets
-        self._ended = ended
+        self._response_framed = response_framed
         self._failed = failed
         self._scheduler: Scheduler = RoundRobin()
         self._control = bytearray()
@@ -135,7 +137,7 @@ class Writer:
 
     def send_raw(self, frame: bytes) -> None:
         """Send a frame that `h2` does not know of, after all that `h2` has framed."""
-        self._control += self._h2.data_to_send()
+        self._control += self._state_machine.data_to_send()
         self._control += frame
         self.wake()
 
@@ -153,14 +155,15 @@ class Writer:
 
     def frame_now(self, buffer: SendBuffer) -> None:
         """Frame of `buffer` all that its window allows, out of turn: it is to be reset."""
+        machine = self._state_machine
         self._take_framed()
-        while buffer.size and self._h2.outbound_flow_control_window > 0 and self._frame(buffer):
+        while buffer.size and machine.outbound_flow_control_window > 0 and self._frame(buffer):
             pass
         self.wake()
 
     def wait_for_room(self) -> None:
         """Block the reader while the peer leaves too many of our answers unread."""
-        self._control += self._h2.data_to_send()
+        self._control += self._state_machine.data_to_send()
         if len(self._control) > MAX_CONTROL_BACKLOG and not self._closed:
             self._room = Event()
             self._room.wait()
@@ -169,7 +172,7 @@ class Writer:
     def close(self) -> None:
         """Send nothing more, and call nobody back: who is called holds the writer."""
         self._closed = True
-        self._ended = self._failed = _nobody
+        self._response_framed = self._failed = _nobody
         while self._scheduler.next() is not None:
             pass
         self._control.clear()
@@ -185,16 +188,17 @@ class Writer:
         try:
             self._fill_batch()
             whole = self._sock.send_now()
-            self._sent()
+            self._wake_reader()
         except Exception as exc:
             self._fail(exc)
             return
         if whole and not self._control and not self._scheduler:
             self._became_idle()
         else:
-            gevent.spawn(self._run)
+            gevent.spawn(self._send_all)
 
-    def _run(self) -> None:
+    def _send_all(self) -> None:
+        """Send until there is nothing more to send. Runs in a greenlet of its own."""
         try:
             self._flush()
             while self._fill_batch():
@@ -209,11 +213,11 @@ class Writer:
         self.writing_since = time.monotonic()
         self._sock.flush()
         self.writing_since = None
-        self._sent()
+        self._wake_reader()
         if self._scheduler:
             give_way()
 
-    def _sent(self) -> None:
+    def _wake_reader(self) -> None:
         if self._room is not None:
             self._room.set()
 
@@ -230,12 +234,12 @@ class Writer:
 
         No greenlet runs meanwhile. What `h2` has framed before is taken once, and first.
         """
-        h2, scheduler = self._h2, self._scheduler
+        machine, scheduler = self._state_machine, self._scheduler
         size = waiting = 0  # bytes encrypted; DATA that waits for more to share a record with
         self._take_framed()
         while (
             size + waiting < HTTP2_SEND_TURN
-            and h2.outbound_flow_control_window > 0
+            and machine.outbound_flow_control_window > 0
             and (buffer := scheduler.next()) is not None
         ):
             sent = 0 if buffer.closed else self._frame(buffer)
@@ -265,29 +269,31 @@ class Writer:
         if self._control:
             self._framed.append(bytes(self._control))
             self._control.clear()
-        if framed := self._h2.data_to_send():
+        if framed := self._state_machine.data_to_send():
             self._framed.append(framed)
 
     def _frame(self, buffer: SendBuffer) -> int:
         """Frame one DATA of `buffer`; return its size in bytes, 0 if its window is empty."""
-        h2, stream_id = self._h2, buffer.stream_id
+        machine, stream_id = self._state_machine, buffer.stream_id
         try:
-            window = h2.local_flow_control_window(stream_id)
-            limit = min(window, MAX_DATA_FRAME, h2.max_outbound_frame_size)
+            window = machine.local_flow_control_window(stream_id)
+            limit = min(window, MAX_DATA_FRAME, machine.max_outbound_frame_size)
             if limit <= 0:
                 return 0
             data = buffer.take(limit)
             end = buffer.ending and not buffer.size
-            self._framed += h2.send_data_header(stream_id, len(data), end_stream=end), data
+            header = machine.frame_data_header(stream_id, len(data), end_stream=end)
         except ProtocolError:
-            # The stream was closed under the buffer; its owner hears of it in its own way.
+            # `h2` has closed the stream: the event for that, which comes to `Receiver`, forgets it.
             buffer.close()
             return 0
+        self._framed.append(header)
+        self._framed.append(data)
         self._taken += len(data)
         if limit < window or not buffer.size:  # not cut short by the window
             self._buckets.refund(FrameType.WINDOW_UPDATE, WINDOW_UPDATES_FOR_DATA)
             self._buckets.refund(FrameType.PING, PINGS_FOR_DATA)
         if end:
-            self._ended(stream_id)
+            self._response_framed(stream_id)
             self._take_framed()
         return len(data)

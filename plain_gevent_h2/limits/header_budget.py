@@ -42,7 +42,7 @@ Fields = list[tuple[str, str]]
 
 
 class Holder(Protocol):
-    """A connection, as far as its requests' headers are counted."""
+    """A connection, as far as its requests' headers are counted. Of HTTP/2, its `Streams`."""
 
     def close_for_headers(self) -> None:
         """Close for what its requests' headers take, and release what can be."""

@@ -19,7 +19,7 @@ LEAST_HANDSHAKE = 0.2
 CLOSING_SHARE = 1 / 16
 
 
-class Connection(Protocol):
+class Evictable(Protocol):
     """A connection, or what is to be one after its TLS handshake."""
 
     def evict(self) -> None:
@@ -38,34 +38,34 @@ class IdleConnections:
 
     def __init__(self, limit: int) -> None:
         self._most_closing = max(1, int(limit * CLOSING_SHARE))
-        self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when (monotonic)
-        self._handshakes: OrderedDict[Connection, float] = OrderedDict()  # the same
-        self._closing: OrderedDict[Connection, None] = OrderedDict()  # evicted
-        self._faulty: OrderedDict[Connection, None] = OrderedDict()  # told to go for a fault
+        self._idle: OrderedDict[Evictable, float] = OrderedDict()  # since when (monotonic)
+        self._handshakes: OrderedDict[Evictable, float] = OrderedDict()  # the same
+        self._closing: OrderedDict[Evictable, None] = OrderedDict()  # evicted
+        self._faulty: OrderedDict[Evictable, None] = OrderedDict()  # told to go for a fault
 
     @property
     def closing(self) -> int:
         """How many were evicted, and are not closed yet."""
         return len(self._closing)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Evictable) -> None:
         """`connection` is idle from now on."""
         self._idle[connection] = time.monotonic()
         self._idle.move_to_end(connection)
 
-    def add_handshake(self, connection: Connection) -> None:
+    def add_handshake(self, connection: Evictable) -> None:
         """The TLS handshake of `connection` is under way."""
         self._handshakes[connection] = time.monotonic()
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Evictable) -> None:
         """`connection` is busy, or is closing."""
         self._idle.pop(connection, None)
 
-    def faulty(self, connection: Connection) -> None:
+    def faulty(self, connection: Evictable) -> None:
         """`connection` is closing, for a fault of its client's."""
         self._faulty[connection] = None
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Evictable) -> None:
         """`connection` has ended."""
         for group in (self._idle, self._handshakes, self._closing, self._faulty):
             group.pop(connection, None)
@@ -81,7 +81,7 @@ class IdleConnections:
             return True
         return self._evict()
 
-    def _take_longest(self) -> Connection | None:
+    def _take_longest(self) -> Evictable | None:
         now = time.monotonic()
         longest = [
             (since, connection, group)

@@ -1,23 +1,18 @@
-"""The places for streams that run at once in a worker, and the greenlets that run them."""
+"""The places for streams that run at once in a worker, for which its connections take turns."""
 
 from collections import OrderedDict
 from collections.abc import Callable
-from sys import getrefcount
-from typing import Any, Protocol
-from weakref import getweakrefcount
+from typing import Protocol
 
 import gevent
-from gevent import Greenlet
 from plain.logs import get_framework_logger
 
 from plain_gevent_h2.net.fairness import give_way
 from plain_gevent_h2.net.log_throttle import OnceAMinute
 
+from .stream_greenlets import Runnable, StreamGreenlets
+
 log = get_framework_logger("plain.server")
-
-#: Greenlets that are kept for the next streams, even if there are none for a while.
-_IDLE_GREENLETS = 200
-
 
 #: Streams of one connection that start before others have their turn, and streams that may be
 #: started ahead of the view that runs. A request on a quiet connection would otherwise wait for
@@ -25,16 +20,6 @@ _IDLE_GREENLETS = 200
 #: (measured). With fewer, less of a connection's responses would leave together.
 STREAMS_IN_A_TURN = 10
 AHEAD = 64
-
-
-class Runnable(Protocol):
-    """A stream, as far as it runs in a greenlet."""
-
-    greenlet: Any
-    is_clientless: bool
-
-    def run(self) -> bool:
-        """Serve the request, in its greenlet. Returns whether that may run another stream."""
 
 
 class Source(Protocol):
@@ -58,20 +43,21 @@ class Slots:
     is let finish. As many may do so as there are places; those past them keep theirs.
 
     Made in a greenlet that may wait, before there are streams.
+
+    A stream's way: `start_from()`, `_start()`, its greenlet (`StreamGreenlets`), then
+    `greenlet_began()`, its own `run()`, and `give_back()`.
     """
 
-    def __init__(self, limit: int, started: Callable[[], None]) -> None:
+    def __init__(self, limit: int, count_request: Callable[[], None]) -> None:
         self._limit = limit
-        self._started = started
+        self._count_request = count_request  # of the worker: called for each stream
         self._waiting: OrderedDict[Source, None] = OrderedDict()
         self._ahead = 0  # streams whose greenlets have not begun
-        self._idle: list[_StreamGreenlet] = []  # the last to become idle is taken first
-        self._least_idle = 0  # since the last `trim()`
+        self.greenlets = StreamGreenlets(self.greenlet_began, self.give_back)
         self.running = 0  # streams that hold a place
         self.clientless = 0  # streams whose client left while they ran, those past the limit too
         self._refusal_line = OnceAMinute()
         self.most_running = 0  # lately; less by a tenth a second
-        self._references = self._references_to_idle()
 
     @property
     def busy(self) -> int:
@@ -90,11 +76,13 @@ class Slots:
         """
         return min(2 * streams, self._limit + (self._limit + 1) // 2)
 
-    def run(self, source: Source) -> None:
+    def start_from(self, source: Source) -> None:
         """Start what `source` has, now or when there is a place and it has its turn."""
-        if self._waiting or not self._has_place() or self._start_turn(source):
-            self._waiting[source] = None
-            self._start_waiting()
+        is_its_turn = not self._waiting and self._has_place()
+        if is_its_turn and not self._start_turn(source):
+            return  # it has no more
+        self._waiting[source] = None
+        self._start_waiting()
 
     def leave(self, source: Source) -> None:
         """`source` is over: it waits for no place any more."""
@@ -123,12 +111,11 @@ class Slots:
         self.running += 1
         self._ahead += 1
         self.most_running = max(self.most_running, self.running)
-        self._started()
-        greenlet = self._take_idle() or _StreamGreenlet(self)
-        stream.greenlet = greenlet
-        greenlet.take(stream)
+        self._count_request()
+        stream.greenlet = greenlet = self.greenlets.take()
+        greenlet.start_stream(stream)
 
-    def began(self) -> None:
+    def greenlet_began(self) -> None:
         """A stream's greenlet has begun to run."""
         self._ahead -= 1
         if self._waiting:
@@ -161,8 +148,8 @@ class Slots:
             source.refuse_waiting()
             give_way()
 
-    def ended(self, stream: Runnable) -> None:
-        """A stream has ended."""
+    def give_back(self, stream: Runnable) -> None:
+        """`stream` has ended: others may have its place."""
         if stream.is_clientless:
             self.clientless -= 1
         if not stream.is_clientless or self.clientless >= self._limit:
@@ -170,155 +157,6 @@ class Slots:
         if self._waiting:
             self._start_waiting()
 
-    def keep(self, greenlet: "_StreamGreenlet") -> None:
-        """Let `greenlet` wait for another stream."""
-        self._idle.append(greenlet)
-
-    def _take_idle(self) -> "_StreamGreenlet | None":
-        """An idle greenlet that nobody else knows, if there is one.
-
-        A reference that a request has left, as a `gevent.Timeout` that goes on, would reach the
-        next one: `throw()`, `kill()`. So such a greenlet ends. To count costs 0.1 us.
-        """
-        while self._idle:
-            greenlet, references = self._pop_idle()
-            links = greenlet.links_to_call
-            if references == self._references + links and getweakrefcount(greenlet) <= links:
-                self._least_idle = min(self._least_idle, len(self._idle))
-                return greenlet
-            greenlet.end()
-        self._least_idle = 0
-        return None
-
-    def _pop_idle(self) -> tuple["_StreamGreenlet", int]:
-        """The greenlet that became idle last, and the number of references to it."""
-        greenlet = self._idle.pop()
-        return greenlet, getrefcount(greenlet)
-
-    def _references_to_idle(self) -> int:
-        """How many references there are to an idle greenlet that nobody else knows.
-
-        Its own frames hold most of them, some more on one version of CPython than on another.
-        """
-        greenlet = _StreamGreenlet(self)
-        greenlet.start()
-        del greenlet
-        while not self._idle:
-            give_way()
-        greenlet, references = self._pop_idle()
-        greenlet.end()
-        return references
-
-    def trim(self) -> None:
-        """End a tenth of the greenlets that no stream has needed lately. Called once a second.
-
-        Not all: 10,000 streams come and go in waves of two seconds.
-        """
-        spare = max(0, self._least_idle - _IDLE_GREENLETS) // 10
-        unneeded, self._idle = self._idle[:spare], self._idle[spare:]
-        for greenlet in unneeded:
-            greenlet.end()
-        self._least_idle = len(self._idle)
+    def lower_most_running(self) -> None:
+        """Called once a second."""
         self.most_running = max(self.running, self.most_running * 9 // 10)
-
-    def lose(self, greenlet: "_StreamGreenlet") -> None:
-        """An idle greenlet ends."""
-        if greenlet in self._idle:
-            self._idle.remove(greenlet)
-
-
-class _StreamGreenlet(Greenlet):  # type: ignore[type-arg]
-    """Runs one stream, and then perhaps another.
-
-    CPython maps 16 KiB of stack for each new greenlet and unmaps them at its end: 8 of the 9 us
-    that one takes (measured; a small request takes 150 in all).
-
-    What is linked to it hears of the stream's end instead of the greenlet's: so the stream's
-    `threading.local` data go with it, and `join()` returns. After something was thrown into it, it
-    ends with its stream; so it does if somebody still knows it (`Slots._take_idle()`).
-    """
-
-    # A `Greenlet` is of a class in C: CPython's caches for attributes do not work for those in its
-    # `__dict__`. Each stream looks some forty of them up.
-    __slots__ = (
-        "_idle",
-        "_is_ending",
-        "_slots",
-        "_stream",
-        "_stream_links",
-        "links_to_call",
-    )
-
-    def __init__(self, slots: Slots) -> None:
-        super().__init__()
-        self._slots = slots
-        self._stream: Runnable | None = None
-        self._idle = False
-        self._is_ending = False
-        self._stream_links: list[Callable[[Any], object]] = []
-        self.links_to_call = 0  # of the stream before, each a reference to this greenlet
-
-    def rawlink(self, callback: Callable[[Any], object]) -> None:
-        """Call `callback` in the hub when the stream is over."""
-        self._stream_links.append(callback)
-
-    def unlink(self, callback: Callable[[Any], object]) -> None:
-        """Take back a `rawlink()`."""
-        if callback in self._stream_links:
-            self._stream_links.remove(callback)
-
-    def take(self, stream: Runnable) -> None:
-        """Run `stream` when the loop comes to it."""
-        self._stream = stream
-        if self.started:
-            gevent.get_hub().loop.run_callback(self._wake)
-        else:
-            self.start()
-
-    def end(self) -> None:
-        """End, being idle: there is no stream to run."""
-        gevent.get_hub().loop.run_callback(self._wake)
-
-    def _wake(self) -> None:
-        if self._idle:
-            self.switch()
-
-    def _run(self) -> None:
-        while self._stream is None or self._run_stream():
-            if self._is_ending:
-                return
-            self._slots.keep(self)
-            self._wait()
-            if self._stream is None:  # see `end()`
-                return
-
-    def _run_stream(self) -> bool:
-        assert self._stream is not None
-        stream, self._stream = self._stream, None
-        self._slots.began()
-        try:
-            return stream.run()
-        finally:
-            self._notify_stream_links()
-            self._slots.ended(stream)
-
-    def _notify_stream_links(self) -> None:
-        if self._stream_links:
-            links, self._stream_links = self._stream_links, []
-            self.links_to_call += len(links)
-            for link in links:
-                gevent.get_hub().loop.run_callback(self._call_link, link)
-
-    def _call_link(self, link: Callable[[Any], object]) -> None:
-        self.links_to_call -= 1
-        link(self)
-
-    def _wait(self) -> None:
-        self._idle = True
-        try:
-            gevent.get_hub().switch()
-        except BaseException:  # meant for a stream that is over
-            self._is_ending = True
-            self._slots.lose(self)
-        finally:
-            self._idle = False

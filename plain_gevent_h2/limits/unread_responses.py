@@ -1,4 +1,4 @@
-"""Who gives way when whole responses that nobody takes fill the worker."""
+"""Closes connections when whole responses that nobody takes fill the worker."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -6,14 +6,14 @@ from typing import Protocol
 from .unsent import UnsentBytes
 
 #: Bytes of whole responses, beside the largest, that clients may leave in a worker who take nothing
-#: at all. (An HTTP/1.1 response keeps its place, and has time limits.) With the gate of
-#: `Http2Connection` alone, each of 100 connections kept some of them, whatever their size: 300 MiB
-#: of 1 MB each (measured).
+#: at all. (An HTTP/1.1 response keeps its slot, and has timeouts.) The limit of `StartQueue` alone
+#: (`MAX_UNREAD_RESPONSES`) let each of 100 connections keep some of them, whatever their size: 300
+#: MiB of 1 MB each (measured).
 MAX_UNTAKEN = 24 * 1024 * 1024
 
-#: Bytes by which what waits has to grow until all connections are looked at again, after there was
-#: nobody to close: it takes 15 ms for 10,000 of them (measured).
-LOOK_AGAIN = 4 * 1024 * 1024
+#: Bytes by which what waits has to grow until all connections are checked again, after there was
+#: nobody to close: the check takes 15 ms for 10,000 of them (measured).
+CHECK_AGAIN = 4 * 1024 * 1024
 
 
 class Holder(Protocol):
@@ -32,11 +32,11 @@ class UnreadResponses:
     def __init__(self, connections: Callable[[], Iterable[Holder]], unsent: UnsentBytes) -> None:
         self._connections = connections
         self._unsent = unsent
-        self._look_above = MAX_UNTAKEN  # bytes
+        self._check_above = MAX_UNTAKEN  # bytes
 
     def sweep(self) -> None:
         """Called once a second: clients that took something may have stopped."""
-        self._look_above = MAX_UNTAKEN
+        self._check_above = MAX_UNTAKEN
         self.make_room()
 
     def make_room(self) -> None:
@@ -45,14 +45,14 @@ class UnreadResponses:
         Not for what clients do take: to close others would make no room for that. Nor are just its
         responses reset: the next ones that such a client has asked for would take their place.
         """
-        if self._unsent.http2 <= self._look_above:
+        if self._unsent.http2 <= self._check_above:
             return
         holders = [(sum(sizes), sizes, c) for c in self._connections() if (sizes := c.untaken())]
         # The largest is spared, so that an export whose one client pauses is not lost for itself.
         most = MAX_UNTAKEN + max((max(sizes) for _, sizes, _ in holders), default=0)
         untaken = sum(total for total, _, _ in holders)
         if untaken <= most:
-            self._look_above = self._unsent.http2 + LOOK_AGAIN
+            self._check_above = self._unsent.http2 + CHECK_AGAIN
             return
         holders.sort(key=lambda holder: holder[0])
         while untaken > most:

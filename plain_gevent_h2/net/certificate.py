@@ -12,7 +12,7 @@ _KEY_RE = re.compile(rb"^-----BEGIN (?:\w+ )*PRIVATE KEY-----", re.MULTILINE)
 #: How OpenSSL's reasons end that are for what is not damaged, such as EE_KEY_TOO_SMALL.
 _NOT_ACCEPTED = ("_TOO_SMALL", "_TOO_WEAK", "_TYPE")
 
-#: Bytes of a file that are looked at.
+#: Bytes of a file that are read to find what is wrong with it.
 _MAX_SIZE = 1024 * 1024
 
 

@@ -6,7 +6,7 @@ that offers none. But a client that offers `ftp` alone would take an answer for 
 
 from collections.abc import Iterator
 
-#: Bytes of a ClientHello that are looked at. OpenSSL itself takes no larger one.
+#: Bytes of a ClientHello that are parsed. OpenSSL itself takes no larger one.
 MAX_SIZE = 128 * 1024
 
 #: The record that refuses a client with no common name: a fatal alert, no_application_protocol.

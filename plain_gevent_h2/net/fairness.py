@@ -56,9 +56,9 @@ MOST_PENALIZED = 100
 def give_way(seconds: float = 0) -> None:
     """Let the other greenlets run, those that wait for their sockets included.
 
-    `gevent.sleep(0)` is not enough: it comes back before gevent looks at any socket, up to 50
-    times over. A timer, even one of no time, is looked at together with the sockets. (One of
-    a nanosecond would wait for a millisecond, libev's least.)
+    `gevent.sleep(0)` is not enough: it comes back before gevent polls the sockets, up to 50 times
+    over. The loop checks timers, even one of no time, when it has polled them. (One of a nanosecond
+    would wait for a millisecond, libev's least.)
     """
     hub: Any = gevent.get_hub()
     with hub.loop.timer(seconds) as timer:
@@ -78,8 +78,8 @@ class PenaltyBox:
     """Where connections wait that ask for too much, one after another. One for a worker.
 
     However many they are, together they have what one of them would have alone. So that an honest
-    one among them does not wait for hundreds, only `MOST_PENALIZED` have room. Past them whoever
-    was here most often is closed: an honest client is here seldom.
+    one among them does not wait for hundreds, only `MOST_PENALIZED` have room. Past them the one
+    that was here most often is closed: an honest client is here seldom.
     """
 
     def __init__(self) -> None:

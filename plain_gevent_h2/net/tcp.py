@@ -52,7 +52,7 @@ def reset(sock: Socket) -> None:
 
 
 def reset_on_close(sock: Socket, *, on: bool) -> None:
-    """Set whether the end of `sock` is a TCP reset, whoever closes it: the kernel as well."""
+    """Set whether the end of `sock` is a TCP reset, also when the kernel closes it."""
     with suppress(OSError):
         _tcp(sock).setsockopt(gsocket.SOL_SOCKET, gsocket.SO_LINGER, struct.pack("ii", on, 0))
 

@@ -18,8 +18,8 @@ from .tls_context import HTTP10, NoCommonProtocol, ProxyHeader, alpn_names
 #: Seconds that a client may keep its TLS handshake waiting. Plain's own worker gives 10 as well.
 HANDSHAKE_TIMEOUT = 10.0
 
-#: Seconds that each wait for the client costs at least. The time between two waits, for a turn, is
-#: not counted: a handshake in a thousand pieces would have no limit.
+#: Seconds that each wait for the client takes off its `HANDSHAKE_TIMEOUT` at least. Only waits for
+#: the client count, so a handshake whose thousand pieces each come at once would have no limit.
 HANDSHAKE_WAIT = 0.01
 
 #: Bytes taken from the socket at once: an upload takes 10 % longer with a quarter of them.
@@ -133,8 +133,9 @@ class TlsSocket:
         late = TimeoutError("TLS handshake")
         with gevent.Timeout(patience, late):
             wait()
-        # gevent polls sockets before timers. Bytes that come when the time has passed came to a hub
-        # that was late, or at the last moment. Half is left: nobody gets more than twice the time.
+        # The time may have passed although the bytes are here: gevent polls sockets before timers,
+        # so a hub that is late sees the bytes first. The client keeps half of its time then, which
+        # makes twice the timeout at most, in all.
         left = max(ends_at - time.monotonic(), patience / 2) - HANDSHAKE_WAIT
         if left <= 0:
             raise late

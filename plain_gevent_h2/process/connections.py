@@ -10,8 +10,8 @@ from gevent.server import StreamServer
 from gevent.socket import IPPROTO_TCP, socket
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.app.host import Host
 from plain_gevent_h2.app.plain_internals import is_client_socket_noise
+from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.http1.connection import Http1Connection
 from plain_gevent_h2.http2.connection import Http2Connection
 from plain_gevent_h2.net import metrics
@@ -69,7 +69,7 @@ class Connections:
 
     def __init__(
         self,
-        host: Host,
+        host: WorkerInterface,
         *,
         most: int,
         descriptors: Descriptors,

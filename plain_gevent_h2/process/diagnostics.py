@@ -23,7 +23,7 @@ from plain_gevent_h2.app import asyncio_bridge
 from plain_gevent_h2.app.plain_internals import FOLDERS_OF_EACH_REQUEST
 from plain_gevent_h2.http1 import connection as http1
 from plain_gevent_h2.http2 import connection, shutdown
-from plain_gevent_h2.limits import slots
+from plain_gevent_h2.limits import stream_greenlets
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.stream import Stream
 
@@ -54,7 +54,7 @@ _KINDS = {
     connection.__file__: "connection(s)",
     shutdown.__file__: "connection(s)",
     http1.__file__: "connection(s)",
-    slots.__file__: "idle greenlet(s), for the next requests",
+    stream_greenlets.__file__: "idle greenlet(s), for the next requests",
     asyncio_bridge.__file__: "greenlet(s) of the asyncio loop's thread",
     threadpool.__file__: "greenlet(s) of native threads",
 }
@@ -194,7 +194,7 @@ def _awaited(task: "asyncio.Task[Any]") -> Iterator[_Place]:
 
 
 def _text(group: _Group) -> str:
-    oldest = sorted(group.streams, key=lambda stream: stream.started_at)[:_NAMED]
+    oldest = sorted(group.streams, key=lambda stream: stream.began_at)[:_NAMED]
     lines = [f"  {stream.describe()}\n" for stream in oldest]
     if younger := len(group.streams) - len(oldest):
         lines.append(f"  and {younger} younger\n")

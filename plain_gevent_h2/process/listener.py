@@ -29,7 +29,7 @@ def reject(descriptor: int, *, is_tls: bool) -> None:
 
 
 class Listener(StreamServer):
-    """Accepts connections. Each closes its own socket, which may outlive a greenlet.
+    """Accepts connections.
 
     Out of file descriptors, it rejects connections: it keeps one descriptor to accept them with.
     """
@@ -71,4 +71,7 @@ class Listener(StreamServer):
         self._keep_spare()
 
     def do_close(self, *args: Any) -> None:
-        pass
+        """Nothing: each connection closes its own socket.
+
+        gevent would close it when the first greenlet ends; a parked connection still needs it.
+        """

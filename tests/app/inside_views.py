@@ -94,7 +94,7 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
     for found in gc.get_objects():
         # Not isinstance(), which asks the object itself, and a lazy one would make itself up.
         for kind in COUNTED.intersection(type(found).__mro__):
-            if kind is Greenlet and (found.dead or found in worker.limits.slots._idle):
+            if kind is Greenlet and (found.dead or found in worker.limits.slots.greenlets.idle):
                 continue
             if kind is Task and found.done():
                 continue
@@ -111,7 +111,7 @@ def count(worker: Any, *, collect: bool = True) -> dict[str, Any]:
         "running": worker.limits.slots.running,
         "clientless": worker.limits.slots.clientless,
         "waiting": len(worker.limits.slots._waiting),
-        "idle": len(worker.limits.slots._idle),
+        "idle": len(worker.limits.slots.greenlets.idle),
         "leaving": len(worker._leaving),
         "streams": sum(c.active_streams for c in connections if isinstance(c, Http2Connection)),
         "budget": worker.limits.uploads.used,

@@ -186,7 +186,7 @@ class Sabotage(View):
 
     def get(self) -> Response:
         stream: Any = stream_of(sys._getframe())
-        connection: Any = stream.owner._connection
+        connection: Any = stream.streams._connection
         match self.request.query_params["part"]:
             case "reader":
                 connection._receiver.frames = None

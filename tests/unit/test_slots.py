@@ -69,7 +69,7 @@ def wait_while(condition: Callable[[], bool]) -> None:
 def run(slots: Slots, view: Callable[[], object] = lambda: None) -> Stream:
     """Run a stream from its start to its end."""
     stream = Stream(view)
-    slots.run(Source(stream))
+    slots.start_from(Source(stream))
     assert stream.over.wait(60)
     give_way()  # its greenlet becomes idle
     return stream
@@ -92,10 +92,10 @@ def test_links_that_are_still_to_be_called_are_no_leftovers(slots: Slots) -> Non
         ran_in.append(id(current))
 
     streams = [Stream(view) for _ in range(100)]
-    slots.run(Source(*streams))
+    slots.start_from(Source(*streams))
     assert streams[-1].over.wait(60)
     more = [Stream(view) for _ in range(100)]
-    slots.run(Source(*more))  # none of the links above was called
+    slots.start_from(Source(*more))  # none of the links above was called
     assert more[-1].over.wait(60)
     assert len(set(ran_in)) < 2 * AHEAD
 
@@ -151,7 +151,7 @@ class TestLeftovers:
         assert with_leftovers.raised is None
         have_struck = Event()
         others = [Stream(lambda: have_struck.wait(10)) for _ in range(3)]
-        slots.run(Source(*others))
+        slots.start_from(Source(*others))
         wait_while(lambda: not all(other.ran_in for other in others))
         for strike in left:
             with suppress(ReferenceError):  # the greenlet has ended
@@ -172,10 +172,10 @@ def test_who_is_over_leaves_the_queue() -> None:
     slots = Slots(1, lambda: None)
     goes_on = Event()
     running, gone, waiting = Stream(goes_on.wait), Stream(), Stream()
-    slots.run(Source(running))
+    slots.start_from(Source(running))
     over = Source(gone)
-    slots.run(over)
-    slots.run(Source(waiting))
+    slots.start_from(over)
+    slots.start_from(Source(waiting))
     slots.leave(over)
     goes_on.set()
     assert waiting.over.wait(60)
@@ -198,7 +198,7 @@ class TestClientless:
     @staticmethod
     def start(slots: Slots, end: Event, number: int) -> list[Stream]:
         streams = [Stream(end.wait) for _ in range(number)]
-        slots.run(Source(*streams))
+        slots.start_from(Source(*streams))
         wait_while(lambda: not all(stream.ran_in for stream in streams))
         return streams
 
@@ -211,7 +211,7 @@ class TestClientless:
     def test_they_give_their_places_to_those_who_wait(self, slots: Slots, end: Event) -> None:
         streams = self.start(slots, end, 4)
         waiting = Stream()
-        slots.run(Source(waiting))
+        slots.start_from(Source(waiting))
         give_way()
         assert not waiting.over.is_set()
         self.leave(slots, streams[:1])
@@ -222,7 +222,7 @@ class TestClientless:
             self.leave(slots, self.start(slots, end, places))
         assert (slots.running, slots.clientless) == (4, 8)
         waiting = Stream()
-        slots.run(Source(waiting))
+        slots.start_from(Source(waiting))
         give_way()
         assert not waiting.over.is_set()
         end.set()
@@ -236,7 +236,7 @@ class TestClientless:
         self.leave(slots, self.start(slots, end, 4))
         self.leave(slots, self.start(slots, end, 4)[:held])
         source = Source(Stream(), Stream())
-        slots.run(source)
+        slots.start_from(source)
         slots.refuse_waiting()
         assert source.refused == (2 if held >= 2 else 0)
         end.set()
@@ -245,7 +245,7 @@ class TestClientless:
         self.leave(slots, self.start(slots, end, 4))
         self.leave(slots, self.start(slots, end, 3))
         served = Stream()
-        slots.run(Source(served))
+        slots.start_from(Source(served))
         slots.refuse_waiting()
         assert served.over.wait(60)
         end.set()
@@ -270,22 +270,22 @@ class TestGreenlets:
             raise ValueError("on purpose")
 
         failed = Stream(fail)
-        slots.run(Source(failed))
+        slots.start_from(Source(failed))
         greenlet = failed.greenlet
         assert failed.over.wait(60)
         greenlet.join(timeout=60)
         wait_while(lambda: not greenlet.dead)
-        assert greenlet not in slots._idle
+        assert greenlet not in slots.greenlets.idle
 
     def test_one_that_something_is_thrown_into_while_idle_ends(self, slots: Slots) -> None:
         stream = Stream()
-        slots.run(Source(stream))
+        slots.start_from(Source(stream))
         greenlet = stream.greenlet
         assert stream.over.wait(60)
-        wait_while(lambda: greenlet not in slots._idle)
+        wait_while(lambda: greenlet not in slots.greenlets.idle)
         greenlet.kill(ValueError, block=False)
         wait_while(lambda: not greenlet.dead)
-        assert greenlet not in slots._idle
+        assert greenlet not in slots.greenlets.idle
         assert run(slots).raised is None
 
     def test_a_stream_that_raises_gives_its_place_back(
@@ -296,7 +296,7 @@ class TestGreenlets:
                 raise ValueError("on purpose")
 
         monkeypatch.setattr(gevent.get_hub(), "print_exception", lambda *_: None)
-        slots.run(Source(Broken()))
+        slots.start_from(Source(Broken()))
         wait_while(lambda: slots.running > 0)
         assert slots.running == slots._ahead == 0
 
@@ -320,29 +320,29 @@ class TestGreenlets:
         many = Slots(1000, lambda: None)
         goes_on = Event()
         streams = [Stream(goes_on.wait) for _ in range(300)]
-        many.run(Source(*streams))
+        many.start_from(Source(*streams))
         wait_while(lambda: not all(stream.ran_in for stream in streams))
         goes_on.set()
-        wait_while(lambda: len(many._idle) < 300)
+        wait_while(lambda: len(many.greenlets.idle) < 300)
         for spare in (0, 10, 9):  # of a second in which they were needed, none
-            before = len(many._idle)
-            many.trim()
-            assert before - len(many._idle) == spare
+            before = len(many.greenlets.idle)
+            many.greenlets.trim()
+            assert before - len(many.greenlets.idle) == spare
         run(many)
-        assert many._least_idle == 280
+        assert many.greenlets._least_idle == 280
 
     def test_most_running_falls_by_a_tenth_a_second(self) -> None:
         slots = Slots(1000, lambda: None)
         goes_on = Event()
         streams = [Stream(goes_on.wait) for _ in range(100)]
-        slots.run(Source(*streams))
+        slots.start_from(Source(*streams))
         wait_while(lambda: not all(stream.ran_in for stream in streams))
-        slots.trim()
+        slots.lower_most_running()
         assert slots.most_running == 100
         goes_on.set()
         wait_while(lambda: slots.running > 0)
-        slots.trim()
-        slots.trim()
+        slots.lower_most_running()
+        slots.lower_most_running()
         assert slots.most_running == 81
 
 
@@ -358,11 +358,11 @@ class TestTurns:
         goes_on = Event()
         streams = [[Stream(goes_on.wait) for _ in range(100)] for _ in range(3)]
         sources = [Source(*each) for each in streams]
-        slots.run(sources[0])
+        slots.start_from(sources[0])
         ahead = self.started(streams)[0]  # whole turns
         assert AHEAD <= ahead < AHEAD + STREAMS_IN_A_TURN
         for source in sources[1:]:
-            slots.run(source)
+            slots.start_from(source)
         assert self.started(streams) == [ahead, 0, 0]
         most_apart = 0
         while sum(self.started(streams)) < 300:
@@ -386,7 +386,7 @@ class TestTurns:
             give_way()
 
         streams = [Stream(view) for _ in range(10)]
-        slots.run(Source(*streams))
+        slots.start_from(Source(*streams))
         assert slots.is_full()
         for stream in streams:
             assert stream.over.wait(60)
@@ -400,7 +400,7 @@ class TestTurns:
         order: list[int] = []
         streams = [Stream(lambda i=i: order.append(i)) for i in range(4)]  # type: ignore[misc]
         for stream in streams:
-            slots.run(Source(stream))
+            slots.start_from(Source(stream))
         for stream in streams:
             assert stream.over.wait(60)
         assert order == [0, 1, 2, 3]

@@ -13,7 +13,7 @@ from hpack import Encoder
 from http2_config import CONFIG
 
 from plain_gevent_h2.http2.frames import PREFACE, ErrorCodes, FrameType
-from plain_gevent_h2.http2.state_machine import StateMachine, error_code, h2_connection
+from plain_gevent_h2.http2.state_machine import StateMachine, error_code, new_state_machine
 
 FIELDS = ((":method", "POST"), (":scheme", "https"), (":authority", "x"), (":path", "/"))
 BLOCK = Encoder().encode(FIELDS)
@@ -23,7 +23,7 @@ OPEN = raw.headers(1, BLOCK, end_stream=False)
 
 @pytest.fixture
 def machine() -> StateMachine:
-    machine = h2_connection(CONFIG)
+    machine = new_state_machine(CONFIG)
     machine.receive_frames(raw.split(raw.settings()))
     machine.data_to_send()
     return machine
@@ -75,7 +75,7 @@ def test_events_and_answers_are_those_of_h2(machine: StateMachine, frames: bytes
 
 @pytest.mark.parametrize("frames", FRAMES.values(), ids=FRAMES)
 def test_frames_may_come_one_by_one(machine: StateMachine, frames: bytes) -> None:
-    other = h2_connection(CONFIG)
+    other = new_state_machine(CONFIG)
     other.receive_frames(raw.split(raw.settings()))
     together = told(other.receive_frames(raw.split(frames)))
     one_by_one: list[Event] = []

@@ -88,9 +88,9 @@ class Protocol(Stream):
     def build_request(self) -> Any:
         if self.cannot_build is not None:
             raise self.cannot_build
-        self.log_response = SimpleNamespace()
-        self.log_request = SimpleNamespace(method=self.method, path="/x")
-        return self.log_request
+        self.logged_response = SimpleNamespace()
+        self.logged_request = SimpleNamespace(method=self.method, path="/x")
+        return self.logged_request
 
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         self.on_send()
@@ -115,8 +115,8 @@ class Protocol(Stream):
     def abort(self) -> None:
         self.sent.append("abort")
 
-    def finished(self) -> None:
-        self.sent.append("finished")
+    def clean_up(self) -> None:
+        self.sent.append("cleaned up")
 
 
 class Request:
@@ -184,12 +184,12 @@ FAILURES = [ValueError("on purpose"), SystemExit(1), GreenletExit(), ClientGone(
 class TestRun:
     def test_a_whole_response(self, active: list[object], accesses: list[str]) -> None:
         request = Request(Response("hello"))
-        assert request.run() == [("headers", 200, False), b"hello", "end", "finished"]
+        assert request.run() == [("headers", 200, False), b"hello", "end", "cleaned up"]
         assert request.succeeded
         assert request.closed == [200]
         assert active == [(1, "GET", "https"), (-1, "GET", "https")]
         assert accesses == ["200"]
-        assert request.stream.is_over
+        assert request.stream.greenlet_done
         assert request.handled is not None
         assert request.handled.response.headers["Content-Length"] == "5"
 
@@ -207,9 +207,9 @@ class TestRun:
             request = Request(StreamingResponse(iter([b"x"])), b"a", failure)
         sent = request.run()
         assert sum(change for change, _, _ in active) == 0
-        assert sent[-1] == "finished"
-        assert sent.count("finished") == 1
-        assert request.stream.is_over
+        assert sent[-1] == "cleaned up"
+        assert sent.count("cleaned up") == 1
+        assert request.stream.greenlet_done
         assert request.stream.greenlet is None
         if request.handled is not None:
             assert len(request.closed) == 1
@@ -218,13 +218,13 @@ class TestRun:
 
     def test_before_the_headers_a_failure_is_a_500(self, accesses: list[str]) -> None:
         request = Request(StreamingResponse(iter([b"x"])), ValueError("on purpose"))
-        assert request.run() == [("error", 500), "finished"]
+        assert request.run() == [("error", 500), "cleaned up"]
         assert request.closed == [500]
         assert accesses == ["500"]
 
     def test_after_them_it_is_an_abort(self, accesses: list[str]) -> None:
         request = Request(StreamingResponse(iter([b"x"])), b"a", ValueError("on purpose"))
-        assert request.run() == [("headers", 200, False), b"a", "abort", "finished"]
+        assert request.run() == [("headers", 200, False), b"a", "abort", "cleaned up"]
         assert request.closed == [200]
         assert accesses == ["200"]
 
@@ -250,7 +250,7 @@ class TestRun:
     ) -> None:
         request = Request(Response())
         request.stream.cannot_build = failure
-        assert request.run() == [("error", status), "finished"]
+        assert request.run() == [("error", status), "cleaned up"]
         assert request.handled is None
         assert active == []
         assert request.succeeded
@@ -258,7 +258,7 @@ class TestRun:
     def test_a_client_that_left_before_its_turn(self, active: list[object]) -> None:
         request = Request(Response())
         request.stream.client_gone()
-        assert request.run() == ["finished"]
+        assert request.run() == ["cleaned up"]
         assert request.handled is None
         assert request.succeeded
 
@@ -286,7 +286,7 @@ class TestRun:
         request = Request(StreamingResponse(iter([b"x"])), b"a", GreenletExit())
         request.stream.on_send = lambda: setattr(request.stream, "gone_at", 1.0)
         with caplog.at_level("INFO", "plain.server"):
-            assert request.run() == [("headers", 200, False), b"a", "finished"]
+            assert request.run() == [("headers", 200, False), b"a", "cleaned up"]
         assert not caplog.records
         assert not request.succeeded  # something was thrown into its greenlet
 
@@ -308,14 +308,14 @@ class TestSend:
         response._status_code = status  # Plain has no such with content
         request = Request(response)
         request.stream.method = method
-        assert request.run() == [("headers", status, True), "finished"]
+        assert request.run() == [("headers", status, True), "cleaned up"]
 
     def test_an_empty_one(self) -> None:
-        assert Request(Response()).run() == [("headers", 200, True), "finished"]
+        assert Request(Response()).run() == [("headers", 200, True), "cleaned up"]
 
     def test_a_promised_length_is_kept(self) -> None:
         request = Request(Response("hello", headers={"Content-Length": "5"}))
-        assert request.run() == [("headers", 200, False), b"hello", "end", "finished"]
+        assert request.run() == [("headers", 200, False), b"hello", "end", "cleaned up"]
 
     def test_another_length_goes_the_way_that_counts(self) -> None:
         request = Request(Response("hello", headers={"Content-Length": "9"}), b"hello")
@@ -325,11 +325,11 @@ class TestSend:
 
     def test_empty_pieces_are_no_data(self) -> None:
         request = Request(StreamingResponse(iter([b"x"])), b"", b"a", b"", b"b")
-        assert request.run() == [("headers", 200, False), b"a", b"b", "end", "finished"]
+        assert request.run() == [("headers", 200, False), b"a", b"b", "end", "cleaned up"]
         assert request.handled is not None
         assert request.handled.promised == [None]
         empty = Request(StreamingResponse(iter([b"x"])))
-        assert empty.run() == [("headers", 200, False), "end", "finished"]
+        assert empty.run() == [("headers", 200, False), "end", "cleaned up"]
 
     def test_headers_first_go_before_the_first_piece(self) -> None:
         request = Request(StreamingResponse(iter([b"x"])), ValueError("on purpose"))
@@ -341,7 +341,7 @@ class TestSend:
             return handled
 
         request.host._handle = headers_first
-        assert request.run() == [("headers", 200, False), "abort", "finished"]
+        assert request.run() == [("headers", 200, False), "abort", "cleaned up"]
 
     def test_it_is_in_its_body_while_it_is(self) -> None:
         request = Request(StreamingResponse(iter([b"x"])), b"a")
@@ -368,7 +368,7 @@ class TestSend:
         response.deadline_ends_at = time.monotonic()  # type: ignore[attr-defined]
         request = Request(response, b"a", b"b")
         request.stream.on_send = Event().wait
-        assert request.run() == [("error", 503), "finished"]
+        assert request.run() == [("error", 503), "cleaned up"]
 
 
 class TestPromisedLength:
@@ -405,7 +405,7 @@ class TestWebSocket:
 
     def test_what_its_view_sends(self) -> None:
         request = self.make(b"a", b"b")
-        assert request.run() == ["upgrade", b"a", b"b", "end", "finished"]
+        assert request.run() == ["upgrade", b"a", b"b", "end", "cleaned up"]
         assert request.stream.websocket.told == ["lost"]  # type: ignore[union-attr]
 
     def test_it_is_lost_after_a_failure(self) -> None:
@@ -418,7 +418,7 @@ class TestWebSocket:
         request = self.make(b"a")
         request.host.alive = why != "shuts down"
         request.stream.pipelined = why == "pipelined"
-        assert request.run() == [("error", 503), "finished"]
+        assert request.run() == [("error", 503), "cleaned up"]
         assert request.closed == [503]
         assert accesses == ["503"]
 
@@ -477,7 +477,7 @@ class TestClientGone:
         assert stream.stop_body(stream.gone_at + STOP_GRACE + 0.1)
         give_way()
         assert ended == ["ended"]
-        assert stream.sent == ["finished"]
+        assert stream.sent == ["cleaned up"]
         assert stream.stop_body(0)
 
     def test_a_view_that_computes_is_let_finish(self) -> None:
@@ -500,7 +500,7 @@ class TestClientGone:
         greenlet.get(timeout=60)
         assert request.succeeded
         assert request.closed == [None]
-        assert stream.sent == ["finished"]
+        assert stream.sent == ["cleaned up"]
 
     def test_an_exit_that_comes_late_hits_nobody(self) -> None:
         request = Request(Response())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plain_gevent_h2.limits.unread_responses import LOOK_AGAIN, MAX_UNTAKEN, UnreadResponses
+from plain_gevent_h2.limits.unread_responses import CHECK_AGAIN, MAX_UNTAKEN, UnreadResponses
 from plain_gevent_h2.limits.unsent import UnsentBytes
 
 unsent = UnsentBytes()
@@ -73,7 +73,7 @@ def test_after_nobody_was_found_it_looks_again_for_more_or_at_the_next_sweep() -
     for _ in range(100):
         responses.make_room()
     assert taker.looked == 1
-    unsent.http2 += LOOK_AGAIN + 1
+    unsent.http2 += CHECK_AGAIN + 1
     responses.make_room()
     assert taker.looked == 2
     responses.sweep()

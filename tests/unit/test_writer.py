@@ -21,7 +21,7 @@ from plain_gevent_h2.http2.frames import (
     parse_frame_header,
 )
 from plain_gevent_h2.http2.send_buffer import SendBuffer
-from plain_gevent_h2.http2.state_machine import h2_connection
+from plain_gevent_h2.http2.state_machine import new_state_machine
 from plain_gevent_h2.http2.token_buckets import (
     FRAME_LIMITS,
     PINGS_FOR_DATA,
@@ -97,12 +97,12 @@ class Connection:
         self.failures = 0
         self.unsent = UnsentBytes()
         self.buckets = TokenBuckets()
-        self.h2 = h2_connection(CONFIG)
+        self.h2 = new_state_machine(CONFIG)
         self.writer = Writer(
             self.sock,  # type: ignore[arg-type]
             self.h2,
             self.buckets,
-            ended=self.ended.append,
+            response_framed=self.ended.append,
             failed=self._failed,
         )
         self.client = make_client(window)
@@ -138,7 +138,7 @@ class Connection:
         fields = [(":method", "GET"), (":scheme", "https"), (":authority", "x"), (":path", "/")]
         self.client.send_headers(stream_id, fields, end_stream=True)
         self.exchange()
-        self.h2.send_response(stream_id, [(b":status", b"200")], end_stream=False)
+        self.h2.frame_headers(stream_id, [(b":status", b"200")], end_stream=False)
         return SendBuffer(stream_id, self.unsent)
 
 
