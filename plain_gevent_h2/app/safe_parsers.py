@@ -23,7 +23,7 @@ from .plain_internals import MediaType, Parsers, parse_header_parameters, replac
 #: Parameters that one field's value may have. What comes after is part of the last.
 MAX_PARAMETERS = 100
 
-#: Media types of an Accept field that are looked at. RFC 9110 section 12.5.1 lets a server
+#: Media types of an Accept field that are parsed. RFC 9110 section 12.5.1 lets a server
 #: disregard the field. A Chromium sends eight. Of 32,000, `Request.accepts` made 78 ms (measured).
 MAX_MEDIA_TYPES = 100
 

@@ -243,7 +243,7 @@ class Http2Connection:
         log.debug("HTTP/2 connection fault", extra={"client": self.client, "error": str(fault)})
         self._shutdown.close(fault.code, fault.reason.encode())
 
-    # -- who closes it --------------------------------------------------------
+    # -- closing ---------------------------------------------------------------
 
     def close_for_penalties(self) -> None:
         """Make room in the penalty box: no other was there as often."""

@@ -27,7 +27,7 @@ LINGER_TIMEOUT = 2.0
 
 
 def _nobody(_code: ErrorCodes) -> None:
-    """Takes the place of a callback of the connection, once that has ended."""
+    """The callback of the connection, once that is over."""
 
 
 class Shutdown:
@@ -176,10 +176,10 @@ class Shutdown:
         self.is_open = False
         self.aborted = True
         self._writer.close()
-        self._sock.close()  # wakes the reader, which lets go of the streams
+        self._sock.close()  # wakes the reader, which ends the streams
 
     def connection_over(self) -> None:
-        """The reader has ended. Call nobody back: the connection holds this object."""
+        """The reader has ended. Drop the callback: it holds this object."""
         self.abort()
         self._closing = _nobody
 

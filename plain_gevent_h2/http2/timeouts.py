@@ -148,8 +148,8 @@ class Timeouts:
 
     def _send_timeout(self, stream: Http2Stream, now: float) -> float:
         host = self._connection.host
-        if self._holds_back(stream.buffer, now):
-            return host.limits.send_timeout.now(holds_place=not stream.greenlet_done)
+        if self._waits_for_client(stream.buffer, now):
+            return host.limits.send_timeout.now(holds_slot=not stream.greenlet_done)
         return host.config.send_timeout
 
     def untaken(self) -> list[int]:
@@ -161,9 +161,9 @@ class Timeouts:
             return []
         now = time.monotonic()
         buffers = [stream.buffer for stream in self._streams.by_id.values() if stream.buffer.ending]
-        return [b.size for b in buffers if b.size and self._holds_back(b, now, STALLED)]
+        return [b.size for b in buffers if b.size and self._waits_for_client(b, now, STALLED)]
 
-    def _holds_back(
+    def _waits_for_client(
         self, buffer: SendBuffer, now: float, patience: float = SEND_TIMEOUT_UNDER_PRESSURE
     ) -> bool:
         """Whether the body waits for the client's windows or its socket, not just for its turn.

@@ -40,7 +40,7 @@ MAX_CONTROL_BACKLOG = 64 * 1024
 
 
 def _nobody(*_: int) -> None:
-    """Takes the place of a callback of the connection, once that has ended."""
+    """The callbacks of the connection, once that is over."""
 
 
 class Writer:
@@ -170,7 +170,7 @@ class Writer:
             self._room = None
 
     def close(self) -> None:
-        """Send nothing more, and call nobody back: who is called holds the writer."""
+        """Send nothing more, and drop the callbacks: they hold the writer."""
         self._closed = True
         self._response_framed = self._failed = _nobody
         while self._scheduler.next() is not None:

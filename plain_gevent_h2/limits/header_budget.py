@@ -33,7 +33,7 @@ LITTLE = 256 * 1024
 LARGEST = 0.5
 
 #: Bytes of a header block, as sent, from which on the time to decode it is counted (1 ms), and
-#: bytes of such that a worker decodes at once and a second before those who send them have to wait.
+#: bytes of such that a worker decodes, at once and a second, before their senders have to wait.
 LONG_BLOCK = 16 * 1024
 LONG_BLOCKS_BURST = 2 * 1024 * 1024
 LONG_BLOCKS_PER_SECOND = 512 * 1024
@@ -57,7 +57,7 @@ class HeaderBudget:
         # Of requests, without those whose connection is over or was closed for it: their views
         # keep theirs until they return.
         self._held: dict[Holder, int] = {}
-        # Of heads and header blocks whose end is still to come; who began first is first.
+        # Of heads and header blocks whose end is still to come; the first that was begun is first.
         self._unfinished: dict[Holder, int] = {}
         self._unfinished_size = 0
         self._refusal_line = OnceAMinute()
@@ -111,9 +111,9 @@ class HeaderBudget:
         self._held.pop(holder, None)
 
     def must_wait(self, size: int) -> bool:
-        """Whether who has sent a header block of `size` bytes should wait before it is decoded.
+        """Whether the sender of a header block of `size` bytes waits before it is decoded.
 
-        It counts for the worker, since who attacks may open a connection for each few blocks.
+        All of a worker's connections count together: an attacker may open one for each few blocks.
         """
         if size <= LONG_BLOCK:
             return False

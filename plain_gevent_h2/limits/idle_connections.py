@@ -1,4 +1,4 @@
-"""The connections that nobody would miss: when places are short, the longest idle makes room."""
+"""The idle connections: when a worker has no room for another, the longest idle is evicted."""
 
 import itertools
 import time
@@ -7,11 +7,12 @@ from typing import Protocol
 
 from plain_gevent_h2.net import metrics
 
-#: Seconds for which a connection may be idle whatever others ask for: those who connect as fast
-#: as they can should not take it from who is about to send.
+#: Seconds for which a connection may be idle whatever others ask for: clients that connect as fast
+#: as they can should not take the place of one that is about to send.
 LEAST_IDLE = 2.0
 
-#: The same in a TLS handshake: who opens 1,000 a second and sends nothing would have all places.
+#: The same in a TLS handshake: a client that opens 1,000 a second and sends nothing would have all
+#: places.
 LEAST_HANDSHAKE = 0.2
 
 #: Evicted connections that may still close in their own time, for each of the connections that a
@@ -41,7 +42,7 @@ class IdleConnections:
         self._idle: OrderedDict[Evictable, float] = OrderedDict()  # since when (monotonic)
         self._handshakes: OrderedDict[Evictable, float] = OrderedDict()  # the same
         self._closing: OrderedDict[Evictable, None] = OrderedDict()  # evicted
-        self._faulty: OrderedDict[Evictable, None] = OrderedDict()  # told to go for a fault
+        self._faulty: OrderedDict[Evictable, None] = OrderedDict()  # closing for a fault
 
     @property
     def closing(self) -> int:
@@ -73,8 +74,8 @@ class IdleConnections:
     def make_room(self) -> bool:
         """Close a faulty connection, or else the longest idle; False if there is neither.
 
-        Those who attack with one connection after another would else take all places, as each
-        has a while to read its GOAWAY.
+        Each that is closing has a while to read its GOAWAY: one connection after another of an
+        attacker would otherwise take all places.
         """
         if self._faulty:
             self._faulty.popitem(last=False)[0].abort()

@@ -1,4 +1,4 @@
-"""The places for streams that run at once in a worker, for which its connections take turns."""
+"""The slots for streams that run at once in a worker, for which its connections take turns."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,7 +23,7 @@ AHEAD = 64
 
 
 class Source(Protocol):
-    """A connection, as far as its streams wait for a place."""
+    """A connection, as far as its streams wait for a slot."""
 
     @property
     def has_stream_to_start(self) -> bool:
@@ -37,10 +37,10 @@ class Source(Protocol):
 
 
 class Slots:
-    """The places for streams that run at once. For these, connections wait by turns.
+    """The slots for streams that run at once. Connections take turns for them.
 
-    A stream whose client leaves gives its place back and runs on beside the others: a blocking view
-    is let finish. As many may do so as there are places; those past them keep theirs.
+    A stream whose client leaves gives its slot back and runs on beside the others: a blocking view
+    is let finish. As many may do so as there are slots; those past that number keep theirs.
 
     Made in a greenlet that may wait, before there are streams.
 
@@ -54,7 +54,7 @@ class Slots:
         self._waiting: OrderedDict[Source, None] = OrderedDict()
         self._ahead = 0  # streams whose greenlets have not begun
         self.greenlets = StreamGreenlets(self.greenlet_began, self.give_back)
-        self.running = 0  # streams that hold a place
+        self.running = 0  # streams that hold a slot
         self.clientless = 0  # streams whose client left while they ran, those past the limit too
         self._refusal_line = OnceAMinute()
         self.most_running = 0  # lately; less by a tenth a second
@@ -71,28 +71,28 @@ class Slots:
     def share(self, streams: int) -> int:
         """How many streams one connection may have running, with and without its client.
 
-        `streams` is how many may run with it. Half of the places are left to other connections,
+        `streams` is how many may run with it. Half of the slots are left to other connections,
         even if all of these run on without it.
         """
         return min(2 * streams, self._limit + (self._limit + 1) // 2)
 
     def start_from(self, source: Source) -> None:
-        """Start what `source` has, now or when there is a place and it has its turn."""
-        is_its_turn = not self._waiting and self._has_place()
+        """Start what `source` has, now or when there is a slot and it has its turn."""
+        is_its_turn = not self._waiting and self._has_slot()
         if is_its_turn and not self._start_turn(source):
             return  # it has no more
         self._waiting[source] = None
         self._start_waiting()
 
     def leave(self, source: Source) -> None:
-        """`source` is over: it waits for no place any more."""
+        """`source` is over: it waits for no slot any more."""
         self._waiting.pop(source, None)
 
-    def _has_place(self) -> bool:
+    def _has_slot(self) -> bool:
         return self.running < self._limit and self._ahead < AHEAD
 
     def _start_waiting(self) -> None:
-        while self._waiting and self._has_place():
+        while self._waiting and self._has_slot():
             source, _ = self._waiting.popitem(last=False)
             if self._start_turn(source):
                 self._waiting[source] = None
@@ -130,7 +130,7 @@ class Slots:
             gevent.get_hub().loop.run_callback(self._start_waiting)
 
     def refuse_waiting(self) -> None:
-        """Answer what waits once streams without clients hold half of the places, or more.
+        """Answer what waits once streams without clients hold half of the slots, or more.
 
         Called once a second. These may take any time.
         """
@@ -149,7 +149,7 @@ class Slots:
             give_way()
 
     def give_back(self, stream: Runnable) -> None:
-        """`stream` has ended: others may have its place."""
+        """`stream` has ended: others may have its slot."""
         if stream.is_clientless:
             self.clientless -= 1
         if not stream.is_clientless or self.clientless >= self._limit:

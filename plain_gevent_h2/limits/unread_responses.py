@@ -5,10 +5,10 @@ from typing import Protocol
 
 from .unsent import UnsentBytes
 
-#: Bytes of whole responses, beside the largest, that clients may leave in a worker who take nothing
-#: at all. (An HTTP/1.1 response keeps its slot, and has timeouts.) The limit of `StartQueue` alone
-#: (`MAX_UNREAD_RESPONSES`) let each of 100 connections keep some of them, whatever their size: 300
-#: MiB of 1 MB each (measured).
+#: Bytes of whole responses, beside the largest, that may wait in a worker for clients that take
+#: nothing at all. (An HTTP/1.1 response keeps its slot, and has timeouts.) The limit of `StartQueue`
+#: alone (`MAX_UNREAD_RESPONSES`) let each of 100 connections keep some of them, whatever their size:
+#: 300 MiB of 1 MB each (measured).
 MAX_UNTAKEN = 24 * 1024 * 1024
 
 #: Bytes by which what waits has to grow until all connections are checked again, after there was
@@ -40,10 +40,13 @@ class UnreadResponses:
         self.make_room()
 
     def make_room(self) -> None:
-        """Close who leaves most, until the rest is little enough. Called after each put.
+        """Close the connections that leave most, until the rest is below the limit.
 
-        Not for what clients do take: to close others would make no room for that. Nor are just its
-        responses reset: the next ones that such a client has asked for would take their place.
+        Called after each put.
+
+        What clients do take does not count: to close others would make no room for that. And a
+        reset of the responses alone would not do: those that such a client has asked for next would
+        take their place.
         """
         if self._unsent.http2 <= self._check_above:
             return

@@ -12,7 +12,7 @@ MAX_SIZE = 128 * 1024
 #: The record that refuses a client with no common name: a fatal alert, no_application_protocol.
 NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
 
-#: How a connection starts whose proxy tells who it speaks for, in its two versions.
+#: How a connection starts with the PROXY protocol, in its two versions.
 _PROXY_HEADERS = (b"PROXY", b"\r\n\r\n\x00")
 
 _RECORD_HEADER = 5

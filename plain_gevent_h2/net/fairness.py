@@ -27,7 +27,7 @@ HTTP1_SEND_TURN = 64 * 1024
 TURN = 0.0005
 
 #: Seconds that it then waits for its next turn if it has used up much of its token buckets, or
-#: still sends when it was told to go; or so many times what its turn took beyond a long one, as for
+#: still sends after its final GOAWAY; or so many times what its turn took beyond a long one, as for
 #: a long header block, if that is more. All such connections of a worker wait one after another:
 #: however many attack at once, they have a fifth of it. (20 that flood made a request beside them
 #: wait 20 times as long; measured.) WebSockets that flood wait as long, on the asyncio loop.
@@ -41,7 +41,7 @@ HANDSHAKES_TURN = 0.001
 
 #: Reads in a turn of one WebSocket: those of some 40 small frames, which keep the GIL for half a
 #: millisecond. Plain's reader never waits while there is more, and the hub would get the GIL back
-#: after 5 ms each time it lets go of it: a flood of empty fragments made small requests beside it
+#: after 5 ms each time it gives it up: a flood of empty fragments made small requests beside it
 #: wait 23 times as long (measured).
 READS_IN_A_TURN = 128
 

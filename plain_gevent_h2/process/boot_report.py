@@ -24,7 +24,7 @@ class BootReport(logging.Filter):
     """Hands the arbiter what Plain's entry point would log with a traceback.
 
     A filter of the logger that the entry point logs to, for as long as the worker starts. A first
-    worker's traceback stays, since whoever starts the server is looking at it.
+    worker's traceback stays, for the terminal that the server starts in.
     """
 
     def __init__(self, line: Any, *, is_replacement: bool) -> None:

@@ -90,7 +90,7 @@ class Connections:
         self._capacity_line = OnceAMinute()  # no room, for lack of places or of descriptors
 
     def _accepted_in_a_turn(self) -> int:
-        # So many have a descriptor before anybody looks at its number.
+        # So many have a descriptor before the number of one is checked.
         return max(1, min(MAX_ACCEPT, self._descriptors.reserved // 4))
 
     def __iter__(self) -> Iterator[Connection]:

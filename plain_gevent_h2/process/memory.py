@@ -1,13 +1,13 @@
-"""The memory of a worker process: how often what is unused is looked for, and given back."""
+"""The memory of a worker process: what is unused is found, and given back."""
 
 import ctypes
 import gc
 from typing import Any
 
-#: Bytes of freed memory that glibc may keep for the next response, until it is looked at.
+#: Bytes of freed memory that glibc may keep for the next response, until the next check.
 KEPT_FREE = 64 * 1024 * 1024
 
-#: Seconds between two looks at what glibc keeps, and the bytes from which on it is given back.
+#: Seconds between two checks of what glibc keeps, and the bytes from which on it is given back.
 TRIM_INTERVAL = 10.0
 TRIM_AFTER = KEPT_FREE // 2
 

@@ -16,20 +16,20 @@ from plain_gevent_h2.limits.unsent import UnsentBytes
 
 
 @pytest.mark.parametrize("seconds", [30.0, 0.5])
-@pytest.mark.parametrize("holds_place", [True, False])
+@pytest.mark.parametrize("holds_slot", [True, False])
 @pytest.mark.parametrize("is_full", [True, False])
 @pytest.mark.parametrize("pressed", [True, False])
-def test_the_timeout(seconds: float, holds_place: bool, is_full: bool, pressed: bool) -> None:
+def test_the_timeout(seconds: float, holds_slot: bool, is_full: bool, pressed: bool) -> None:
     unsent = UnsentBytes()
     unsent.http1, unsent.http2 = PRESSURE // 2 + pressed, PRESSURE // 2
     timeout = SendTimeout(seconds, lambda: is_full, unsent)
-    if is_full and holds_place:
+    if is_full and holds_slot:
         expected = SEND_TIMEOUT_WHEN_FULL
     elif pressed:
         expected = SEND_TIMEOUT_UNDER_PRESSURE
     else:
         expected = seconds
-    assert timeout.now(holds_place=holds_place) == min(seconds, expected)
+    assert timeout.now(holds_slot=holds_slot) == min(seconds, expected)
 
 
 RULES = RequestRules(
