@@ -6,9 +6,9 @@ from typing import Protocol
 from .unsent import UnsentBytes
 
 #: Bytes of whole responses, beside the largest, that may wait in a worker for clients that take
-#: nothing at all. (An HTTP/1.1 response keeps its slot, and has timeouts.) The limit of `StartQueue`
-#: alone (`MAX_UNREAD_RESPONSES`) let each of 100 connections keep some of them, whatever their size:
-#: 300 MiB of 1 MB each (measured).
+#: nothing at all. (An HTTP/1.1 response keeps its slot, and has timeouts.) With the limit of
+#: `StartQueue` alone (`MAX_UNREAD_RESPONSES`) each of 100 connections kept some of them, whatever
+#: their size: 300 MiB of 1 MB each (measured).
 MAX_UNTAKEN = 24 * 1024 * 1024
 
 #: Bytes by which what waits has to grow until all connections are checked again, after there was
