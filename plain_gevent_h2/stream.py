@@ -85,21 +85,21 @@ class Stream(ABC):
         "greenlet",
         "greenlet_done",
         "headers_sent",
-        "host",
         "in_body",
         "is_clientless",
         "logged_request",
         "logged_response",
         "pipelined",
         "websocket",
+        "worker",
     )
 
     #: What the access log says of the request and of the response.
     logged_request: Any
     logged_response: Any
 
-    def __init__(self, host: WorkerInterface) -> None:
-        self.host = host
+    def __init__(self, worker: WorkerInterface) -> None:
+        self.worker = worker
         self.greenlet: Greenlet[..., None] | None = None  # None before run() and after it
         self.headers_sent = False
         self.gone_at: float | None = None  # when the client left
@@ -225,7 +225,7 @@ class Stream(ABC):
             log_unwritten(exc)
             self.send_error(500)
             return
-        scheme = self.host.rules.scheme
+        scheme = self.worker.rules.scheme
         metrics.active_requests_changed(1, request.method or "", scheme)
         try:
             self._answer(request)
@@ -241,7 +241,7 @@ class Stream(ABC):
         """
         began = datetime.now(UTC)
         is_connect = self.websocket is not None
-        handled = self.host.pipeline.handle(request, is_connect=is_connect, asker=self)
+        handled = self.worker.pipeline.handle(request, is_connect=is_connect, asker=self)
         status: int | None = handled.response.status_code
         try:
             self._send(handled)
@@ -329,7 +329,7 @@ class Stream(ABC):
         self.end()
 
     def _send_websocket(self, handled: Handled) -> None:
-        if not self.host.alive:
+        if not self.worker.alive:
             raise UpgradeRefused("worker is shutting down")
         if self.pipelined:
             raise UpgradeRefused("bytes received before the upgrade completed")
@@ -343,7 +343,7 @@ class Stream(ABC):
 
     def _close_timeout(self) -> float:
         """Seconds for a WebSocket's closing handshake: while the worker drains, what is left."""
-        return recv_timeout(self.host, WEBSOCKET_CLOSE_TIMEOUT)
+        return recv_timeout(self.worker, WEBSOCKET_CLOSE_TIMEOUT)
 
     # -- called from outside the stream's greenlet ----------------------------
 
@@ -359,13 +359,13 @@ class Stream(ABC):
         self.gone_at = time.monotonic()
         if self.greenlet is not None:
             self.is_clientless = True
-            self.host.limits.slots.client_left()
+            self.worker.limits.slots.client_left()
         if self.cancel is not None:
             self.cancel()
         if self.websocket is not None:
             self.websocket.lost()
         elif self.greenlet is not None:
-            self.host.stop_body_later(self)
+            self.worker.stop_body_later(self)
 
     def drain(self) -> None:
         """The worker shuts down: tell a WebSocket, which has no end of its own.

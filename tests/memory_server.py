@@ -165,11 +165,11 @@ class MemoryConnections(Connections):
         gevent.spawn(self._accepted, sock, client)
 
     def _make(self, sock: gevent.socket.socket, client: tuple[str, int]) -> Connection:
-        is_tls = self._host.rules.is_tls
+        is_tls = self._worker.rules.is_tls
         server = ("127.0.0.1", 443 if is_tls else 80)
         if self._alpn.pop(client[1]) == "h2":
-            return Http2Connection(self._host, Cleartext(sock), client, server)
-        return Http1Connection(self._host, Cleartext(sock) if is_tls else sock, client, server)
+            return Http2Connection(self._worker, Cleartext(sock), client, server)
+        return Http1Connection(self._worker, Cleartext(sock) if is_tls else sock, client, server)
 
 
 class MemoryWorker(GeventWorker):

@@ -15,7 +15,7 @@ from plain_gevent_h2.app.plain_internals import (
 )
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.worker_interface import WorkerInterface
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 from .chunked import ChunkedDecoder
 from .transport import Transport
@@ -34,16 +34,16 @@ class BodyReader:
     Other greenlets may stop it where it waits for the client: by `evicted()` and `sweep()`.
     """
 
-    __slots__ = ("_host", "_reader", "_transport")
+    __slots__ = ("_reader", "_transport", "_worker")
 
-    def __init__(self, host: WorkerInterface, transport: Transport) -> None:
-        self._host = host
+    def __init__(self, worker: WorkerInterface, transport: Transport) -> None:
+        self._worker = worker
         self._transport = transport
         self._reader: Any = None  # the greenlet, while it waits for the client
 
     def new_sink(self) -> SpooledBody:
         """What the body of the next request goes to."""
-        return SpooledBody(self._host.rules, self._host.limits.uploads, self.evicted)
+        return SpooledBody(self._worker.rules, self._worker.limits.uploads, self.evicted)
 
     def read(self, sink: SpooledBody, parsed: ParsedRequest) -> None:
         """Take in the whole body of `parsed`.
@@ -57,7 +57,7 @@ class BodyReader:
         sink.end()
 
     def _read_length(self, sink: SpooledBody, remaining: int) -> None:
-        rate = self._host.rules.rate_floor()
+        rate = self._worker.rules.rate_floor()
         received = self._transport.received
         while True:
             piece = bytes(received[:remaining])
@@ -71,7 +71,7 @@ class BodyReader:
             self._receive(rate)
 
     def _read_chunks(self, sink: SpooledBody, parsed: ParsedRequest) -> None:
-        rate = self._host.rules.rate_floor()
+        rate = self._worker.rules.rate_floor()
         decoder = ChunkedDecoder()
         chunks = 0
         while not decoder.finished:
@@ -79,7 +79,7 @@ class BodyReader:
                 sink.feed(data)
                 chunks += 1
                 if not chunks % CHUNKS_IN_A_TURN:
-                    give_way()
+                    yield_to_others()
             elif not decoder.finished:
                 sink.wait_for_room()
                 self._receive(rate)
@@ -88,11 +88,11 @@ class BodyReader:
 
     def _receive(self, rate: BodyRateFloor) -> None:
         """Wait for more of the body. Raises `IncompleteBody`."""
-        if rate.violated() or drain_expired(self._host):
+        if rate.violated() or drain_expired(self._worker):
             raise IncompleteBody
         transport = self._transport
         started, before = time.monotonic(), len(transport.received)
-        transport.sock.settimeout(recv_timeout(self._host, BODY_RECV_TIMEOUT))
+        transport.sock.settimeout(recv_timeout(self._worker, BODY_RECV_TIMEOUT))
         self._reader = gevent.getcurrent()
         try:
             more = transport.receive()
@@ -108,13 +108,13 @@ class BodyReader:
 
     def evicted(self) -> None:
         """The body was given up, since another needs its room."""
-        limit = self._host.limits.uploads.limit
+        limit = self._worker.limits.uploads.limit
         assert limit is not None
         self._stop_later(BodyBudgetExceeded(limit))
 
     def sweep(self) -> None:
         """Give up the body when the time to read requests is over, in a drain."""
-        if self._reader is not None and drain_expired(self._host):
+        if self._reader is not None and drain_expired(self._worker):
             self._stop_later(IncompleteBody())
 
     def _stop_later(self, exc: Exception) -> None:

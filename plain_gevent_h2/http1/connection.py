@@ -67,21 +67,21 @@ class Http1Connection:
     protocol_version = "1.1"
 
     def __init__(
-        self, host: WorkerInterface, sock: socket | TlsSocket, client: Any, server: Any
+        self, worker: WorkerInterface, sock: socket | TlsSocket, client: Any, server: Any
     ) -> None:
         # Set once.
-        self.host = host
-        self._limits = host.limits
+        self.worker = worker
+        self._limits = worker.limits
         self.client = client
         self.server = server
-        self._is_tls = host.rules.is_tls
+        self._is_tls = worker.rules.is_tls
         self._sock = sock
         self.transport = Transport(sock)
-        self.output = Output(sock, host.config.send_timeout, host.limits.unsent)
-        self._heads = HeadReader(host, self.transport)
-        self._bodies = BodyReader(host, self.transport)
+        self.output = Output(sock, worker.config.send_timeout, worker.limits.unsent)
+        self._heads = HeadReader(worker, self.transport)
+        self._bodies = BodyReader(worker, self.transport)
         self._presence = ClientPresence(sock, self.output)
-        self._refusals = Refusals(host, self.output, self._heads, client)
+        self._refusals = Refusals(worker, self.output, self._heads, client)
 
         # Changed by the connection's greenlet alone.
         self._requests = 0
@@ -150,7 +150,7 @@ class Http1Connection:
         except Exception as exc:
             return self._refuse_exception(None, exc)
         try:
-            self.host.rules.check_length(parsed.content_length)
+            self.worker.rules.check_length(parsed.content_length)
         except LimitRequestBody as exc:
             return self._refuse_exception(parsed, exc)
         if len(head) > FREE:
@@ -162,7 +162,7 @@ class Http1Connection:
         """Answer a health check, or HTTP/2 without ALPN. Return False if it is neither."""
         if head.startswith(HTTP2_HEAD):
             self._refusals.refuse_http2()
-        elif self.host.rules.is_health_check(extract_request_path(head).decode("latin-1")):
+        elif self.worker.rules.is_health_check(extract_request_path(head).decode("latin-1")):
             self._refusals.send_health()
         else:
             return False
@@ -361,13 +361,13 @@ class Http1Connection:
 
     def _sweep_idle(self, now: float, since: float) -> None:
         grace = min(RECV_PROGRESS_TIMEOUT, max(DRAIN_MIN_RECV, self._drain_seconds_left(now)))
-        if now - since > self.host.rules.keepalive_timeout or (
+        if now - since > self.worker.rules.keepalive_timeout or (
             self._drain_since is not None and now - self._drain_since > grace
         ):
             self.evict()
 
     def _drain_seconds_left(self, now: float) -> float:
-        deadline = self.host.drain_read_deadline
+        deadline = self.worker.drain_read_deadline
         return RECV_PROGRESS_TIMEOUT if deadline is None else deadline - now
 
     def _sweep_stream(self, stream: Http1Stream, now: float) -> None:

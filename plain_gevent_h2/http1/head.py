@@ -31,10 +31,10 @@ _TLS_HANDSHAKE = b"\x16\x03"
 class HeadReader:
     """Takes the heads of requests off what one connection receives, in its greenlet."""
 
-    __slots__ = ("_host", "_transport", "is_head")
+    __slots__ = ("_transport", "_worker", "is_head")
 
-    def __init__(self, host: WorkerInterface, transport: Transport) -> None:
-        self._host = host
+    def __init__(self, worker: WorkerInterface, transport: Transport) -> None:
+        self._worker = worker
         self._transport = transport
         self.is_head = False  # the last request is a HEAD, even if it was too long
 
@@ -56,11 +56,11 @@ class HeadReader:
                 self.is_head = received.startswith(b"HEAD ")
             if end >= 0:
                 if scanned:  # it came in pieces
-                    self._host.limits.headers.unfinished(holder, 0)
+                    self._worker.limits.headers.unfinished(holder, 0)
                 return self._take(end + 4)
             if len(received) > MAX_HEAD_SIZE:
                 raise LimitRequestHeaders("Request headers exceeded max size")
-            self._host.limits.headers.unfinished(holder, max(0, len(received) - FREE))
+            self._worker.limits.headers.unfinished(holder, max(0, len(received) - FREE))
             scanned = max(0, len(received) - 3)
             if not self._receive(deadline):
                 return None
@@ -76,9 +76,9 @@ class HeadReader:
     def _receive(self, deadline: float) -> bool:
         """Wait for more of a head. Return False if it does not come by `deadline`."""
         now = time.monotonic()
-        if now >= deadline or drain_expired(self._host):
+        if now >= deadline or drain_expired(self._worker):
             return False
-        self._transport.sock.settimeout(min(deadline - now, recv_timeout(self._host)))
+        self._transport.sock.settimeout(min(deadline - now, recv_timeout(self._worker)))
         try:
             return self._transport.receive(HEAD_RECV_SIZE)
         except TimeoutError:
@@ -89,7 +89,7 @@ class HeadReader:
 
         It is counted for the log. Bytes with the end of a head in them are answered as a request.
         """
-        if self._host.rules.is_tls:
+        if self._worker.rules.is_tls:
             return False
-        self._host.failed_handshakes.add("TLS to a port without TLS (--certfile)")
+        self._worker.failed_handshakes.add("TLS to a port without TLS (--certfile)")
         return b"\r\n\r\n" not in self._transport.received

@@ -34,20 +34,20 @@ class Refusals:
     Plain's error page writes to it (`ErrorTarget`). All attributes are set once.
     """
 
-    __slots__ = ("_heads", "_host", "client", "is_ssl", "writer")
+    __slots__ = ("_heads", "_worker", "client", "is_ssl", "writer")
 
     def __init__(
-        self, host: WorkerInterface, output: Output, heads: HeadReader, client: Any
+        self, worker: WorkerInterface, output: Output, heads: HeadReader, client: Any
     ) -> None:
-        self._host = host
+        self._worker = worker
         self._heads = heads
         self.client = client
-        self.is_ssl = host.rules.is_tls
+        self.is_ssl = worker.rules.is_tls
         self.writer = output
 
     def answer_exception(self, parsed: ParsedRequest | None, exc: Exception) -> None:
         """Answer with Plain's error page for `exc`, and log it. Called while it is handled."""
-        complete(answer_error(self._host, parsed, self, exc))
+        complete(answer_error(self._worker, parsed, self, exc))
 
     def send_error(self, status: int, message: str = "") -> None:
         """Answer with the error page of `status`. Raises nothing if the client has left."""
@@ -70,7 +70,7 @@ class Refusals:
         Raises `OSError`.
         """
         why = "HTTP/2 needs TLS and ALPN"
-        self._host.http2_without_alpn.add(f"{why}{'' if self.is_ssl else ' (--certfile)'}")
+        self._worker.http2_without_alpn.add(f"{why}{'' if self.is_ssl else ' (--certfile)'}")
         goaway = struct.pack(">LL", 0, _HTTP_1_1_REQUIRED) + why.encode()
         self.writer.write(pack_frame(FrameType.SETTINGS, 0, 0))
         self.writer.write(pack_frame(FrameType.GOAWAY, 0, 0, goaway))

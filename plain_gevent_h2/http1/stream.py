@@ -29,7 +29,7 @@ _NO_FIELD = ("", None)
 class StreamConnection(Holder, Protocol):
     """A connection, as far as its streams use it."""
 
-    host: WorkerInterface
+    worker: WorkerInterface
     client: Any
     server: Any
     transport: Transport
@@ -76,7 +76,7 @@ class Http1Stream(Stream):
         sink: SpooledBody,
         ingest_seconds: float,
     ) -> None:
-        super().__init__(connection.host)
+        super().__init__(connection.worker)
         self._connection = connection
         self._sink = sink
         self._ingest_seconds = ingest_seconds
@@ -103,7 +103,7 @@ class Http1Stream(Stream):
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         # The one place that checks for a shutdown: a response that promises keep-alive is followed
         # by one more wait for a request.
-        if not self.host.alive or _asks_to_close(response):
+        if not self.worker.alive or _asks_to_close(response):
             self._response.force_close()
         self._response.prepare_response(response)
         # With the reason phrase, of which Plain lets all pass.
@@ -123,7 +123,7 @@ class Http1Stream(Stream):
         self.send_headers(response, end_stream=False)
         self._flush()
         self.websocket = WebSocketTransport(
-            self.host.limits.unread_websockets,
+            self.worker.limits.unread_websockets,
             lambda _size: None,
             self._connection.websocket_refused,
         )
@@ -163,7 +163,7 @@ class Http1Stream(Stream):
         if self.headers_sent and not self._ended:
             self.abort()  # stopped without its client, as far as we know
         self._sink.lost()
-        self.host.limits.headers.release(self._connection, self.header_bytes)
+        self.worker.limits.headers.release(self._connection, self.header_bytes)
         self.done.set()
 
     # -- what the connection asks and tells -----------------------------------

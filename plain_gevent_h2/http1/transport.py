@@ -6,7 +6,7 @@ import gevent
 from gevent.socket import socket
 
 from plain_gevent_h2.app.plain_internals import LINGER_CLOSE_MAX_BYTES, LINGER_CLOSE_TIMEOUT
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 from plain_gevent_h2.net.tcp import close_our_side, reset_on_close
 from plain_gevent_h2.net.tls_socket import RECV_SIZE, TlsSocket
 
@@ -33,7 +33,7 @@ class Transport:
         data = self.sock.recv(size)
         self.received += data
         # A client that always sends more must not keep the hub to itself.
-        give_way()
+        yield_to_others()
         return bool(data)
 
     def skip_empty_lines(self) -> None:

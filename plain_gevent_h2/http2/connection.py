@@ -9,7 +9,7 @@ from plain.logs import get_framework_logger
 from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import LONG_BLOCK
 from plain_gevent_h2.net.abuse import report_abuse
-from plain_gevent_h2.net.fairness import LONG_TURN, TURN, give_way, penalty
+from plain_gevent_h2.net.fairness import LONG_TURN, TURN, penalty, yield_to_others
 from plain_gevent_h2.net.tls_socket import TlsSocket
 
 from .faults import ConnectionFault
@@ -58,16 +58,16 @@ class Http2Connection:
         "_turn_began",
         "_writer",
         "client",
-        "host",
         "penalties",
         "server",
+        "worker",
     )
 
     protocol_version = "2"
 
-    def __init__(self, host: WorkerInterface, sock: TlsSocket, client: Any, server: Any) -> None:
+    def __init__(self, worker: WorkerInterface, sock: TlsSocket, client: Any, server: Any) -> None:
         # Set once.
-        self.host = host
+        self.worker = worker
         self.client = client
         self.server = server
         self._sock = sock
@@ -80,16 +80,16 @@ class Http2Connection:
         self.penalties = 0  # see `PenaltyBox`
 
         # The parts. Each says what it owns.
-        self._state_machine = machine = new_state_machine(host.config)
+        self._state_machine = machine = new_state_machine(worker.config)
         self._buckets = buckets = TokenBuckets()
         self._streams = streams = Streams(self, sock, machine, buckets)
         self._writer = streams.writer
         self._shutdown = shutdown = Shutdown(
-            sock, machine, streams, send_timeout=host.config.send_timeout, closing=self._closing
+            sock, machine, streams, send_timeout=worker.config.send_timeout, closing=self._closing
         )
         self._receiver = receiver = Receiver(self, machine, buckets, streams, shutdown)
         self._timeouts = Timeouts(self, machine, streams, shutdown, receiver)
-        host.limits.idle.add(self)
+        worker.limits.idle.add(self)
 
     @property
     def active_streams(self) -> int:
@@ -150,7 +150,7 @@ class Http2Connection:
     def _may_decode(self) -> bool:
         """Wait before a long header block is decoded, if need be; False if that was the end."""
         size = self._receiver.frames.take_finished_block()
-        limits = self.host.limits
+        limits = self.worker.limits
         if size > LONG_BLOCK and limits.headers.must_wait(size):
             limits.penalty_box.wait(self, penalty(size * DECODING_A_BYTE))
             self._turn_began = time.monotonic()
@@ -162,7 +162,7 @@ class Http2Connection:
             return  # as after nearly every read
         self._timeouts.header_block(size)
         # The connection's share of the header budget is that of its streams.
-        self.host.limits.headers.unfinished(self._streams, max(0, size - BLOCK_NOT_CHARGED))
+        self.worker.limits.headers.unfinished(self._streams, max(0, size - BLOCK_NOT_CHARGED))
 
     def _end_turn(self) -> None:
         """Send what is to be sent, wait for a peer that does not read it, let others run."""
@@ -172,7 +172,7 @@ class Http2Connection:
         if self._shutdown.is_faulty or self._buckets.low():
             self._wait_in_penalty_box(too_long)
         else:
-            give_way()
+            yield_to_others()
             self.penalties = 0
         self._turn_began = time.monotonic()
 
@@ -180,7 +180,7 @@ class Http2Connection:
         """Wait after a turn that took `too_long` seconds more than a long one."""
         self._receiver.throttled(is_faulty=self._shutdown.is_faulty)
         began = time.monotonic()
-        self.host.limits.penalty_box.wait(self, penalty(too_long))
+        self.worker.limits.penalty_box.wait(self, penalty(too_long))
         # The time in the box refills nothing: a flood would get back what it uses, and never be
         # closed.
         self._buckets.skip_refill(time.monotonic() - began)
@@ -215,24 +215,24 @@ class Http2Connection:
             self._parked.stop()
             self._parked.close()
             self._parked = None
-            gevent.spawn(self.host.read, self)
+            gevent.spawn(self.worker.read, self)
 
     # -- called by its parts --------------------------------------------------
 
     def became_busy(self) -> None:
         """See `StreamsConnection`."""
-        self.host.limits.idle.remove(self)
+        self.worker.limits.idle.remove(self)
 
     def became_idle(self) -> None:
         """See `StreamsConnection`."""
-        self.host.limits.idle.add(self)
+        self.worker.limits.idle.add(self)
         self._shutdown.close_if_done()
 
     def _closing(self, code: ErrorCodes) -> None:
         """The final GOAWAY is to be sent: see `Shutdown`."""
-        self.host.limits.idle.remove(self)
+        self.worker.limits.idle.remove(self)
         if code != ErrorCodes.NO_ERROR:
-            self.host.limits.idle.faulty(self)
+            self.worker.limits.idle.faulty(self)
         self._unpark()
 
     def fail(self, fault: ConnectionFault) -> None:
@@ -264,7 +264,7 @@ class Http2Connection:
         if self._shutdown.is_open:
             report_abuse(self.client, reason)
             self._shutdown.close(ErrorCodes.ENHANCE_YOUR_CALM, reason.encode())
-        self.host.limits.penalty_box.leave(self)
+        self.worker.limits.penalty_box.leave(self)
 
     def drain(self) -> None:
         """Let open streams finish, take no new ones, then close."""
@@ -276,8 +276,8 @@ class Http2Connection:
 
     def abort(self) -> None:
         """Close at once, whatever is still to be sent."""
-        self.host.limits.penalty_box.leave(self)
-        self.host.limits.idle.remove(self)
+        self.worker.limits.penalty_box.leave(self)
+        self.worker.limits.idle.remove(self)
         self._shutdown.abort()
         self._unpark()
 

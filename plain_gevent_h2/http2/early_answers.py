@@ -17,7 +17,7 @@ log = get_framework_logger("plain.server")
 
 def answer_early(stream: Http2Stream, head: RequestHead) -> bool:
     """Answer CONNECT, a health check and a body over the limit. Returns whether it was one."""
-    rules = stream.host.rules
+    rules = stream.worker.rules
     if head.method == "CONNECT":
         # This is no proxy. Of a tunnel's client no end of a body is to be waited for.
         stream.respond_whole(NotAllowedResponse([]))

@@ -56,7 +56,7 @@ FEW_STREAMS = 10
 class ReceiverConnection(Protocol):
     """What the receiver needs of its connection."""
 
-    host: WorkerInterface
+    worker: WorkerInterface
     client: Any
 
 
@@ -73,8 +73,8 @@ class Receiver:
         "_writer",
         "client",
         "frames",
-        "host",
         "recv_size",
+        "worker",
     )
 
     def __init__(
@@ -86,20 +86,20 @@ class Receiver:
         shutdown: Shutdown,
     ) -> None:
         # Set once.
-        self.host = host = connection.host
+        self.worker = worker = connection.worker
         self.client = connection.client
         self._state_machine = state_machine
         self._buckets = buckets
         self._streams = streams
         self._shutdown = shutdown
         self._writer = streams.writer
-        self._few_streams = min(FEW_STREAMS, host.config.max_concurrent_streams)
+        self._few_streams = min(FEW_STREAMS, worker.config.max_concurrent_streams)
 
         self.frames = FrameFilter(
-            host.config.max_frame_size,
+            worker.config.max_frame_size,
             self._check_data_length,
             self._count_frame,
-            2 * host.config.max_header_list_size,
+            2 * worker.config.max_header_list_size,
         )
         self._requests = 0
         #: Bytes to take from the socket at once. Many once a body comes, and few again when the
@@ -180,7 +180,7 @@ class Receiver:
             return
         self._shutdown.last_stream_id = stream_id
         try:
-            head = parse_request(event.headers, self.host.config.max_header_list_size)
+            head = parse_request(event.headers, self.worker.config.max_header_list_size)
         except MalformedRequest as exc:
             log.debug("Malformed request", extra={"client": self.client, "error": str(exc)})
             self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
@@ -214,16 +214,16 @@ class Receiver:
 
         Not asked below those few.
         """
-        config = self.host.config
-        if self.host.limits.open_streams < max(MANY_STREAMS, 2 * config.max_running_streams):
+        config = self.worker.config
+        if self.worker.limits.open_streams < max(MANY_STREAMS, 2 * config.max_running_streams):
             return config.max_concurrent_streams
         return self._few_streams
 
     def _open(self, stream_id: int, head: RequestHead) -> Http2Stream:
-        stream = Http2Stream(self.host, self._streams, stream_id, head)
+        stream = Http2Stream(self.worker, self._streams, stream_id, head)
         self._streams.open(stream)
         self._requests += 1
-        if self._requests == self.host.config.max_requests_per_connection:
+        if self._requests == self.worker.config.max_requests_per_connection:
             self._shutdown.drain()
         return stream
 

@@ -18,7 +18,7 @@ from plain_gevent_h2.app.plain_internals import (
 from plain_gevent_h2.app.spool import SpooledBody, log_unwritten
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.app.worker_interface import WorkerInterface
-from plain_gevent_h2.net.fairness import SWEEP_INTERVAL, give_way
+from plain_gevent_h2.net.fairness import SWEEP_INTERVAL, yield_to_others
 from plain_gevent_h2.stream import ClientGone, Stream
 
 from .frames import ErrorCodes
@@ -98,20 +98,20 @@ class Http2Stream(Stream):
     )
 
     def __init__(
-        self, host: WorkerInterface, streams: OpenStreams, stream_id: int, head: RequestHead
+        self, worker: WorkerInterface, streams: OpenStreams, stream_id: int, head: RequestHead
     ) -> None:
-        super().__init__(host)
+        super().__init__(worker)
         self.streams = streams
         self.stream_id = stream_id
-        self.buffer = SendBuffer(stream_id, host.limits.unsent)
+        self.buffer = SendBuffer(stream_id, worker.limits.unsent)
         self._raw_path = head.path.partition("?")[0]
         # Plain's request builder reads these four.
         self.method = head.method
         self.headers = head.fields
         self.opened = time.monotonic()
         self.sink = SpooledBody(
-            host.rules,
-            host.limits.uploads,
+            worker.rules,
+            worker.limits.uploads,
             partial(streams.upload_evicted, stream_id),
             partial(streams.give_window_back, stream_id),
         )
@@ -138,7 +138,7 @@ class Http2Stream(Stream):
     def open_websocket(self) -> None:
         """The request is an extended CONNECT for a WebSocket (RFC 8441)."""
         self.websocket = self.inbound = WebSocketTransport(
-            self.host.limits.unread_websockets,
+            self.worker.limits.unread_websockets,
             partial(self.streams.give_window_back, self.stream_id),
             partial(self.streams.websocket_refused, self.stream_id),
         )
@@ -170,13 +170,13 @@ class Http2Stream(Stream):
         received = None if self.body_given_up else self.inbound.progress
         if received is None:
             return False
-        if not self.host.rules.min_body_rate:
-            return now - self.received_at > self.host.rules.keepalive_timeout
+        if not self.worker.rules.min_body_rate:
+            return now - self.received_at > self.worker.rules.keepalive_timeout
         if self.content_length is not None and received >= self.content_length:
             # Only END_STREAM or trailers are missing.
             return now - self.received_at > BODY_RECV_TIMEOUT
         if self._rate is None:
-            self._rate = self.host.rules.rate_floor()
+            self._rate = self.worker.rules.rate_floor()
         # More than the interval was not the client's time: a view kept the hub busy.
         waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
         self._rate.record(waited=waited, received=received - self._rate_received)
@@ -201,7 +201,7 @@ class Http2Stream(Stream):
 
     def build_request(self) -> "Request":
         self.logged_request, request, self.logged_response = http2_request(
-            self, self.streams.client, self.streams.server, self.host.rules.scheme
+            self, self.streams.client, self.streams.server, self.worker.rules.scheme
         )
         # For the log: Plain's is decoded, so what a client encoded could be a line of its own.
         self.logged_request.path = self._raw_path
@@ -246,7 +246,7 @@ class Http2Stream(Stream):
         self.logged_response.sent += len(data)
         self.buffer.put_whole(data)
         self.streams.end(self)
-        self.host.limits.unread_responses.make_room()
+        self.worker.limits.unread_responses.make_room()
 
     def send_error(self, status: int) -> None:
         body = f"<h1>{status}</h1>".encode()
@@ -276,7 +276,7 @@ class Http2Stream(Stream):
         # Not NO_ERROR: that would call a response whole that is not (RFC 9113 section 8.1).
         # The writer has its turn first: of data that come in one TLS record with their reset,
         # curl shows nothing.
-        give_way()
+        yield_to_others()
         self.streams.send_what_fits(self)
         self.streams.reset(self, ErrorCodes.INTERNAL_ERROR)
 

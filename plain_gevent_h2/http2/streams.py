@@ -26,7 +26,7 @@ log = get_framework_logger("plain.server")
 class StreamsConnection(Protocol):
     """What `Streams` needs of its connection."""
 
-    host: WorkerInterface
+    worker: WorkerInterface
     client: Any
     server: Any
 
@@ -74,9 +74,9 @@ class Streams:
         buckets: TokenBuckets,
     ) -> None:
         # Set once.
-        host = connection.host
+        worker = connection.worker
         self._connection = connection
-        self._limits = limits = host.limits
+        self._limits = limits = worker.limits
         self.client = connection.client
         self.server = connection.server
         self._state_machine = state_machine
@@ -96,7 +96,7 @@ class Streams:
         self.queue = StartQueue(
             limits.slots,
             limits.unsent,
-            host.config.max_concurrent_streams,
+            worker.config.max_concurrent_streams,
             self.by_id.values(),
             writer,
         )

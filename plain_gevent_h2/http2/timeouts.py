@@ -39,7 +39,7 @@ STALLED = 1.0
 class TimeoutsConnection(Protocol):
     """What is done to a connection after a timeout."""
 
-    host: WorkerInterface
+    worker: WorkerInterface
     client: Any
 
     def abort(self) -> None:
@@ -106,7 +106,7 @@ class Timeouts:
     def _check_writer(self, now: float) -> bool:
         """Close a connection whose client does not read; whether it was closed."""
         since = self._writer.writing_since
-        if since is None or now - since <= self._connection.host.config.send_timeout:
+        if since is None or now - since <= self._connection.worker.config.send_timeout:
             return False
         client = self._connection.client
         if self._writer.backlogged:
@@ -125,7 +125,7 @@ class Timeouts:
             self._check_idle(now, self._streams.idle_since)
 
     def _check_idle(self, now: float, since: float) -> None:
-        if now - since > self._connection.host.rules.keepalive_timeout:
+        if now - since > self._connection.worker.rules.keepalive_timeout:
             self._shutdown.close(ErrorCodes.NO_ERROR)
         elif not self._receiver.frames.preface_seen and now - self._opened_at > PREFACE_TIMEOUT:
             self._shutdown.close(ErrorCodes.PROTOCOL_ERROR, b"no connection preface")
@@ -147,10 +147,10 @@ class Timeouts:
     # -- responses that their client does not take ----------------------------
 
     def _send_timeout(self, stream: Http2Stream, now: float) -> float:
-        host = self._connection.host
+        worker = self._connection.worker
         if self._waits_for_client(stream.buffer, now):
-            return host.limits.send_timeout.now(holds_slot=not stream.greenlet_done)
-        return host.config.send_timeout
+            return worker.limits.send_timeout.now(holds_slot=not stream.greenlet_done)
+        return worker.config.send_timeout
 
     def untaken(self) -> list[int]:
         """The bytes left of each whole response, if the client has taken nothing for a while.

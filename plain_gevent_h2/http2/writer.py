@@ -13,7 +13,7 @@ from gevent.event import Event
 from h2.exceptions import ProtocolError
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, give_way
+from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, yield_to_others
 from plain_gevent_h2.net.tls_socket import TlsSocket
 
 from .frames import FRAME_HEADER_SIZE, FrameType
@@ -215,7 +215,7 @@ class Writer:
         self.writing_since = None
         self._wake_reader()
         if self._scheduler:
-            give_way()
+            yield_to_others()
 
     def _wake_reader(self) -> None:
         if self._room is not None:

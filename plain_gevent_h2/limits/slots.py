@@ -7,7 +7,7 @@ from typing import Protocol
 import gevent
 from plain.logs import get_framework_logger
 
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 from plain_gevent_h2.net.log_throttle import OnceAMinute
 
 from .stream_greenlets import Runnable, StreamGreenlets
@@ -146,7 +146,7 @@ class Slots:
         self._waiting.clear()
         for source in waiting:
             source.refuse_waiting()
-            give_way()
+            yield_to_others()
 
     def give_back(self, stream: Runnable) -> None:
         """`stream` has ended: others may have its slot."""

@@ -8,7 +8,7 @@ from weakref import getweakrefcount
 import gevent
 from gevent import Greenlet
 
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 #: Greenlets that are kept for the next streams, even if there are none for a while.
 _IDLE_GREENLETS = 200
@@ -69,7 +69,7 @@ class StreamGreenlets:
         greenlet.start()
         del greenlet
         while not self.idle:
-            give_way()
+            yield_to_others()
         greenlet, references = self._pop_idle()
         greenlet.end()
         return references

@@ -53,7 +53,7 @@ READS_PER_SECOND = 10_000
 MOST_PENALIZED = 100
 
 
-def give_way(seconds: float = 0) -> None:
+def yield_to_others(seconds: float = 0) -> None:
     """Let the other greenlets run, those that wait for their sockets included.
 
     `gevent.sleep(0)` is not enough: it comes back before gevent polls the sockets, up to 50 times
@@ -96,7 +96,7 @@ class PenaltyBox:
             if next(iter(self._queue), None) is not connection:
                 turn.wait()
             if connection in self._queue:
-                give_way(seconds)
+                yield_to_others(seconds)
         finally:
             self.leave(connection)
 
@@ -128,7 +128,7 @@ class HandshakeTurns:
         """One step of a handshake, in its turn. Raises what `do_handshake()` raises."""
         with self._lock:
             if time.monotonic() > self._ends_at:
-                give_way()
+                yield_to_others()
                 self._ends_at = time.monotonic() + HANDSHAKES_TURN
             tls.do_handshake()
 

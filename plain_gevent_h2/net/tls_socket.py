@@ -12,7 +12,7 @@ from gevent import socket as gsocket
 from gevent.lock import BoundedSemaphore
 
 from .client_hello import NO_APPLICATION_PROTOCOL, ClientHello
-from .fairness import HTTP1_SEND_TURN, HandshakeTurns, give_way
+from .fairness import HTTP1_SEND_TURN, HandshakeTurns, yield_to_others
 from .tls_context import HTTP10, NoCommonProtocol, ProxyHeader, alpn_names
 
 #: Seconds that a client may keep its TLS handshake waiting. Plain's own worker gives 10 as well.
@@ -160,7 +160,7 @@ class TlsSocket:
                 if self._outgoing.pending:  # an alert, or the answer to a KeyUpdate
                     self.flush()
                 if self._without_data >= MAX_RECORDS:
-                    give_way()
+                    yield_to_others()
                 if not self._fill(size):
                     return b""
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

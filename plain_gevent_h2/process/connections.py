@@ -69,7 +69,7 @@ class Connections:
 
     def __init__(
         self,
-        host: WorkerInterface,
+        worker: WorkerInterface,
         *,
         most: int,
         descriptors: Descriptors,
@@ -77,7 +77,7 @@ class Connections:
         alone: bool,
     ) -> None:
         # Set once.
-        self._host = host
+        self._worker = worker
         self._most = most
         self._descriptors = descriptors
         self._tls = tls
@@ -147,13 +147,13 @@ class Connections:
             return
         self._open.add(connection)
         metrics.connections_changed(1, connection.protocol_version)
-        if not self._host.alive:
+        if not self._worker.alive:
             connection.drain()
         self.read(connection)
 
     def _has_room(self, descriptor: int) -> bool:
         """Whether there is room for a connection, or another makes it."""
-        idle = self._host.limits.idle
+        idle = self._worker.limits.idle
         descriptors_left = self._descriptors.left_after(descriptor)
         places_left = self._most - self.handshakes - len(self._open) + idle.closing
         if (descriptors_left > 0 and places_left > 0) or idle.make_room():
@@ -166,26 +166,28 @@ class Connections:
 
     def _make(self, sock: socket, client: Any) -> Connection | None:
         """The connection, of the protocol that the TLS handshake agrees on."""
-        host, server = self._host, sock.getsockname()
+        worker, server = self._worker, sock.getsockname()
         if self._tls is None:
-            return Http1Connection(host, sock, client, server)
-        protocols = host.config.protocols
+            return Http1Connection(worker, sock, client, server)
+        protocols = worker.config.protocols
         tls = TlsSocket(sock, self._tls, protocols, self._handshake_turns)
         handshake = _Handshake(sock)
-        host.limits.idle.add_handshake(handshake)
+        worker.limits.idle.add_handshake(handshake)
         try:
             tls.handshake()
         except ssl.SSLError as exc:
-            host.failed_handshakes.add(why_handshake_failed(exc))
+            worker.failed_handshakes.add(why_handshake_failed(exc))
             raise
         finally:
-            host.limits.idle.closed(handshake)
+            worker.limits.idle.closed(handshake)
         protocol = tls.protocol or "http/1.1"
         if protocol not in protocols:
-            host.failed_handshakes.add("the client offers no protocol (ALPN), and h1 is turned off")
+            worker.failed_handshakes.add(
+                "the client offers no protocol (ALPN), and h1 is turned off"
+            )
             return None
         kind = Http2Connection if protocol == "h2" else Http1Connection
-        return kind(host, tls, client, server)
+        return kind(worker, tls, client, server)
 
     def read(self, connection: Connection) -> None:
         """Run the reader of `connection`, in its greenlet, until it is over or parks."""
@@ -196,7 +198,7 @@ class Connections:
             self._log_failure(exc, connection.client)
         if over:
             self._open.discard(connection)
-            self._host.limits.idle.closed(connection)
+            self._worker.limits.idle.closed(connection)
             metrics.connections_changed(-1, connection.protocol_version)
 
     # -- all of them --------------------------------------------------------------

@@ -162,7 +162,7 @@ class Inside(View):
     def get(self) -> Response:
         stream = stream_of(sys._getframe())
         assert stream is not None
-        serve_orders(stream.host, self.request.query_params["at"])
+        serve_orders(stream.worker, self.request.query_params["at"])
         return Response("ready")
 
 

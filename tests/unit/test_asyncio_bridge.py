@@ -19,7 +19,7 @@ from plain_gevent_h2.app.asyncio_bridge import (
     Mailbox,
     Pieces,
 )
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 
 class Asker:
@@ -80,7 +80,7 @@ def start(
 def wait_for(condition: Callable[[], object]) -> None:
     with gevent.Timeout(60):
         while not condition():
-            give_way()
+            yield_to_others()
 
 
 def test_it_is_cancelled_and_has_its_end(
@@ -253,12 +253,12 @@ class TestCall:
             return len(looked) == 3
 
         waiting = gevent.spawn(call.wait, ready)
-        give_way()
+        yield_to_others()
         assert len(looked) == 1
         for number in (2, 3):
             for _ in range(3):  # wakes once
                 call.notify()
-            give_way()
+            yield_to_others()
             assert len(looked) == number
         assert waiting.ready()
         call.notify()  # nobody waits

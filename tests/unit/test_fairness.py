@@ -19,8 +19,8 @@ from plain_gevent_h2.net.fairness import (
     HandshakeTurns,
     PenaltyBox,
     ReadTurns,
-    give_way,
     penalty,
+    yield_to_others,
 )
 
 
@@ -48,7 +48,7 @@ def put(count: int, *, closed_after: int = 0) -> tuple[list[Connection], list[in
     box, served = PenaltyBox(), list[int]()
     connections = [Connection(box, i, served, count - i) for i in range(count)]
     greenlets = [gevent.spawn(connection.wait) for connection in connections]
-    give_way()  # all are in the box
+    yield_to_others()  # all are in the box
     for connection in connections[:closed_after]:
         connection.close_for_penalties()
     gevent.joinall(greenlets, timeout=30, raise_error=True)
@@ -76,7 +76,7 @@ def test_the_box_is_empty_after_one_that_was_stopped() -> None:
     box, served = PenaltyBox(), list[int]()
     stopped, other = Connection(box, 0, served), Connection(box, 1, served)
     first, second = gevent.spawn(stopped.wait), gevent.spawn(other.wait)
-    give_way()
+    yield_to_others()
     first.kill()
     second.join(timeout=60)
     assert served == [1]
@@ -86,7 +86,7 @@ def test_one_that_leaves_before_its_turn_goes_on_at_once() -> None:
     box, served = PenaltyBox(), list[int]()
     first, second = Connection(box, 0, served), Connection(box, 1, served)
     greenlets = [gevent.spawn(connection.wait) for connection in (first, second)]
-    give_way()
+    yield_to_others()
     box.leave(second)
     greenlets[1].join(timeout=60)
     assert served == [1]
@@ -102,7 +102,7 @@ def test_handshakes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as fit into a turn go together; then all others have theirs."""
     clock = Clock.of(fairness, monkeypatch)
     order: list[str] = []
-    monkeypatch.setattr(fairness, "give_way", lambda: order.append("others"))
+    monkeypatch.setattr(fairness, "yield_to_others", lambda: order.append("others"))
 
     class Handshake:
         def do_handshake(self) -> None:

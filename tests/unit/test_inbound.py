@@ -10,7 +10,7 @@ from plain_gevent_h2.app.request_rules import RequestRules
 from plain_gevent_h2.app.spool import SpooledBody
 from plain_gevent_h2.app.upload_budget import UploadBudget
 from plain_gevent_h2.app.websocket import MAX_EARLY, Unread, WebSocketTransport
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 IN_MEMORY = 1000
 
@@ -55,7 +55,7 @@ class Window:
 def until_consumed(window: Window) -> None:
     with gevent.Timeout(60):  # a guard against a hang
         while window.missing:
-            give_way()
+            yield_to_others()
 
 
 def test_what_a_body_keeps_in_memory_does_not_wait() -> None:
@@ -71,7 +71,7 @@ def test_what_goes_to_disk_waits_until_it_is_there() -> None:
     assert window.missing == IN_MEMORY + 1
     assert window.inbound.progress is None  # our disk is slow, not the client
     until_consumed(window)
-    give_way()
+    yield_to_others()
     assert window.inbound.progress == IN_MEMORY + 1
 
 

@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent import socket as gsocket
 
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 from plain_gevent_h2.process.listener import Listener, reject
 
 
@@ -147,5 +147,5 @@ def test_a_connection_is_not_closed_by_the_listener(listener: Listener) -> None:
     first, second = gsocket.socketpair()
     with first, second:
         listener.do_close(first, None)
-        give_way()
+        yield_to_others()
         assert first.fileno() > 0

@@ -8,7 +8,7 @@ from plain_gevent_h2.http2 import send_buffer
 from plain_gevent_h2.http2.send_buffer import HIGH_WATER, LOW_WATER, SendBuffer
 from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS
 from plain_gevent_h2.limits.unsent import MAX_UNSENT, UnsentBytes
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ class TestProgress:
 class TestRoom:
     def wait(self, buffer: SendBuffer) -> "gevent.Greenlet[..., None]":
         waiting = gevent.spawn(buffer.wait_for_room)
-        give_way()
+        yield_to_others()
         return waiting
 
     def test_up_to_the_high_water_nobody_waits(
@@ -141,12 +141,12 @@ class TestRoom:
         waiting = self.wait(buffer)
         buffer.take(HIGH_WATER - LOW_WATER)
         buffer.wake()
-        give_way()
+        yield_to_others()
         assert not waiting.ready()
         clock.now += 5
         buffer.take(1)
         buffer.wake()
-        give_way()
+        yield_to_others()
         assert waiting.ready()
         assert blocked == [5]
 
@@ -162,11 +162,11 @@ class TestRoom:
         unsent.http2 += 100
         buffer.take(9)
         buffer.wake()
-        give_way()
+        yield_to_others()
         assert not waiting.ready()
         buffer.take(1)
         buffer.wake()
-        give_way()
+        yield_to_others()
         assert waiting.ready()
 
     def test_it_waits_no_more_once_nothing_can_be_sent(
@@ -175,7 +175,7 @@ class TestRoom:
         buffer.put(b"x" * (HIGH_WATER + 1))
         waiting = self.wait(buffer)
         buffer.close()
-        give_way()
+        yield_to_others()
         assert waiting.ready()
         buffer.put(b"x" * (HIGH_WATER + 1))
         assert self.wait(buffer).ready()

@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event
 
 from plain_gevent_h2.limits.slots import AHEAD, STREAMS_IN_A_TURN, Slots
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 
 class Stream:
@@ -63,7 +63,7 @@ def slots() -> Slots:
 def wait_while(condition: Callable[[], bool]) -> None:
     with gevent.Timeout(60):
         while condition():
-            give_way()
+            yield_to_others()
 
 
 def run(slots: Slots, view: Callable[[], object] = lambda: None) -> Stream:
@@ -71,13 +71,13 @@ def run(slots: Slots, view: Callable[[], object] = lambda: None) -> Stream:
     stream = Stream(view)
     slots.start_from(Source(stream))
     assert stream.over.wait(60)
-    give_way()  # its greenlet becomes idle
+    yield_to_others()  # its greenlet becomes idle
     return stream
 
 
 def test_a_greenlet_runs_one_stream_after_another(slots: Slots) -> None:
     first = run(slots)
-    assert run(slots, give_way).ran_in == first.ran_in
+    assert run(slots, yield_to_others).ran_in == first.ran_in
     assert run(slots, threading.current_thread).ran_in == first.ran_in
     assert run(slots).ran_in == first.ran_in
 
@@ -144,7 +144,7 @@ class TestLeftovers:
     ) -> None:
         def view() -> None:
             if waits:
-                give_way()
+                yield_to_others()
             leave()
 
         with_leftovers = run(slots, view)
@@ -156,7 +156,7 @@ class TestLeftovers:
         for strike in left:
             with suppress(ReferenceError):  # the greenlet has ended
                 strike()
-        give_way()
+        yield_to_others()
         have_struck.set()
         for other in others:
             assert other.over.wait(60)
@@ -165,7 +165,7 @@ class TestLeftovers:
 
     def test_after_a_kill_without_a_wait(self, slots: Slots) -> None:
         run(slots, lambda: gevent.getcurrent().kill(block=False))  # type: ignore[attr-defined]
-        assert run(slots, give_way).raised is None
+        assert run(slots, yield_to_others).raised is None
 
 
 def test_who_is_over_leaves_the_queue() -> None:
@@ -212,7 +212,7 @@ class TestClientless:
         streams = self.start(slots, end, 4)
         waiting = Stream()
         slots.start_from(Source(waiting))
-        give_way()
+        yield_to_others()
         assert not waiting.over.is_set()
         self.leave(slots, streams[:1])
         assert waiting.over.wait(60)
@@ -223,7 +223,7 @@ class TestClientless:
         assert (slots.running, slots.clientless) == (4, 8)
         waiting = Stream()
         slots.start_from(Source(waiting))
-        give_way()
+        yield_to_others()
         assert not waiting.over.is_set()
         end.set()
         assert waiting.over.wait(60)
@@ -368,7 +368,7 @@ class TestTurns:
         while sum(self.started(streams)) < 300:
             _, second, third = self.started(streams)
             most_apart = max(most_apart, second - third)
-            give_way()
+            yield_to_others()
         assert most_apart <= STREAMS_IN_A_TURN
         goes_on.set()
         for stream in (stream for each in streams for stream in each):
@@ -383,7 +383,7 @@ class TestTurns:
         def view() -> None:
             nonlocal most
             most = max(most, slots.running)
-            give_way()
+            yield_to_others()
 
         streams = [Stream(view) for _ in range(10)]
         slots.start_from(Source(*streams))

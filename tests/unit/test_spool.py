@@ -15,7 +15,7 @@ from plain_gevent_h2.app.plain_internals import BodyBudgetExceeded, LimitRequest
 from plain_gevent_h2.app.request_rules import RequestRules
 from plain_gevent_h2.app.spool import BACKLOG, LARGE_READ, Spool, SpooledBody
 from plain_gevent_h2.app.upload_budget import PATIENCE, UploadBudget
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 MEMORY = 1000
 
@@ -54,7 +54,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     monkeypatch.setattr(spool_module, "tempfile", FakeTempfile(disk))
     with gevent.Timeout(60):
         yield disk
-        give_way()  # files are closed
+        yield_to_others()  # files are closed
 
 
 class FakeTempfile:
@@ -100,14 +100,14 @@ class TestSpool:
         assert spool.waiting == 0
         assert read_all(spool) == b"a" * 1000 + b"b" + b"c" * 5
         spool.close()
-        give_way()
+        yield_to_others()
         assert disk.files[0].closed
 
     def test_what_comes_while_it_writes_is_written_after(self, disk: Disk) -> None:
         spool, written = counted()
         disk.goes_on.clear()
         spool.write(b"a" * 10)
-        give_way()
+        yield_to_others()
         spool.write(b"b" * 20)
         spool.write(b"c" * 30)
         assert spool.waiting == 60
@@ -122,7 +122,7 @@ class TestSpool:
         disk.goes_on.clear()
         spool.write(b"abc")
         reading = gevent.spawn(read_all, spool)
-        give_way()
+        yield_to_others()
         assert not reading.ready()
         disk.goes_on.set()
         assert reading.get() == b"abc"
@@ -134,7 +134,7 @@ class TestSpool:
         disk.goes_on.clear()
         disk.error = OSError(28, "No space left on device")
         spool.write(b"a" * 10)
-        give_way()
+        yield_to_others()
         spool.write(b"b" * 20)
         disk.goes_on.set()
         spool.idle.wait()
@@ -147,27 +147,27 @@ class TestSpool:
             spool.seek(0)
         assert sum(written) == 30
         spool.close()
-        give_way()
+        yield_to_others()
         assert disk.files[0].closed
 
     def test_closed_while_it_writes_all_is_given_back_and_the_file_closed(self, disk: Disk) -> None:
         spool, written = counted()
         disk.goes_on.clear()
         spool.write(b"a" * 10)
-        give_way()
+        yield_to_others()
         spool.write(b"b" * 20)
         spool.close()
         assert written == [20]  # at once: the client's window should not wait for the disk
         assert not disk.files[0].closed
         disk.goes_on.set()
         spool.idle.wait()
-        give_way()
+        yield_to_others()
         assert written == [20, 10]
         assert spool.waiting == 0
         assert disk.files[0].closed
         assert disk.calls == ["_write", "close"]
         spool.close()
-        give_way()
+        yield_to_others()
         assert disk.calls == ["_write", "close"]
 
     def test_a_file_that_cannot_be_closed_is_nobodys_fault(self, disk: Disk) -> None:
@@ -176,7 +176,7 @@ class TestSpool:
         spool.idle.wait()
         disk.error = OSError(28, "No space left on device")
         spool.close()
-        give_way()
+        yield_to_others()
         assert disk.calls == ["_write", "close"]
 
     def test_large_reads_of_a_file_go_to_a_thread(self, disk: Disk) -> None:
@@ -226,7 +226,7 @@ class TestSpool:
         spool.close()
         with gevent.Timeout(60):
             while len(threads) < 2:
-                give_way()
+                yield_to_others()
         assert threading.get_native_id() not in threads
 
 
@@ -261,7 +261,7 @@ class TestSpooledBody:
         assert budget.used == 0
         body.close()
         assert budget.used == 0
-        give_way()
+        yield_to_others()
         assert disk.files[0].closed
 
     def test_an_empty_body_has_no_file(self, disk: Disk) -> None:
@@ -304,7 +304,7 @@ class TestSpooledBody:
         slow.close()
         assert budget.used == 4000
         other.close()
-        give_way()
+        yield_to_others()
         assert all(file.closed for file in disk.files)
 
     def test_without_room_one_is_refused(self, disk: Disk) -> None:
@@ -359,7 +359,7 @@ class TestSpooledBody:
         body.wait_for_room()
         body.feed(b"x")
         waiting = gevent.spawn(body.wait_for_room)
-        give_way()
+        yield_to_others()
         assert not waiting.ready()
         disk.goes_on.set()
         waiting.get()

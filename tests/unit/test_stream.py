@@ -16,7 +16,7 @@ from plain_gevent_h2 import stream as stream_module
 from plain_gevent_h2.app.deadline import DeadlinePassed
 from plain_gevent_h2.app.pipeline import ResponseBodyFailed
 from plain_gevent_h2.net import metrics
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 from plain_gevent_h2.stream import STOP_GRACE, ClientGone, Stream, promised_length
 
 
@@ -52,7 +52,7 @@ class Transport:
         self.told.append("drain")
 
 
-class Host:
+class Worker:
     """As much of a worker as a stream needs."""
 
     def __init__(self, handle: Callable[[], Handled]) -> None:
@@ -78,8 +78,8 @@ class Host:
 class Protocol(Stream):
     """One that writes down what is sent."""
 
-    def __init__(self, host: Host) -> None:
-        super().__init__(host)  # type: ignore[arg-type]
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker)  # type: ignore[arg-type]
         self.sent: list[object] = []
         self.on_send: Callable[[], object] = lambda: None
         self.cannot_build: Exception | None = None
@@ -137,8 +137,8 @@ class Request:
             handled = self.handled = Handled(response, make)
             return handled
 
-        self.host = Host(handle)
-        self.stream = Protocol(self.host)
+        self.worker = Worker(handle)
+        self.stream = Protocol(self.worker)
 
     def run(self) -> list[object]:
         """Run it; what was sent."""
@@ -333,14 +333,14 @@ class TestSend:
 
     def test_headers_first_go_before_the_first_piece(self) -> None:
         request = Request(StreamingResponse(iter([b"x"])), ValueError("on purpose"))
-        handle = request.host._handle
+        handle = request.worker._handle
 
         def headers_first() -> Handled:
             handled = handle()
             handled.headers_first = True
             return handled
 
-        request.host._handle = headers_first
+        request.worker._handle = headers_first
         assert request.run() == [("headers", 200, False), "abort", "cleaned up"]
 
     def test_it_is_in_its_body_while_it_is(self) -> None:
@@ -416,7 +416,7 @@ class TestWebSocket:
     @pytest.mark.parametrize("why", ["shuts down", "pipelined"])
     def test_one_that_is_refused_is_a_503(self, accesses: list[str], why: str) -> None:
         request = self.make(b"a")
-        request.host.alive = why != "shuts down"
+        request.worker.alive = why != "shuts down"
         request.stream.pipelined = why == "pipelined"
         assert request.run() == [("error", 503), "cleaned up"]
         assert request.closed == [503]
@@ -430,7 +430,7 @@ class TestWebSocket:
         request.stream.drain()
         request.stream.client_gone()
         assert request.stream.websocket.told == ["lost", "drain", "lost"]  # type: ignore[attr-defined]
-        assert request.host.to_stop == []
+        assert request.worker.to_stop == []
 
 
 class TestClientGone:
@@ -441,15 +441,15 @@ class TestClientGone:
         stream.cancel = lambda: cancelled.append(True)
         for _ in range(2):
             stream.client_gone()
-        assert request.host.clients_left == len(cancelled) == 1
-        assert request.host.to_stop == [stream]
+        assert request.worker.clients_left == len(cancelled) == 1
+        assert request.worker.to_stop == [stream]
         assert stream.is_clientless
 
     def test_one_without_a_greenlet_holds_no_place(self) -> None:
         request = Request(Response())
         request.stream.client_gone()
-        assert request.host.clients_left == 0
-        assert request.host.to_stop == []
+        assert request.worker.clients_left == 0
+        assert request.worker.to_stop == []
         assert not request.stream.is_clientless
 
     def test_a_body_that_blocks_is_stopped_after_a_while(self) -> None:
@@ -464,18 +464,18 @@ class TestClientGone:
 
         request = Request(Response())
         response = StreamingResponse(iter([b"x"]))
-        request.host._handle = lambda: Handled(response, pieces)
+        request.worker._handle = lambda: Handled(response, pieces)
         stream = request.stream
         request.start()
-        give_way()
+        yield_to_others()
         assert stream.in_body
         stream.client_gone()
         assert stream.gone_at is not None
         assert not stream.stop_body(stream.gone_at + STOP_GRACE)
-        give_way()
+        yield_to_others()
         assert ended == []
         assert stream.stop_body(stream.gone_at + STOP_GRACE + 0.1)
-        give_way()
+        yield_to_others()
         assert ended == ["ended"]
         assert stream.sent == ["cleaned up"]
         assert stream.stop_body(0)
@@ -483,16 +483,16 @@ class TestClientGone:
     def test_a_view_that_computes_is_let_finish(self) -> None:
         goes_on = Event()
         request = Request(Response("x"))
-        handle = request.host._handle
+        handle = request.worker._handle
 
         def wait() -> Handled:
             goes_on.wait()
             return handle()
 
-        request.host._handle = wait
+        request.worker._handle = wait
         stream = request.stream
         greenlet = request.start()
-        give_way()
+        yield_to_others()
         stream.client_gone()
         assert stream.gone_at is not None
         assert not stream.stop_body(stream.gone_at + 100)

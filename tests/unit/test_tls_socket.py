@@ -16,7 +16,7 @@ from plain.exceptions import ImproperlyConfigured
 
 from plain_gevent_h2.net import tls_socket
 from plain_gevent_h2.net.client_hello import NO_APPLICATION_PROTOCOL
-from plain_gevent_h2.net.fairness import HandshakeTurns, give_way
+from plain_gevent_h2.net.fairness import HandshakeTurns, yield_to_others
 from plain_gevent_h2.net.tcp import bytes_acknowledged, close_our_side, enable_keepalive, reset
 from plain_gevent_h2.net.tls_context import (
     NoCommonProtocol,
@@ -101,7 +101,7 @@ class Client:
 
 def spawn(function: Callable[[], object]) -> "gevent.Greenlet[..., object]":
     greenlet = gevent.spawn(function)
-    give_way()
+    yield_to_others()
     return greenlet
 
 
@@ -313,7 +313,7 @@ class TestHandshake:
                 client.do_handshake()
             while piece := out.read(3):
                 peer.sendall(piece)
-                give_way()
+                yield_to_others()
             if client.version() is None or not handshake.ready():
                 back.write(peer.recv(65536))
         handshake.get()
@@ -618,7 +618,7 @@ class TestTcp:
         assert ends[1].recv(2000) == b"x" * 1000
         with gevent.Timeout(10):
             while bytes_acknowledged(ours) != before + 1000:
-                give_way()
+                yield_to_others()
 
     def test_a_unix_socket_has_none_of_it(
         self, sockets: tuple[gsocket.socket, gsocket.socket]

@@ -19,7 +19,7 @@ from plain_gevent_h2.app.websocket import (
     Unread,
     WebSocketTransport,
 )
-from plain_gevent_h2.net.fairness import give_way
+from plain_gevent_h2.net.fairness import yield_to_others
 
 MIB = 1024 * 1024
 
@@ -197,7 +197,7 @@ class Stream:
                 self.sent += piece
 
         greenlet = gevent.spawn(serve)
-        give_way()
+        yield_to_others()
         return greenlet
 
 
@@ -209,7 +209,7 @@ def stream(bridge: AsyncioThread) -> Stream:
 def wait_for(condition: Callable[[], object]) -> None:
     with gevent.Timeout(60):
         while not condition():
-            give_way()
+            yield_to_others()
 
 
 async def echo(transport: WebSocketTransport, _shutdown: "asyncio.Future[None]") -> None:
@@ -369,7 +369,7 @@ class TestTransport:
         stream.feed(b"x" * 1000)
         stream.transport.wait_for_room(1000)
         waiting = gevent.spawn(stream.transport.wait_for_room, 999)
-        give_way()
+        yield_to_others()
         assert not waiting.ready()
         goes_on.append("now")
         waiting.get(timeout=60)
@@ -380,7 +380,7 @@ class TestTransport:
         stream.transport.accept()
         stream.feed(b"x" * 1000)
         waiting = gevent.spawn(stream.transport.wait_for_room, 0)
-        give_way()
+        yield_to_others()
         assert not waiting.ready()
         stream.transport.lost()
         waiting.get(timeout=60)

@@ -35,7 +35,7 @@ from plain_gevent_h2.http2.writer import (
     Writer,
 )
 from plain_gevent_h2.limits.unsent import UnsentBytes
-from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, give_way
+from plain_gevent_h2.net.fairness import HTTP2_SEND_TURN, yield_to_others
 
 
 class Socket:
@@ -117,7 +117,7 @@ class Connection:
     def exchange(self) -> None:
         """What each side has to say reaches the other, until there is no more."""
         for _ in range(50):
-            give_way()
+            yield_to_others()
             sent, self.sock.sent = self.sock.sent, b""
             for event in self.client.receive_data(sent):
                 if isinstance(event, DataReceived):
@@ -131,7 +131,7 @@ class Connection:
                     self.ends.append(event.stream_id)
             self.h2.receive_frames(frames(self.client.data_to_send().removeprefix(PREFACE)))
             self.writer.wake()
-        give_way()
+        yield_to_others()
 
     def open(self, stream_id: int) -> SendBuffer:
         """A stream whose response has begun."""
@@ -261,13 +261,13 @@ class TestFullSocket:
         buffer.put_whole(b"x" * 10 * HTTP2_SEND_TURN)
         connection.sock.has_room.clear()
         connection.writer.queue(buffer)
-        give_way()
+        yield_to_others()
         size = sum(map(len, connection.sock.encrypted))
         assert HTTP2_SEND_TURN <= size < HTTP2_SEND_TURN + 2 * MAX_DATA_FRAME
         assert not connection.writer.idle
         assert connection.writer.writing_since is not None
         waiting = gevent.spawn(connection.writer.wait_until_idle)
-        give_way()
+        yield_to_others()
         assert not waiting.ready()
         connection.sock.has_room.set()
         waiting.get()
@@ -279,13 +279,13 @@ class TestFullSocket:
         connection.exchange()
         connection.sock.has_room.clear()
         connection.writer.send_raw(b"\0" * 9)
-        give_way()  # under way
+        yield_to_others()  # under way
         connection.writer.send_raw(b"\0" * MAX_CONTROL_BACKLOG)
         connection.writer.wait_for_room()
         assert not connection.writer.backlogged
         connection.writer.send_raw(b"\0")
         waiting = gevent.spawn(connection.writer.wait_for_room)
-        give_way()
+        yield_to_others()
         assert connection.writer.backlogged
         connection.sock.has_room.set()
         waiting.get()
@@ -294,10 +294,10 @@ class TestFullSocket:
     def test_it_waits_no_more_once_the_connection_is_closed(self, connection: Connection) -> None:
         connection.sock.has_room.clear()
         connection.writer.send_raw(b"\0" * 2 * MAX_CONTROL_BACKLOG)
-        give_way()
+        yield_to_others()
         connection.writer.send_raw(b"\0" * 2 * MAX_CONTROL_BACKLOG)
         waiting = gevent.spawn(connection.writer.wait_for_room)
-        give_way()
+        yield_to_others()
         connection.writer.close()
         waiting.get()
         connection.writer.wait_for_room()
@@ -313,13 +313,13 @@ class TestEnd:
         if full:
             connection.sock.has_room.clear()
             connection.writer.queue(buffer)
-            give_way()
+            yield_to_others()
         connection.sock.error = ConnectionResetError()
         connection.sock.has_room.set()
         connection.writer.queue(buffer)
-        give_way()
+        yield_to_others()
         connection.writer.wake()
-        give_way()
+        yield_to_others()
         assert connection.failures == 1
         assert connection.writer.idle
         connection.writer.wait_until_idle()
@@ -330,7 +330,7 @@ class TestEnd:
         connection.sock.has_room.clear()
         connection.writer.send_raw(b"\0" * 9)
         waiting = gevent.spawn(connection.writer.wait_until_idle)
-        give_way()
+        yield_to_others()
         connection.sock.error = ConnectionResetError()
         connection.sock.has_room.set()
         waiting.get()
@@ -341,9 +341,9 @@ class TestEnd:
         buffer.put_whole(b"x")
         connection.writer.queue(buffer)
         connection.writer.close()
-        give_way()
+        yield_to_others()
         connection.writer.send_raw(b"\0" * 9)
-        give_way()
+        yield_to_others()
         assert connection.sock.sent == b""
         assert connection.ended == []
 
@@ -392,7 +392,7 @@ def test_frames_go_in_the_order_in_which_they_were_made(connection: Connection) 
     connection.writer.send_raw(b"raw frame")
     connection.h2.ping(b"87654321")
     connection.writer.wake()
-    give_way()
+    yield_to_others()
     sent = connection.sock.sent
     assert sent.index(b"12345678") < sent.index(b"raw frame") < sent.index(b"87654321")
 
