@@ -64,7 +64,7 @@ class StartQueue:
         self._open = open_streams  # a view of them
         self._writer = writer
         # Changed by the reader, the streams, and `Slots` in the greenlets of other connections.
-        self._waiting: list[Startable] = []  # received whole, to be started
+        self._waiting: list[Startable] = []  # whole requests and WebSockets, to be started
         self._running = 0  # streams with a greenlet, the client's resets included
         self._clientless = 0  # of these, those whose client is gone
 

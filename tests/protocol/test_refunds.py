@@ -92,6 +92,50 @@ class TestConnectionWindow:
             assert sent - back < CONNECTION_WINDOW // 2
 
 
+class TestBodies:
+    """What came of a body is given up as soon as nobody is going to read it."""
+
+    def held(self, client: RawClient, server: MemoryServer) -> int:
+        """Bytes of bodies that the worker holds, after all that was sent."""
+        client.expect_alive()
+        return server.worker.limits.uploads.used
+
+    def test_of_a_request_that_is_reset_while_it_waits_for_a_slot(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
+        with RawClient(server) as client:
+            client.open(request_fields("/sleep?s=5"))
+            waiting = client.open(request_fields("/echo", "POST"), end_stream=False)
+            client.send(data(waiting, b"x" * 1000))
+            assert self.held(client, server) == 1000
+            client.send(rst_stream(waiting))
+            assert self.held(client, server) == 0
+            assert server.worker.limits.slots.running == 1
+
+    def test_of_a_request_that_is_refused(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_REQUEST_BODY_SIZE": "1000"})
+        with RawClient(server) as client:
+            stream = client.open(request_fields("/echo", "POST"), end_stream=False)
+            client.send(data(stream, b"x" * 1000, end=False))
+            assert self.held(client, server) == 1000
+            client.send(data(stream, b"x", end=False))
+            assert client.expect_response(stream).status == 413
+            client.send(data(stream, b"x" * 1000, end=False))
+            assert self.held(client, server) == 0
+            assert server.worker.limits.open_streams == 1
+
+    def test_of_a_connect_that_opens_no_websocket(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            fields = [*request_fields("/echo", "CONNECT"), (":protocol", "websocket")]
+            stream = client.new_stream_id()
+            client.send(
+                headers(stream, client.block(fields), end_stream=False),
+                data(stream, b"x" * 1000, end=False),
+            )
+            assert client.expect_response(stream).status == 405
+            assert self.held(client, server) == 0
+            assert server.worker.limits.open_streams == 1
+
+
 class TestCompressionState:
     """HPACK's table is the connection's: each block is decoded, whatever becomes of its stream."""
 
