@@ -86,7 +86,9 @@ class Writer:
         self._response_framed = response_framed
         self._failed = failed
         self._scheduler: Scheduler = RoundRobin()
-        self._control = bytearray()
+        # To be sent. send_raw(), wait_for_room() and frame_now() add to them in any greenlet; only
+        # the callback or the greenlet that sends takes from them.
+        self._control = bytearray()  # frames that come first, of `h2` and send_raw()
         self._framed: list[bytes | memoryview] = []  # to be encrypted next
         self._running = False  # a write is due, or under way
         self._idle: Event | None = None  # somebody waits until it is not
