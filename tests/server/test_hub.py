@@ -231,7 +231,7 @@ class TestStacks:
             ("other asyncio task(s)", "in in_a_task"),
             ("native thread(s)", "in in_a_native_thread"),
             ("greenlet(s) of the asyncio loop's thread", "in run_forever"),
-            ("idle greenlet(s), for the next requests", "slots.py"),
+            ("idle greenlet(s), for the next requests", "stream_greenlets.py"),
         ):
             assert stack_of(log, kind, place)
         assert "Traceback" not in log

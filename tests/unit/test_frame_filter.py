@@ -36,12 +36,12 @@ class Connection:
         self.asked: list[tuple[int, int, bool]] = []  # about DATA: stream, size, ends it
         self.fault: ErrorCodes | None = None  # of DATA
         self.filter = FrameFilter(
-            MAX_FRAME_SIZE, self._data_fault, self.counted.append, max_block_size
+            MAX_FRAME_SIZE, self._check_data, self.counted.append, max_block_size
         )
         self.feed(PREFACE + raw.settings())
         self.counted.clear()
 
-    def _data_fault(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+    def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
         self.asked.append((stream_id, size, ends))
         return self.fault
 
