@@ -367,10 +367,10 @@ class Stream(ABC):
         elif self.greenlet is not None:
             self.worker.stop_body_later(self)
 
-    def drain(self) -> None:
-        """The worker shuts down: tell a WebSocket, which has no end of its own.
+    def worker_shuts_down(self) -> None:
+        """Have a WebSocket closed with 1001, since it has no end of its own.
 
-        Called by the connection when it drains.
+        Called by the connection. The other streams finish.
         """
         if self.websocket is not None:
             self.websocket.drain()

@@ -345,7 +345,7 @@ class Http1Connection:
         """Close once idle, after the time that a request on its way may take."""
         self._drain_since = time.monotonic()
         if self._stream is not None:
-            self._stream.drain()
+            self._stream.worker_shuts_down()
 
     def sweep(self, now: float) -> None:
         """Close a connection that is idle for too long, or whose client has left its request.

@@ -267,7 +267,9 @@ class Http2Connection:
         self.worker.limits.penalty_box.leave(self)
 
     def drain(self) -> None:
-        """Let open streams finish, take no new ones, then close."""
+        """The worker shuts down: take no new streams, end WebSockets, close after the last."""
+        for stream in list(self._streams.by_id.values()):
+            stream.worker_shuts_down()
         self._shutdown.drain()
 
     def evict(self) -> None:

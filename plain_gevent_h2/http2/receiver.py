@@ -224,7 +224,7 @@ class Receiver:
         self._streams.open(stream)
         self._requests += 1
         if self._requests == self.worker.config.max_requests_per_connection:
-            self._shutdown.drain()
+            self._shutdown.drain()  # the worker goes on, so WebSockets do as well
         return stream
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> None:

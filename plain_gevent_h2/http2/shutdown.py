@@ -114,8 +114,6 @@ class Shutdown:
             return
         if self._drain_since is None:
             self._drain_since = time.monotonic()
-        for stream in list(self._streams.by_id.values()):
-            stream.drain()
         if not self._streams.by_id and self.last_stream_id:
             self.close(ErrorCodes.NO_ERROR)
 

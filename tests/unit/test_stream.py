@@ -424,10 +424,10 @@ class TestWebSocket:
 
     def test_it_is_told_of_a_drain_and_of_its_clients_end(self) -> None:
         request = self.make(b"a")
-        request.stream.drain()  # there is none yet
+        request.stream.worker_shuts_down()  # there is none yet
         request.run()
         assert request.stream.websocket is not None
-        request.stream.drain()
+        request.stream.worker_shuts_down()
         request.stream.client_gone()
         assert request.stream.websocket.told == ["lost", "drain", "lost"]  # type: ignore[attr-defined]
         assert request.worker.to_stop == []
