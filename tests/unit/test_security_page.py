@@ -1,6 +1,7 @@
 """docs/security.md says what is: its tests exist, its limits and defaults are those of the code."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 from attacks import ATTACKS
@@ -48,14 +49,28 @@ def row(start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_tests_exist() -> None:
+def named_tests() -> Iterator[tuple[str, str]]:
+    """Each test that the page names, with the file that is named before it in its cell or line."""
+    for text in re.split(r"[\n|]", PAGE):
+        file = ""
+        for name in re.findall(r"`((?:test_|Test)\w+(?:\.py)?)`", text):
+            if name.endswith(".py"):
+                file = name
+            else:
+                yield file, name
+
+
+def test_the_tests_are_where_the_page_says() -> None:
     tests = {path.name: path.read_text() for path in TESTS.rglob("test_*.py")}
     assert set(re.findall(r"`(test_\w+\.py)`", PAGE)) <= set(tests)
-    code = "\n".join(tests.values())
-    names = re.findall(r"`((?:test_|Test)\w+)`", PAGE)
-    assert len(names) > 20
-    for name in names:
-        assert re.search(rf"\b(def|class) {name}\b", code), name
+    names = list(named_tests())
+    assert len(names) > 50
+    for file, name in names:
+        assert file, f"{name}: in which file?"
+        assert re.search(rf"\b(def|class) {name}\b", tests[file]), f"{name} is not in {file}"
+
+
+def test_the_attacks_exist() -> None:
     attacks = PAGE.partition("## Frames")[2].partition("## Time")[0]
     last_cells = [line.strip("| ").split("|")[-1] for line in attacks.splitlines()]
     starts = re.findall(r"`([a-z0-9-]+)(?:\.\.\.)?`", "\n".join(last_cells))
