@@ -250,7 +250,7 @@ def patch_websockets() -> None:
 
     What broke: Plain's reader takes 16 messages of up to 1 MiB that the view has not asked for: 20
     sockets of one connection held 395 MiB. Shown by
-    `tests/server/test_unread.py::test_attack`.
+    `tests/server/test_websocket_unread.py::test_attack`.
     """
     from .app import bounded_websocket
 

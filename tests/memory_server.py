@@ -17,6 +17,7 @@ not as in `plain server`:
   patches in Plain's parsers, logs and WebSockets is patched while a module of this tier runs.
 """
 
+import asyncio
 import io
 import itertools
 import logging
@@ -30,7 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from types import ModuleType, SimpleNamespace, TracebackType
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import gevent
 import gevent.event
@@ -45,7 +46,8 @@ from plain.server.app import ServerApplication
 from virtual_time import advance
 
 from plain_gevent_h2 import patches
-from plain_gevent_h2.app.asyncio_bridge import Call
+from plain_gevent_h2.app import asyncio_bridge
+from plain_gevent_h2.app.asyncio_bridge import _Selector as GeventLoopSelector
 from plain_gevent_h2.http1.connection import Http1Connection
 from plain_gevent_h2.http2.connection import Http2Connection
 from plain_gevent_h2.net.tls_socket import TlsSocket
@@ -59,10 +61,20 @@ LEFT_FOR_GOOD = 120
 _LOGGERS = ("plain", "app", "plain.server.access")
 
 #: Modules of the app whose views wait, and are used here.
-_WAITING_VIEWS = ("app.views", "app.body_views", "app.length_views")
+_WAITING_VIEWS = ("app.views", "app.body_views", "app.length_views", "app.ws_views")
 
 #: Whose time a test sets: the worker's, Plain's server's, the views', the clients'.
-_OWN_TIME = ("plain_gevent_h2", "plain.server", "app", "harness", "raw", "h2client", "load_client")
+_OWN_TIME = (
+    "plain_gevent_h2",
+    "plain.server",
+    "app",
+    "asyncio",
+    "harness",
+    "raw",
+    "h2client",
+    "load_client",
+    "ws",
+)
 
 
 def has_own_time(module: ModuleType) -> bool:
@@ -111,19 +123,33 @@ def as_in_a_worker() -> Iterator[None]:
         for name, value in names.items()
         if vars(owner)[name] is not value
     ]
-    wait = Call.wait
-
-    def wait_in_real_time(self: Call, ready: Callable[[], object]) -> None:
-        with cast(Any, gevent.get_hub().loop).native_call():
-            wait(self, ready)
-
-    Call.wait = wait_in_real_time  # type: ignore[method-assign]
+    # The asyncio loop is in a greenlet, or its timers would take real time.
+    names = vars(asyncio_bridge)
+    own = {"_start_new_thread": _start_greenlet, "_Selector": _LoopSelector}
+    theirs = {name: names[name] for name in own}
+    names.update(own)
     try:
         yield
     finally:
-        Call.wait = wait  # type: ignore[method-assign]
+        names.update(theirs)
         for owner, name, value in patched:
             setattr(owner, name, value)
+
+
+class _LoopSelector(GeventLoopSelector):
+    """Waits for an asyncio loop in a greenlet. Meanwhile no other greenlet sees that loop."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            return super().select(timeout)
+        finally:
+            asyncio._set_running_loop(loop)
+
+
+def _start_greenlet(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    gevent.spawn(function, *args)
 
 
 def _modules_and_classes_of_plain() -> set[Any]:

@@ -45,6 +45,10 @@ class Echo(_Socket):
             self.note(f"closed {ws.close_code}")
 
 
+class Small(Echo):
+    websocket_max_message_size = 1000
+
+
 class SlowToAccept(Echo):
     def before_request(self) -> None:
         time.sleep(float(self.request.query_params["s"]))
@@ -170,6 +174,7 @@ class Events(View):
 
 urls: tuple[Any, ...] = (
     path("ws/echo", Echo),
+    path("ws/small", Small),
     path("ws/slow-to-accept", SlowToAccept),
     path("ws/push", Push),
     path("ws/flood", Flood),

@@ -9,42 +9,16 @@ from threading import Thread
 
 import pytest
 from attacks import UNREAD, Outcome, leave_unread, websocket_frame
-from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
-from raw import RawClient, data
+from raw import RawClient
 from server.test_attacks import ATTEMPTS, FACTOR, GROWTH, REQUESTS, latency, slowdown
-from ws import Http2Socket, connect_fields
+from ws import Http2Socket, upgrade_request
 
 Serve = Callable[..., Server]
 
 #: Seconds of each attack.
 SECONDS = 3.0
-
-
-class TestBeforeTheViewAccepts:
-    def test_some_bytes_are_kept_for_it(self, server: Server) -> None:
-        with RawClient(server) as client:
-            stream = client.open(connect_fields("/ws/slow-to-accept?s=0.5"), end_stream=False)
-            client.send(data(stream, websocket_frame(b"early"), end=False))
-            assert client.expect_data(stream, 1)[0].data == b"\x82\x05early"
-
-    def test_more_are_a_reset(self, server: Server) -> None:
-        with RawClient(server) as client:
-            stream = client.open(connect_fields("/ws/slow-to-accept?s=3"), end_stream=False)
-            for _ in range(5):
-                client.send(data(stream, bytes(16000), end=False))
-            client.expect_stream_error(stream, ErrorCodes.ENHANCE_YOUR_CALM)
-            client.expect_alive()
-
-    def test_a_drip_is_a_reset(self, server: Server) -> None:
-        with RawClient(server) as client:
-            path = connect_fields("/ws/slow-to-accept?s=25")
-            silent, drip = client.open(path, end_stream=False), client.open(path, end_stream=False)
-            client.send(data(drip, b"x", end=False))
-            client.expect_stream_error(drip, ErrorCodes.ENHANCE_YOUR_CALM)
-            client.expect_alive()
-            assert not [frame for frame in client.frames if frame.stream_id == silent]
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +85,7 @@ def test_http1_is_told_to_come_again(serve: Serve) -> None:
     worker = server.worker()
     socks = [server.connect("http/1.1") for _ in range(20)]
     for sock in socks:
-        sock.sendall(
-            b"GET /ws/push HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        sock.sendall(upgrade_request("/ws/push"))
         assert sock.recv(1000).startswith(b"HTTP/1.1 101 ")
     memory = worker.memory_info().rss
     threads = [Thread(target=send_messages, args=(sock,)) for sock in socks]

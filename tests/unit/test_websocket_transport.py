@@ -1,4 +1,4 @@
-"""What WebSockets may hold that their views have not taken, and the bytes' way to the view."""
+"""The bytes of one WebSocket, on their way between its stream and its view."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -6,151 +6,11 @@ from typing import Any
 
 import gevent
 import pytest
-from clock import Clock
 
-from plain_gevent_h2.app import websocket
 from plain_gevent_h2.app.asyncio_bridge import AsyncioThread
 from plain_gevent_h2.app.upload_budget import UploadBudget
-from plain_gevent_h2.app.websocket import (
-    MAX_EARLY,
-    MAX_UNREAD,
-    MIN_READ,
-    UNREAD_LOW_WATER,
-    Unread,
-    WebSocketTransport,
-)
+from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, Unread, WebSocketTransport
 from plain_gevent_h2.net.fairness import yield_to_others
-
-MIB = 1024 * 1024
-
-
-class Socket:
-    """As much of a WebSocket as holds bytes."""
-
-    def __init__(self, unread: Unread) -> None:
-        self._unread = unread
-        self.refused = 0
-
-    def hold(self, size: int) -> None:
-        self._unread.hold(self, size)  # type: ignore[arg-type]
-
-    def get(self, size: int) -> None:
-        """Hold `size` bytes, the last of which have just come."""
-        self.hold(size)
-        self._unread.check(self)  # type: ignore[arg-type]
-
-    def refuse(self) -> None:
-        self.refused += 1
-        self.hold(0)
-
-
-class TestUnread:
-    @pytest.fixture
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
-        return Clock.of(websocket, monkeypatch)
-
-    @pytest.fixture
-    def budget(self) -> UploadBudget:
-        return UploadBudget(1000 * MIB)
-
-    @pytest.fixture
-    def unread(self, clock: Clock, budget: UploadBudget) -> Unread:
-        return Unread(budget)
-
-    def test_it_counts_in_the_budget_for_bodies(self, budget: UploadBudget, unread: Unread) -> None:
-        first, second = Socket(unread), Socket(unread)
-        first.hold(100)
-        second.hold(50)
-        first.hold(30)
-        assert budget.used == 80
-        first.hold(0)
-        second.hold(0)
-        assert budget.used == unread._size == 0
-        assert not unread._held
-        assert not unread._since
-
-    def test_up_to_the_limit_nobody_is_refused(self, unread: Unread) -> None:
-        sockets = [Socket(unread) for _ in range(16)]
-        for sock in sockets:
-            sock.get(MIB)
-        assert not any(sock.refused for sock in sockets)
-
-    def test_the_largest_is_beside_the_limit(self, unread: Unread) -> None:
-        large, small = Socket(unread), Socket(unread)
-        small.get(MAX_UNREAD)
-        large.get(100 * MIB)
-        assert not large.refused
-        assert not small.refused
-        small.get(MAX_UNREAD + 1)
-        assert small.refused
-        assert not large.refused
-
-    def test_past_it_those_that_hold_most_for_longest_go(
-        self, clock: Clock, unread: Unread
-    ) -> None:
-        old, new, largest = (Socket(unread) for _ in range(3))
-        old.get(2 * MIB)
-        clock.now += 100
-        new.get(12 * MIB)
-        clock.now += 1
-        largest.get(20 * MIB)
-        assert [sock.refused for sock in (old, new, largest)] == [0, 0, 0]
-        more = Socket(unread)
-        more.get(2 * MIB + 1)
-        # 2 MiB for 101 s, of the 16 MiB and a byte. Then there is more than the low water.
-        assert old.refused == 1
-        assert new.refused == 1
-        assert [more.refused, largest.refused] == [0, 0]
-
-    def test_the_largest_is_spared_however_long_it_has_held_it(
-        self, clock: Clock, unread: Unread
-    ) -> None:
-        largest = Socket(unread)
-        largest.get(20 * MIB)
-        clock.now += 1000
-        others = [Socket(unread) for _ in range(17)]
-        for sock in others:
-            sock.get(MIB)
-        assert not largest.refused
-        assert sum(sock.refused for sock in others) == 17 - UNREAD_LOW_WATER // MIB
-
-    def test_it_ends_at_the_low_water(self, clock: Clock, unread: Unread) -> None:
-        old = [Socket(unread) for _ in range(17)]
-        for sock in old:
-            sock.hold(MIB)
-            clock.now += 1
-        old[-1].get(MIB + 1)  # the largest
-        assert not any(sock.refused for sock in old)
-        newest = Socket(unread)
-        newest.get(MIB)
-        gone = sum(sock.refused for sock in old)
-        assert [sock.refused for sock in old[:gone]] == [1] * gone  # the oldest
-        assert 17 - gone == UNREAD_LOW_WATER // MIB
-
-    def test_who_takes_some_counts_from_then_on(self, clock: Clock, unread: Unread) -> None:
-        takes, keeps = Socket(unread), Socket(unread)
-        takes.hold(8 * MIB)
-        keeps.hold(8 * MIB - 100)
-        clock.now += 100
-        takes.hold(8 * MIB - 1)
-        takes.hold(8 * MIB)  # more comes, which changes nothing
-        clock.now += 1
-        Socket(unread).get(20 * MIB)
-        Socket(unread).get(101)
-        assert keeps.refused == 1
-        assert takes.refused == 0
-
-    def test_without_room_in_the_budget_who_got_some_is_refused(
-        self, budget: UploadBudget, unread: Unread
-    ) -> None:
-        budget.charge(999 * MIB)
-        holder, little, much = (Socket(unread) for _ in range(3))
-        holder.get(MIB)
-        assert not holder.refused
-        little.get(MAX_EARLY)
-        assert not little.refused
-        much.get(MAX_EARLY + 1)
-        assert (holder.refused, little.refused, much.refused) == (0, 0, 1)
 
 
 @pytest.fixture(autouse=True)
