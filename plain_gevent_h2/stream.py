@@ -21,7 +21,7 @@ from plain.http import (
 )
 from plain.logs import get_framework_logger
 
-from .app.deadline import DeadlinePassed, body_limited, log_passed
+from .app.deadline import DeadlinePassed, body_in_time, log_passed
 from .app.pipeline import Handled, ResponseBodyFailed
 from .app.plain_internals import (
     WEBSOCKET_CLOSE_TIMEOUT,
@@ -31,7 +31,7 @@ from .app.plain_internals import (
     recv_timeout,
     stored_headers,
 )
-from .app.spool import log_unwritten
+from .app.spool import BodyNotWritten, log_unwritten
 from .app.websocket import WebSocketTransport
 from .app.worker_interface import WorkerInterface
 from .net import metrics
@@ -65,14 +65,14 @@ def promised_length(response: Response) -> int | None:
 
 
 class Stream(ABC):
-    """A request that was received whole, and the way its response goes back.
+    """A request that is ready to run, and the way its response goes back.
 
     `run()` is what the stream's greenlet runs. It calls the protocol's verbs, which `Http1Stream`
     and `Http2Stream` define, and nobody else calls them unless their docstring says so. Sizes are
     in bytes, times in seconds, monotonic.
 
     The stream's greenlet owns the attributes, with these exceptions: `client_gone()` sets `gone_at`
-    and `is_clientless`, `Slots` sets `greenlet`, and the connection sets `pipelined`.
+    and `is_clientless`, `Slots` sets `greenlet`, and the connection sets `bytes_follow`.
     """
 
     # CPython caches no attributes of an object that has more than 30: 2 % of a small request
@@ -80,6 +80,7 @@ class Stream(ABC):
     __slots__ = (
         "_has_failed",
         "began_at",
+        "bytes_follow",
         "cancel",
         "gone_at",
         "greenlet",
@@ -89,8 +90,7 @@ class Stream(ABC):
         "is_clientless",
         "logged_request",
         "logged_response",
-        "pipelined",
-        "websocket",
+        "websocket_transport",
         "worker",
     )
 
@@ -109,8 +109,8 @@ class Stream(ABC):
         self.greenlet_done = False  # run() has ended: the greenlet may run another stream by now
         self._has_failed = False
         self.began_at = 0.0  # when its greenlet began, 0 before
-        self.websocket: WebSocketTransport | None = None
-        self.pipelined = False  # more than this request has arrived
+        self.websocket_transport: WebSocketTransport | None = None
+        self.bytes_follow = False  # more than this request has arrived
 
     # -- the protocol's verbs -------------------------------------------------
 
@@ -118,8 +118,8 @@ class Stream(ABC):
     def build_request(self) -> Request:
         """Plain's request. Sets `logged_request` and `logged_response`. Called once, first.
 
-        Raises `LookupError` or `ValueError` for a field that Plain cannot take, and `OSError` if
-        the end of the body cannot be written to its file.
+        Raises `LookupError` or `ValueError` for a field that Plain cannot take, and
+        `BodyNotWritten`.
         """
 
     @abstractmethod
@@ -181,6 +181,11 @@ class Stream(ABC):
         A connection calls it for a request that it gives up before that has a greenlet.
         """
 
+    @property
+    def is_extended_connect(self) -> bool:
+        """Whether the request is an extended CONNECT (RFC 8441), which HTTP/2 alone has."""
+        return False
+
     # -- the stream's greenlet ------------------------------------------------
 
     def run(self) -> bool:
@@ -221,7 +226,7 @@ class Stream(ABC):
             log.warning("Invalid request", extra={"error": str(exc)})
             self.send_error(400)
             return
-        except OSError as exc:  # the last of its body
+        except BodyNotWritten as exc:  # the last of its body
             log_unwritten(exc)
             self.send_error(500)
             return
@@ -240,8 +245,9 @@ class Stream(ABC):
         the headers went out, the status there is the view's, which nobody has seen.
         """
         began = datetime.now(UTC)
-        is_connect = self.websocket is not None
-        handled = self.worker.pipeline.handle(request, is_connect=is_connect, asker=self)
+        handled = self.worker.pipeline.handle(
+            request, extended_connect=self.is_extended_connect, stream=self
+        )
         status: int | None = handled.response.status_code
         try:
             self._send(handled)
@@ -295,7 +301,7 @@ class Stream(ABC):
         ):
             self.send_headers(response, end_stream=True)
         elif response.streaming:
-            with body_limited(response):
+            with body_in_time(response):
                 self._send_streaming(handled, promised)
         elif promised is not None and promised != len(response.content):
             self._send_streaming(handled, promised)
@@ -331,11 +337,11 @@ class Stream(ABC):
     def _send_websocket(self, handled: Handled) -> None:
         if not self.worker.alive:
             raise UpgradeRefused("worker is shutting down")
-        if self.pipelined:
+        if self.bytes_follow:
             raise UpgradeRefused("bytes received before the upgrade completed")
         transport = self.upgrade(handled.response)
         try:
-            for piece in handled.websocket(transport, self._close_timeout):
+            for piece in handled.run_websocket(transport, self._close_timeout):
                 self.send_data(piece)
         finally:
             transport.lost()
@@ -362,8 +368,8 @@ class Stream(ABC):
             self.worker.limits.slots.client_left()
         if self.cancel is not None:
             self.cancel()
-        if self.websocket is not None:
-            self.websocket.lost()
+        if self.websocket_transport is not None:
+            self.websocket_transport.lost()
         elif self.greenlet is not None:
             self.worker.stop_body_later(self)
 
@@ -372,8 +378,8 @@ class Stream(ABC):
 
         Called by the connection. The other streams finish.
         """
-        if self.websocket is not None:
-            self.websocket.drain()
+        if self.websocket_transport is not None:
+            self.websocket_transport.worker_shuts_down()
 
     def stop_body(self, now: float) -> bool:
         """Stop a streaming body that goes on for `STOP_GRACE` after its client left.

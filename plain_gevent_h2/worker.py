@@ -34,8 +34,8 @@ from .app.plain_internals import (
 )
 from .app.request_rules import RequestRules
 from .app.shared_limits import SharedLimits
+from .app.unread_websockets import UnreadBudget
 from .app.upload_budget import UploadBudget
-from .app.websocket import Unread
 from .config import Config
 from .http1.connection import Http1Connection
 from .http2.connection import Http2Connection
@@ -144,7 +144,7 @@ class GeventWorker(Worker):
             unsent=unsent,
             unread_responses=UnreadResponses(self._connections.http2, unsent),
             send_timeout=SendTimeout(self.config.send_timeout, slots.is_full, unsent),
-            unread_websockets=Unread(uploads),
+            unread_websockets=UnreadBudget(uploads),
         )
 
     # -- life -----------------------------------------------------------------
@@ -309,7 +309,7 @@ class GeventWorker(Worker):
         self.failed_handshakes.report()
         self.http2_without_alpn.report()
         self._trimmer.sweep(now)
-        self.limits.uploads.sweep(now)
+        self.limits.uploads.tick(now)
         self.limits.unread_responses.sweep()
         self.limits.slots.refuse_waiting()
         self._connections.sweep(now)

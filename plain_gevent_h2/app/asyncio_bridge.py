@@ -68,8 +68,8 @@ class Abandoned(Exception):
     """A coroutine was cancelled, since nobody waits for its result any more."""
 
 
-class Asker(Protocol):
-    """A request, as far as it waits for a coroutine's result."""
+class WaitingStream(Protocol):
+    """A stream, as far as it waits for a coroutine's result."""
 
     gone_at: float | None  # no longer None once its client has left
     cancel: Callable[[], None] | None  # set while the coroutine runs, to be called then
@@ -222,12 +222,15 @@ class AsyncioThread:
                 loop.run_forever()
 
     def run(
-        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, asker: Asker
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        context: contextvars.Context,
+        stream: WaitingStream,
     ) -> Any:
         """Run `coroutine` on the loop, in `context`, while the calling greenlet waits.
 
         Returns its result or raises its exception. If the greenlet is stopped meanwhile,
-        the coroutine is cancelled. If the client of `asker` leaves, it is cancelled too, and
+        the coroutine is cancelled. If the client of `stream` leaves, it is cancelled too, and
         once it has ended, this raises `Abandoned`.
         """
         call = Call(self.hub)
@@ -236,10 +239,10 @@ class AsyncioThread:
         def cancel() -> None:
             loop.post(call.cancel)
 
-        if asker.gone_at is not None:
+        if stream.gone_at is not None:
             coroutine.close()
             raise Abandoned
-        asker.cancel = cancel
+        stream.cancel = cancel
         loop.post(call.start, coroutine, context)
         try:
             call.wait(call.is_done)
@@ -247,9 +250,9 @@ class AsyncioThread:
             cancel()
             raise
         finally:
-            asker.cancel = None
+            stream.cancel = None
         assert call.task is not None
-        if call.task.cancelled() and asker.gone_at is not None:
+        if call.task.cancelled() and stream.gone_at is not None:
             raise Abandoned
         return call.result()
 

@@ -1,4 +1,4 @@
-"""Plain's WebSocket, with a bound for what it reads ahead of its view.
+"""Plain's WebSocket, with a limit for what it reads ahead of its view.
 
 Plain's reader takes 16 messages that the view has not asked for, of up to
 `websocket_max_message_size` each, and keeps three copies of the last one until the next has
@@ -39,71 +39,72 @@ CLOSE_TRY_AGAIN_LATER = 1013
 
 
 class _Messages(asyncio.Queue[str | bytes]):
-    """Those that the view has not taken, and their bytes, of which the transport is told."""
+    """Messages that the view has not taken. Reports to the transport how many bytes they are."""
 
     def __init__(self, transport: WebSocketTransport) -> None:
         super().__init__(RECEIVE_QUEUE_SIZE)
         self._transport = transport
-        self._size = 0  # bytes of those that wait
-        self._coming = 0  # bytes of one that is not whole, or has no place yet
+        self._queued_bytes = 0
+        self._next_bytes = 0  # of a message that is not whole, or has no room yet
         self._is_dropped = False
 
     def full(self) -> bool:
-        return self._size > MESSAGE_BACKLOG or super().full()
+        return self._queued_bytes > MESSAGE_BACKLOG or super().full()
 
-    def come(self, size: int) -> None:
+    def frame_was_read(self, next_bytes: int) -> None:
         """So many bytes of the next message are here."""
-        self._coming = size
-        self._transport.keep(self._size + size)
+        self._next_bytes = next_bytes
+        self._transport.frame_was_read(self._queued_bytes + next_bytes)
 
     def drop(self) -> None:
-        """Forget those that wait, and those to come."""
+        """Forget the messages that are here and those that may still come."""
         self._is_dropped = True
         while not self.empty():
             self.get_nowait()
 
     def _put(self, item: str | bytes) -> None:
         if not self._is_dropped:
-            self._size += sys.getsizeof(item)
+            self._queued_bytes += sys.getsizeof(item)
             super()._put(item)
 
     def _get(self) -> str | bytes:
         item = super()._get()
-        self._size -= sys.getsizeof(item)
-        self._transport.keep(self._size + self._coming)
+        self._queued_bytes -= sys.getsizeof(item)
+        self._transport.frame_was_read(self._queued_bytes + self._next_bytes)
         return item
 
 
 class BoundedWebSocket(WebSocket):
-    """Takes the place of the class that Plain's `run_websocket` makes. Lives in the loop's thread.
+    """Takes the place of the class that Plain's `run_websocket` makes. Runs in the loop's thread.
 
-    Its reader is Plain's, but that it has one copy of a message and says what it holds.
+    Its reader does what Plain's does, but keeps one copy of a message, and reports what it holds.
     """
+
+    _messages: _Messages
 
     def __init__(self, transport: WebSocketTransport, **options: Any) -> None:
         super().__init__(transport, **options)
-        self._bytes = transport
-        self._messages = self._unread = _Messages(transport)
+        self._messages = _Messages(transport)
         self._closing: asyncio.Task[None] | None = None
-        transport.dropped = self._drop
-        if transport.is_refused:  # before there was anybody to drop it
+        transport.drop_messages = self._drop
+        if transport.is_evicted:  # before this object was made
             self._drop()
 
     def _drop(self) -> None:
-        """The transport may hold no more for this socket: forget what it has, and close it."""
-        self._unread.drop()
+        """The transport was evicted: forget the messages, and close."""
+        self._messages.drop()
         reason = "Too much is unread"
         self._closing = asyncio.create_task(self._fail(CLOSE_TRY_AGAIN_LATER, reason))
 
     async def _read_loop(self) -> None:
         try:
             while not self.closed and (message := await self._read_message()) is not None:
-                self._unread.come(sys.getsizeof(message))
-                self._receive_full = self._unread.full()
-                await self._unread.put(message)
+                self._messages.frame_was_read(sys.getsizeof(message))
+                self._receive_full = self._messages.full()
+                await self._messages.put(message)
                 del message  # before the next, for which it may wait an hour
                 self._receive_full = False
-                self._unread.come(0)
+                self._messages.frame_was_read(0)
                 self._activity.set()
         except PayloadTooLarge:
             await self._fail(CLOSE_MESSAGE_TOO_BIG, "Message too big")
@@ -121,7 +122,7 @@ class BoundedWebSocket(WebSocket):
         opcode = OP_CONTINUATION  # of the message's first frame, once that has come
         message = bytearray()
         while True:
-            frame = await read_frame(self._bytes.recv, self._max_message_size)
+            frame = await read_frame(self._transport.recv, self._max_message_size)
             if frame.opcode >= OP_CLOSE:
                 if not await self._answer(frame):
                     return None
@@ -135,7 +136,7 @@ class BoundedWebSocket(WebSocket):
                 if frame.fin:
                     return message.decode() if opcode == OP_TEXT else bytes(message)
             del frame  # it would be a second copy while the next is waited for
-            self._unread.come(len(message))
+            self._messages.frame_was_read(len(message))
 
     async def _answer(self, frame: Frame) -> bool:
         """Do what a control frame asks for; False if it is a close."""

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 import gevent
 from opentelemetry import trace
-from plain.http import AsyncStreamingResponse, FileResponse, NotAllowedResponse, Response
+from plain.http import AsyncStreamingResponse, FileResponse, Response
 from plain.logs import get_framework_logger
 from plain.views import View
 
-from .asyncio_bridge import Abandoned, Asker, AsyncioThread
-from .deadline import limited
+from .asyncio_bridge import Abandoned, AsyncioThread, WaitingStream
+from .deadline import with_deadline
+from .extended_connect import (
+    NotAWebSocket,
+    is_extended_connect,
+    opens_websocket,
+    without_a_page,
+)
 from .plain_internals import (
     PendingView,
     RequestHandler,
     Resolve,
     ResponseOwner,
-    is_websocket_upgrade,
     run_websocket,
 )
 from .websocket import WebSocketTransport
@@ -39,9 +44,6 @@ FILE_BLOCK_SIZE = 256 * 1024
 CLIENT_LEFT = 499
 
 _END: Any = object()
-
-#: Whether the request is an extended CONNECT, which Plain's views see as an HTTP/1.1 upgrade.
-_is_connect = contextvars.ContextVar("plain_gevent_h2_is_connect", default=False)
 
 
 class ResponseBodyFailed(Exception):
@@ -98,7 +100,7 @@ class Handled:
                 self._owner.body_sent(len(chunk))
                 yield chunk
 
-    def websocket(
+    def run_websocket(
         self, transport: WebSocketTransport, close_timeout: Callable[[], float]
     ) -> Generator[bytes]:
         """Run the view's `websocket()`; yield the bytes that it sends.
@@ -165,93 +167,68 @@ class Pipeline:
         self._handler = RequestHandler(handler)
         self._deadline = deadline  # seconds; 0 is none
         self._bridge = AsyncioThread()
-        self._handler.wrap_resolving(self._limit)
+        self._handler.wrap_resolving(self._wrap_resolve)
 
-    def _limit(self, resolve: Resolve) -> Resolve:
-        """Plain's resolving; a view that has a deadline is replaced by one that keeps it.
+    def _wrap_resolve(self, resolve: Resolve) -> Resolve:
+        """What finds the view of a request: Plain's `resolve`, and views of ours in some places."""
 
-        So is one that would answer an extended CONNECT with a page.
-        """
-
-        def resolve_limited(request: "Request") -> Any:
+        def resolve_wrapped(request: "Request") -> Any:
             match = resolve(request)
-            if _is_connect.get() and not (
-                getattr(match.view_class, "implements_websocket", False)
-                and is_websocket_upgrade(request)
-            ):
-                match = copy(match)
-                match.view_class = _NoWebSocket
-                return match
+            if is_extended_connect.get() and not opens_websocket(match.view_class, request):
+                return _with_view(match, NotAWebSocket)
             seconds = getattr(match.view_class, "request_deadline", self._deadline)
             if seconds:
-                match = copy(match)
-                match.view_class = limited(match.view_class, seconds)
+                return _with_view(match, with_deadline(match.view_class, seconds))
             return match
 
-        return resolve_limited
+        return resolve_wrapped
 
-    def handle(self, request: "Request", *, is_connect: bool, asker: Asker) -> Handled:
+    def handle(
+        self, request: "Request", *, extended_connect: bool, stream: WaitingStream
+    ) -> Handled:
         """Run `request` through middleware and its view, in the calling greenlet.
 
-        An async view is cancelled when the client of `asker` leaves.
-
-        To an extended CONNECT (`is_connect`) a response of a page's is none: a 2xx would open the
-        tunnel, and the page be its first bytes (RFC 9110 section 9.3.6, RFC 8441 section 5).
+        An async view is cancelled when the client of `stream` leaves. `extended_connect`: see
+        `extended_connect.py`.
 
         As in Plain's own worker, the request gets an empty `contextvars.Context` of its
         own with the server span in it, and every part of it runs there. What the app
         raises has become a response; what this raises is a failure of the framework.
         """
         context = contextvars.Context()
-        if is_connect:
-            context.run(_is_connect.set, True)
+        if extended_connect:
+            context.run(is_extended_connect.set, True)
 
         def run() -> Response:
-            return self._run(request, context, asker)
+            return self._run(request, context, stream)
 
         owner = self._handler.handle(request, context, run, traced=_is_traced())
         return Handled(owner, context, self._bridge)
 
-    def _run(self, request: "Request", context: contextvars.Context, asker: Asker) -> Response:
+    def _run(
+        self, request: "Request", context: contextvars.Context, stream: WaitingStream
+    ) -> Response:
         handler = self._handler
         response = context.run(handler.run_until_view_returns, request)
         if handler.is_pending(response):
             pending: PendingView = response
             try:
                 view = handler.await_view(request, pending)
-                response = self._bridge.run(view, context, asker)
+                response = self._bridge.run(view, context, stream)
             except Abandoned:
                 pending.coroutine.close()  # it may never have started
                 # For the middleware, which gives back what it holds for the request.
                 response = Response(status_code=CLIENT_LEFT)
             response = context.run(handler.finish_pipeline, request, response, pending)
-        if _is_connect in context:
-            response = context.run(_accepts_or_refuses, response)
+        if is_extended_connect in context:
+            response = context.run(without_a_page, response)
         return cast(Response, response)
 
 
-class _NoWebSocket(View):
-    """Answers an extended CONNECT to what is no WebSocket, or of another version than 13.
-
-    405 is for a method that the server knows and this resource has not (RFC 9110 section 15.5.6);
-    501, for one that nothing here has, answers another `:protocol`.
-    """
-
-    def get_response(self) -> "Response":
-        return _no_websocket()
-
-
-def _no_websocket() -> "Response":
-    # Of CONNECT, which has none of them, Allow can be empty: RFC 9110 section 10.2.1.
-    return NotAllowedResponse([], headers={"Sec-WebSocket-Version": "13"})
-
-
-def _accepts_or_refuses(response: "Response") -> "Response":
-    """An extended CONNECT gets a 405 in place of a page that a middleware gives to everybody."""
-    if not 200 <= response.status_code < 300:
-        return response
-    response.close()
-    return _no_websocket()
+def _with_view(match: Any, view_class: type[View]) -> Any:
+    match = copy(match)
+    match.view_class = view_class
+    return match
 
 
 def _is_traced() -> bool:

@@ -10,8 +10,8 @@ from plain_gevent_h2.limits.unread_responses import UnreadResponses
 from plain_gevent_h2.limits.unsent import UnsentBytes
 from plain_gevent_h2.net.fairness import PenaltyBox
 
+from .unread_websockets import UnreadBudget
 from .upload_budget import UploadBudget
-from .websocket import Unread
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class SharedLimits:
     unread_responses: UnreadResponses
     unsent: UnsentBytes
     send_timeout: SendTimeout
-    unread_websockets: Unread
+    unread_websockets: UnreadBudget
     penalty_box: PenaltyBox = field(default_factory=PenaltyBox)
     headers: HeaderBudget = field(default_factory=HeaderBudget)
     open_streams: int = 0  # of all HTTP/2 connections, which count them

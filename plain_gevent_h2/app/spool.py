@@ -25,11 +25,23 @@ BACKLOG = 256 * 1024
 LARGE_READ = 256 * 1024
 
 
-def log_unwritten(exc: OSError) -> None:
+class BodyNotWritten(OSError):
+    """The temporary file of a body could not be written: a 500."""
+
+
+def log_unwritten(exc: BodyNotWritten) -> None:
     """Log that a body did not reach its temporary file. One line: each request may have it."""
     log.error(
         "Request body could not be written to a temporary file (see TMPDIR)",
         extra={"error": str(exc)},
+    )
+
+
+def log_no_room(exc: BodyBudgetExceeded, client: Any) -> None:
+    """Log that the worker's budget for bodies is used up: a 503, and not the client's fault."""
+    log.warning(
+        "No room for a request's body (see SERVER_MAX_INFLIGHT_BODY_SIZE)",
+        extra={"client": client, "error": str(exc)},
     )
 
 
@@ -46,14 +58,14 @@ class Spool:
         self._memory_left = size
         self._on_released = on_released
         self._queue: list[bytes] = []
-        self._error: OSError | None = None
+        self._error: BodyNotWritten | None = None
         self._closed = False
         self.waiting = 0  # bytes that are not written yet
         self.idle = Event()  # nobody writes
         self.idle.set()
 
     def write(self, data: bytes) -> None:
-        """Write, or queue, `data`. Raises the `OSError` of an earlier write."""
+        """Write `data` to memory, or queue it. Raises `BodyNotWritten` if a write has failed."""
         if self._error is not None:
             raise self._error
         self._memory_left -= len(data)
@@ -71,12 +83,12 @@ class Spool:
         while self._queue:
             pieces, self._queue = self._queue, []
             try:
-                # Finds the folder, the first time under a lock that is no lock for native threads.
-                # Not before: what stays in memory needs none.
+                # The first call takes a lock of gevent's, so it is made here, not in the thread. A
+                # body in memory needs no folder.
                 tempfile.gettempdir()
                 write(pieces)
             except OSError as exc:
-                self._error = exc
+                self._error = BodyNotWritten(*exc.args)
                 pieces += self._queue
                 self._queue.clear()
             self._left_queue(pieces)
@@ -93,11 +105,14 @@ class Spool:
         self._on_released(size)
 
     def seek(self, offset: int) -> None:
-        """Go to `offset`, once all is written. Blocks; raises the `OSError` of a write."""
+        """Go to `offset`. Blocks until all is written. Raises `BodyNotWritten`."""
         self.idle.wait()
         if self._error is not None:
             raise self._error
-        in_native_thread(self._file.seek)(offset)
+        try:
+            in_native_thread(self._file.seek)(offset)  # writes what Python has buffered
+        except OSError as exc:
+            raise BodyNotWritten(*exc.args) from exc
 
     def read(self, size: int | None = -1) -> bytes:
         small = self._memory_left >= 0 or (size is not None and 0 <= size < LARGE_READ)
@@ -144,31 +159,36 @@ class SpooledBody(BodySink):
         super().__init__(
             spool_size=rules.body_memory_size, max_size=rules.max_body_size, budget=uploads
         )
-        self._uploads = uploads
+        self._uploads = uploads  # also `_budget` of Plain's, which close() sets to None
         self._on_evicted = on_evicted
         self._on_released = on_released
-        self._spool: Spool | None = None
+        self._spool: Spool | None = None  # also `_file` of Plain's: as above
         self._pace: Pace | None = None  # from the first byte on
         self._evicted = False
 
     def feed(self, data: bytes) -> int:  # type: ignore[override]  # Plain's returns None
         """See `Inbound`. What goes to memory does not wait.
 
-        Raises `BodyBudgetExceeded` also if the body was evicted.
+        Raises `LimitRequestBody`, `BodyNotWritten`, and `BodyBudgetExceeded`: also if the body was
+        evicted.
         """
         if self._spool is None or self._pace is None:
             self._spool = self._file = Spool(self.spool_size, self._on_released)  # type: ignore[assignment]
-            self._pace = Pace(self._uploads.now)
+            self._pace = Pace(self._uploads.client_seconds)
             self._uploads.begin(self)
         self._check_not_evicted()
-        self._pace.record(self._uploads.now, self.received)
+        self._pace.record(self._uploads.client_seconds, self.received)
         try:
-            super().feed(data)
+            return self._store(data, self._spool)
         except BodyBudgetExceeded:
             if not self._uploads.make_room(self, len(data)):
                 raise
-            super().feed(data)
-        return len(data) if self.spooled else 0
+            return self._store(data, self._spool)
+
+    def _store(self, data: bytes, spool: Spool) -> int:
+        waiting = spool.waiting
+        super().feed(data)
+        return spool.waiting - waiting
 
     def end(self) -> None:
         """See `Inbound`. Raises `BodyBudgetExceeded` if it was evicted."""
@@ -191,11 +211,12 @@ class SpooledBody(BodySink):
             assert self._uploads.limit is not None
             raise BodyBudgetExceeded(self._uploads.limit)
 
-    def slowness(self, more: int = 0) -> float:
-        """See `Upload`. One that waits for our disk is not slow."""
+    def seconds_at_rate(self, more: int = 0) -> float:
+        """See `Upload`. None for one that waits for our disk: it is not slow."""
         if self._pace is None or self.writing:
             return 0.0
-        return self._pace.slowness(self._uploads.now, self.received + more)
+        received = self.received + more
+        return self._pace.seconds_at_rate(self._uploads.client_seconds, received)
 
     def evict(self) -> None:
         """See `Upload`."""
@@ -214,6 +235,6 @@ class SpooledBody(BodySink):
         return self._spool is not None and not self._spool.idle.is_set()
 
     def wait_for_room(self) -> None:
-        """Block while too much of the body waits for the disk."""
+        """If more than `BACKLOG` waits for the disk, block until nothing does."""
         if self._spool is not None and self._spool.waiting > BACKLOG:
             self._spool.idle.wait()

@@ -19,8 +19,10 @@ PATIENCE = 10.0
 class Upload(Protocol):
     """A request's body that is still arriving."""
 
-    def slowness(self, more: int = 0) -> float:
-        """Seconds that all it has, and `more` bytes that just came, take at its present rate."""
+    def seconds_at_rate(self, more: int = 0) -> float:
+        """Seconds that all it has took, with `more` bytes that just came, if all of it came at the
+        rate of the last seconds.
+        """
 
     def evict(self) -> None:
         """Give up what was received, and answer with a 503."""
@@ -40,8 +42,8 @@ class Pace:
         if now - self._latest[0] >= RATE_WINDOW:
             self._before, self._latest = self._latest, (now, received)
 
-    def slowness(self, now: float, received: int) -> float:
-        """Seconds that `received` bytes take at the rate of lately."""
+    def seconds_at_rate(self, now: float, received: int) -> float:
+        """Seconds that `received` bytes take at the rate of the last seconds."""
         since, had = self._latest if now - self._latest[0] >= RATE_WINDOW else self._before
         if received == had:
             return float("inf") if received else 0.0
@@ -58,20 +60,20 @@ class UploadBudget(BodyBudget):
 
     def __init__(self, limit: int | None) -> None:
         super().__init__(limit)
-        #: Seconds that clients had to send. Not the clock's: while a view keeps the hub, no
-        #: upload is read.
-        self.now = 0.0
-        self._swept_at: float | None = None
+        #: Seconds that clients have had to send, which is the time of all rates here. It stands
+        #: still while a view keeps the hub, since no upload is read then.
+        self.client_seconds = 0.0
+        self._ticked_at: float | None = None
         self._under_way: dict[Upload, None] = {}
         # Of those, at `_ranked_at`, the ones that may be evicted; the first to go is last.
         self._ranking: list[Upload] = []
         self._ranked_at: float | None = None
 
-    def sweep(self, now: float) -> None:
-        """Called by the worker, at least once a second."""
-        if self._swept_at is not None:
-            self.now += min(now - self._swept_at, SWEEP_INTERVAL)
-        self._swept_at = now
+    def tick(self, now: float) -> None:
+        """Set `client_seconds`. Called by the worker, at least once a second."""
+        if self._ticked_at is not None:
+            self.client_seconds += min(now - self._ticked_at, SWEEP_INTERVAL)
+        self._ticked_at = now
 
     def begin(self, upload: Upload) -> None:
         """The first bytes of `upload` have come."""
@@ -85,7 +87,7 @@ class UploadBudget(BodyBudget):
         """Evict others until `size` more bytes of `upload` fit; False if it is to go itself."""
         if self.limit is None or size > self.limit:
             return False
-        return self._evict(self.limit - size, max(PATIENCE, upload.slowness(size)), upload)
+        return self._evict(self.limit - size, max(PATIENCE, upload.seconds_at_rate(size)), upload)
 
     def make_room_for_websockets(self) -> bool:
         """Evict uploads until what is counted beside them fits; False if it does not."""
@@ -94,16 +96,18 @@ class UploadBudget(BodyBudget):
     def _evict(self, most: int, patience: float, asks: Upload | None) -> bool:
         while self.used > most:
             worst = self._worst()
-            if worst is None or worst is asks or worst.slowness() <= patience:
+            if worst is None or worst is asks or worst.seconds_at_rate() <= patience:
                 return False
             worst.evict()
         return True
 
     def _worst(self) -> Upload | None:
         # 10,000 take 5 ms to rank (measured), so not for each request that finds no room.
-        if self._ranked_at != self.now:
-            self._ranked_at = self.now
-            slow = [(slowness, u) for u in self._under_way if (slowness := u.slowness()) > PATIENCE]
+        if self._ranked_at != self.client_seconds:
+            self._ranked_at = self.client_seconds
+            slow = [
+                (seconds, u) for u in self._under_way if (seconds := u.seconds_at_rate()) > PATIENCE
+            ]
             slow.sort(key=lambda pair: pair[0])
             self._ranking = [upload for _, upload in slow]
         # Some have ended since, or are fast again.
@@ -112,4 +116,4 @@ class UploadBudget(BodyBudget):
         return self._ranking[-1] if self._ranking else None
 
     def _is_slow(self, upload: Upload) -> bool:
-        return upload in self._under_way and upload.slowness() > PATIENCE
+        return upload in self._under_way and upload.seconds_at_rate() > PATIENCE

@@ -1,13 +1,14 @@
 """The bytes of one WebSocket, between its stream's greenlets and its view on the asyncio loop.
 
-Plain's own `run_websocket` does the rest: frames, messages, pings, the closing handshake. It
-only asks for a transport, which is what this is, whatever carries it: an HTTP/1.1 connection
-after its 101, or an HTTP/2 stream after an extended CONNECT (RFC 8441).
+Plain's `run_websocket` runs the view. It makes a WebSocket on a transport, which is the class here,
+whatever carries the bytes: an HTTP/1.1 connection after its 101, or an HTTP/2 stream after an
+extended CONNECT (RFC 8441). Plain frames what the view sends, sends pings and closes.
+`BoundedWebSocket`, which `patches.patch_websockets` puts in the place of Plain's class, reads
+frames, joins them to messages and answers control frames.
 """
 
 import asyncio
 import contextvars
-import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -16,125 +17,73 @@ from gevent.event import Event
 from plain_gevent_h2.net.fairness import ReadTurns
 
 from .asyncio_bridge import AsyncioThread, Call, Mailbox, Pieces
-from .upload_budget import UploadBudget
+from .unread_websockets import UnreadBudget
 
-#: Bytes that the view has taken before the hub is told, unless there is no more: to tell it of
-#: each read, as of the two bytes of a frame's header, cost more than the read. Fewer that the view
-#: keeps are not told of.
-TELL_OF = 16 * 1024
+#: Bytes that are read before the read is reported to the hub, unless no more are there: to report
+#: each read, as of the two bytes of a frame's header, cost more than the read. Fewer bytes that
+#: are read ahead of the view are not reported.
+REPORT_AFTER = 16 * 1024
 
 #: Bytes of a payload that are read at once, if so many are to come: Plain keeps a list of what
 #: each read gave, where a piece of 2 bytes takes 43 (measured: 22 MB for a message of 1 MiB).
 MIN_READ = 16 * 1024
 
-#: Bytes that may come before the view accepts. A client has no leave to send any (RFC 6455
-#: section 4.1), and of some the first frames may be under way.
+#: Bytes that may come before the view accepts. A client may not send any yet (RFC 6455 section
+#: 4.1), but the first frames of an eager one may be under way.
 MAX_EARLY = 64 * 1024
-
-#: Bytes that all WebSockets of a worker may hold which their views have not taken, and to which
-#: they must then fall. A view that never reads lets each client leave 3 MiB. The socket that
-#: holds most is not among them: how large a message may be is for its view to say.
-MAX_UNREAD = 16 * 1024 * 1024
-UNREAD_LOW_WATER = MAX_UNREAD * 3 // 4
-
-
-class Unread:
-    """What the WebSockets of one worker hold that their views have not taken. Lives in the hub.
-
-    It counts in the worker's budget for bodies, and has a limit of its own.
-    """
-
-    def __init__(self, budget: UploadBudget) -> None:
-        self._budget = budget
-        self._held: dict[WebSocketTransport, int] = {}  # bytes; without those that hold none
-        self._since: dict[WebSocketTransport, float] = {}  # when its view last took some
-        self._size = 0  # the sum of `_held`
-
-    def hold(self, socket: "WebSocketTransport", size: int) -> None:
-        """`socket` holds `size` bytes from now on."""
-        change = size - self._held.get(socket, 0)
-        self._size += change
-        self._budget.release(-change)  # not charge(): it is compared in check()
-        if not size:
-            self._held.pop(socket, None)
-            self._since.pop(socket, None)
-            return
-        self._held[socket] = size
-        if change < 0 or socket not in self._since:
-            self._since[socket] = time.monotonic()
-
-    def check(self, socket: "WebSocketTransport") -> None:
-        """Refuse some if there is more than may be: `socket`, which got some, or others.
-
-        Called in greenlets, as to refuse one is to log it.
-        """
-        if not self._budget.make_room_for_websockets() and self._held[socket] > MAX_EARLY:
-            socket.refuse()
-        elif self._size > MAX_UNREAD:
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Refuse those that hold most for longest.
-
-        Not the largest: an honest message that just comes would go before what an attacker has
-        left for minutes in many smaller pieces.
-        """
-        largest = max(self._held, key=self._held.__getitem__)
-        spared = self._held[largest]
-        if self._size - spared <= MAX_UNREAD:
-            return
-        now = time.monotonic()
-        weights = {s: size * (now - self._since[s]) for s, size in self._held.items()}
-        del weights[largest]
-        for socket in sorted(weights, key=weights.__getitem__, reverse=True):
-            socket.refuse()
-            if self._size - spared <= UNREAD_LOW_WATER:
-                break
 
 
 class WebSocketTransport:
     """Both ends of the bytes of one WebSocket.
 
-    The stream's side, an `Inbound`, is called in the hub's thread, the view's side by
-    Plain in the loop's. Each attribute belongs to one of the two, but for three. `_received` is
-    added to at its end by the stream's and cut at its front by the view's, each in one call that
-    the GIL makes whole. `_ended` and `_is_told` may be set by either.
+    Bytes that the client sends wait in `_received` until they are read ("waiting"). Then they are
+    part of a frame or of a message until the view takes that ("read ahead" of the view).
 
-    `consumed` is called in the hub, with a number of bytes, when the view has taken them;
-    `refused` when this socket may hold no more.
+    The stream's side, an `Inbound`, runs in the hub's thread. The view's side, which Plain and
+    `BoundedWebSocket` call, runs in the loop's. Each calls the other by a `Mailbox`. The comments
+    at the fields say which side sets them.
+
+    `on_read` is called in the hub with a number of bytes when they have been read or given up;
+    `on_evicted` when this socket may hold no more.
     """
 
     def __init__(
-        self, unread: Unread, consumed: Callable[[int], None], refused: Callable[[], None]
+        self, unread: UnreadBudget, on_read: Callable[[int], None], on_evicted: Callable[[], None]
     ) -> None:
         self._unread = unread
-        self._consumed = consumed
-        self._refused = refused
-        # Both sides'.
+        self._on_read = on_read
+        self._on_evicted = on_evicted
+        # Set by both sides. The stream's adds at the end of `_received`, the view's cuts its front,
+        # each in one call that the GIL makes whole.
         self._received = bytearray()
-        self._is_told = False  # the view's side is about to look at what is new
         self._ended = False  # the client sends nothing more
-        # The stream's.
-        self._loop: Mailbox | None = None  # None until serve()
+        self._view_is_notified = False  # a call of _see_news() is on its way
+
+        # Set by the stream's side.
         self.is_accepted = False
-        self.waiting = 0  # bytes fed and not yet consumed
-        self._kept = 0  # bytes consumed that the view has not taken, as far as is known
-        self._less = Event()  # set when some were
-        self._is_lost = self._is_draining = False
-        self.is_refused = False
-        self._is_void = False  # nothing is held any more: it was refused, or its view has ended
-        # The view's.
-        self._hub: Mailbox | None = None  # None until serve()
-        self._sent: Pieces | None = None  # the same
-        self.dropped: Callable[[], None] | None = None  # called when what is kept has to go
+        self.waiting = 0  # bytes of `_received`, as far as reads are reported
+        self._read_ahead = 0  # bytes read ahead of the view, as reported
+        self._less_waits = Event()  # set when some were read
+        self._is_lost = self._worker_shuts_down = False
+        self.is_evicted = False  # read by the view's side, too
+        self._gives_up = False  # nothing is held any more: it was evicted, or its view has ended
+        # The same, by serve(), before the view's side runs.
+        self._loop: Mailbox | None = None
+        self._hub: Mailbox | None = None
+        self._sent: Pieces | None = None
+        self._turns: ReadTurns | None = None
+
+        # Set by the view's side.
         self._read = 0  # bytes so far
-        self._read_of_frame = 0  # bytes of the frame that comes
-        self._of_messages = 0  # bytes of those that came before
-        self._told: tuple[int, int] = 0, 0  # bytes taken and kept, as the hub knows them
-        self._turns: ReadTurns | None = None  # the same
+        self._frame_bytes = 0  # bytes of the frame under way
+        self._message_bytes = 0  # bytes of messages, whole or not, that the view has not taken
+        self._reported_read = 0  # bytes, as the hub knows it
+        self._reported_ahead = 0  # the same of those read ahead
         self._broken = False  # nothing more reaches the client
         self._arrived = asyncio.Event()
         self._shutdown: asyncio.Future[None] | None = None
+        #: Gives up messages. Set by `BoundedWebSocket`, cleared in the hub after the view.
+        self.drop_messages: Callable[[], None] | None = None
 
     # -- the stream's side ----------------------------------------------------
 
@@ -145,61 +94,68 @@ class WebSocketTransport:
     def feed(self, data: bytes) -> int:
         """See `Inbound`. All of it waits for the view."""
         size = len(data)
-        if self._is_lost or self._is_void:
+        if self._is_lost or self._gives_up:
             return 0
         self.waiting += size
         self._received.extend(data)
-        self._tell_view()
+        self._notify_view()
         if self.waiting > MAX_EARLY and not self.is_accepted:
-            self.refuse()
+            self.evict()
         else:
-            self._unread.hold(self, self.waiting + self._kept)
+            self._unread.hold(self, self.waiting + self._read_ahead)
             self._unread.check(self)
         return size
 
     def end(self) -> None:
         """See `Inbound`."""
         self._ended = True
-        self._tell_view()
+        self._notify_view()
 
     def wait_for_room(self, limit: int) -> None:
-        """Block the reader while more than `limit` bytes wait for the view."""
+        """Block the connection's reader while more than `limit` bytes wait."""
         while self.waiting > limit and not self._is_lost:
-            self._less.clear()
-            self._less.wait()
+            self._less_waits.clear()
+            self._less_waits.wait()
 
-    def drain(self) -> None:
-        """The worker shuts down: close with 1001."""
-        self._is_draining = True
+    def worker_shuts_down(self) -> None:
+        """Close with 1001."""
+        self._worker_shuts_down = True
         if self._loop is not None:
             self._loop.post(self._shut_down)
 
     @property
     def progress(self) -> int | None:
-        """See `Inbound`. A client that sends nothing owes nothing: it need not."""
+        """See `Inbound`. Asked until the view accepts: only bytes that came too early count.
+
+        A silent client may wait for the answer. One that drips is below the rate floor.
+        """
         return self.waiting or None
 
     def lost(self) -> None:
         """See `Inbound`."""
         if not self._is_lost:
             self._is_lost = True
-            self._taken(self.waiting, self._kept)
+            self._on_report(self.waiting, self._read_ahead)
             if self._loop is not None:
                 self._loop.post(self._lose)
             else:
                 self._received.clear()
 
-    def refuse(self) -> None:
-        """Hold nothing for this socket any more, and have it closed."""
-        if self._is_void:
+    def evict(self) -> None:
+        """Hold nothing for this socket any more, and have it closed.
+
+        Over HTTP/2 `on_evicted` resets the stream. Over HTTP/1.1 it only logs, and the view's side
+        closes with 1013.
+        """
+        if self._gives_up:
             return
-        self._is_void = self.is_refused = True
-        self._taken(self.waiting, 0)
+        self._gives_up = self.is_evicted = True
+        self._on_report(self.waiting, 0)
         if self._loop is not None:
             self._loop.post(self._drop)
         else:
             self._received.clear()
-        self._refused()
+        self._on_evicted()
 
     def serve(
         self,
@@ -223,8 +179,8 @@ class WebSocketTransport:
         self._turns = ReadTurns(bridge.penalty_box)
         self._sent = sent = Pieces(call, self._loop)
         self._loop.post(start)
-        if self._is_draining:
-            self.drain()
+        if self._worker_shuts_down:
+            self.worker_shuts_down()
         if self._is_lost:  # while the loop was started
             self._loop.post(self._lose)
         try:
@@ -235,29 +191,29 @@ class WebSocketTransport:
         finally:
             self.lost()
             call.wait(call.is_done)
-            self.dropped = None  # whose object holds this one
-            self._is_void = True
-            self._taken(self.waiting, 0)
+            self.drop_messages = None  # a method of the object that holds this one
+            self._gives_up = True
+            self._on_report(self.waiting, 0)
 
-    def _tell_view(self) -> None:
-        if self._loop is not None and not self._is_told:
-            self._is_told = True
-            self._loop.post(self._look)
+    def _notify_view(self) -> None:
+        if self._loop is not None and not self._view_is_notified:
+            self._view_is_notified = True
+            self._loop.post(self._see_news)
 
-    def _taken(self, size: int, kept: int) -> None:
-        """So many bytes were taken from those that wait, and so many are kept."""
+    def _on_report(self, size: int, read_ahead: int) -> None:
+        """`size` bytes of those that waited were read, and so many are read ahead now."""
         size = min(size, self.waiting)  # lost() may have counted them already
         self.waiting -= size
-        self._kept = 0 if self._is_void else kept
-        self._unread.hold(self, self.waiting + self._kept)
-        self._less.set()
+        self._read_ahead = 0 if self._gives_up else read_ahead
+        self._unread.hold(self, self.waiting + self._read_ahead)
+        self._less_waits.set()
         if size:
-            self._consumed(size)
+            self._on_read(size)
 
     # -- the view's side ------------------------------------------------------
 
-    def _look(self) -> None:
-        self._is_told = False  # first: what the view does not see yet is told again
+    def _see_news(self) -> None:
+        self._view_is_notified = False  # first: what the view does not see yet notifies again
         self._arrived.set()
 
     def _lose(self) -> None:
@@ -269,8 +225,8 @@ class WebSocketTransport:
 
     def _drop(self) -> None:
         self._received.clear()
-        if self.dropped is not None:
-            self.dropped()
+        if self.drop_messages is not None:
+            self.drop_messages()
 
     def _shut_down(self) -> None:
         assert self._shutdown is not None
@@ -283,34 +239,36 @@ class WebSocketTransport:
         await self._turns.count()
         while len(self._received) < min(n, MIN_READ) and not self._ended:
             self._arrived.clear()
-            self._tell_hub(len(self._received))  # or the client might wait for its window
+            self._report(len(self._received))  # or the client might wait for its window
             await self._arrived.wait()
         data = bytes(self._received[:n])
         del self._received[: len(data)]
         self._read += len(data)
-        self._read_of_frame += len(data)
-        if not self._received or self._read - self._told[0] >= TELL_OF:
-            self._tell_hub()
+        self._frame_bytes += len(data)
+        if not self._received or self._read - self._reported_read >= REPORT_AFTER:
+            self._report()
         return data
 
-    def keep(self, size: int) -> None:
-        """A frame was read, and `size` bytes of messages wait for the view."""
-        self._read_of_frame = 0
-        self._of_messages = size
-        self._tell_hub()
+    def frame_was_read(self, message_bytes: int) -> None:
+        """A frame is whole, or the view took a message: so many bytes of messages are left."""
+        self._frame_bytes = 0
+        self._message_bytes = message_bytes
+        self._report()
 
-    def _tell_hub(self, ahead: int = 0) -> None:
-        """Tell the hub what was taken, with the next `ahead` bytes, and what is kept."""
-        before, kept_before = self._told
-        taken = max(before, self._read + ahead)
-        kept = self._read_of_frame + self._of_messages + taken - self._read
-        self._told = taken, kept if kept >= TELL_OF else 0
-        if self._told != (before, kept_before):
+    def _report(self, next_bytes: int = 0) -> None:
+        """Report to the hub what was read, with the next bytes of `_received` that will be."""
+        read_before, ahead_before = self._reported_read, self._reported_ahead
+        read = max(read_before, self._read + next_bytes)
+        ahead = self._frame_bytes + self._message_bytes + read - self._read
+        if ahead < REPORT_AFTER:
+            ahead = 0
+        if read != read_before or ahead != ahead_before:
+            self._reported_read, self._reported_ahead = read, ahead
             assert self._hub is not None
-            self._hub.post(self._taken, taken - before, self._told[1])
+            self._hub.post(self._on_report, read - read_before, ahead)
 
     async def sendall(self, data: bytes) -> None:
-        """Send `data`; waits for the client to take what went before."""
+        """Send `data`; waits for the client to take what was sent before."""
         assert self._sent is not None
         await self._sent.wait_for_room()
         if self._broken:
@@ -322,4 +280,7 @@ class WebSocketTransport:
         self._ended = True
         self._arrived.set()
 
+    #: Plain aborts when the client takes nothing of a message for 20 s. What is queued stays so:
+    #: it is one client's, and small. The stream's greenlet waits for its client until
+    #: `SERVER_SEND_TIMEOUT` ends the stream.
     abort = close

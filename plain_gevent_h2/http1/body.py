@@ -18,14 +18,17 @@ from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.net.fairness import yield_to_others
 
 from .chunked import ChunkedDecoder
-from .transport import Transport
+from .socket_reader import SocketReader
 
 #: Chunks of a body that are taken in before other greenlets have their turn.
 CHUNKS_IN_A_TURN = 20
 
 
 class IncompleteBody(Exception):
-    """The request's body did not arrive, or too slowly: a 408."""
+    """The body arrives too slowly, or the client has closed its side before the end: a 408.
+
+    Such a client may still read. One that has left altogether is an `OSError`, with no answer.
+    """
 
 
 class BodyReader:
@@ -34,12 +37,12 @@ class BodyReader:
     Other greenlets may stop it where it waits for the client: by `evicted()` and `sweep()`.
     """
 
-    __slots__ = ("_reader", "_transport", "_worker")
+    __slots__ = ("_socket_reader", "_waiting", "_worker")
 
-    def __init__(self, worker: WorkerInterface, transport: Transport) -> None:
+    def __init__(self, worker: WorkerInterface, socket_reader: SocketReader) -> None:
         self._worker = worker
-        self._transport = transport
-        self._reader: Any = None  # the greenlet, while it waits for the client
+        self._socket_reader = socket_reader
+        self._waiting: Any = None  # the greenlet, while it waits for the client
 
     def new_sink(self) -> SpooledBody:
         """What the body of the next request goes to."""
@@ -48,9 +51,11 @@ class BodyReader:
     def read(self, sink: SpooledBody, parsed: ParsedRequest) -> None:
         """Take in the whole body of `parsed`.
 
-        Raises `IncompleteBody`, what `SpooledBody` raises, and `ParseException` for bad chunks.
+        Raises `IncompleteBody`; `BodyNotWritten`; the `ParseException`s `LimitRequestBody`,
+        `BodyBudgetExceeded` and, for bad chunks or trailers, others; `OSError` if the client has
+        left.
         """
-        if parsed.content_length is None:
+        if parsed.content_length is None:  # chunked: without both, Plain's parser says 0
             self._read_chunks(sink, parsed)
         elif parsed.content_length:
             self._read_length(sink, parsed.content_length)
@@ -58,7 +63,7 @@ class BodyReader:
 
     def _read_length(self, sink: SpooledBody, remaining: int) -> None:
         rate = self._worker.rules.rate_floor()
-        received = self._transport.received
+        received = self._socket_reader.received
         while True:
             piece = bytes(received[:remaining])
             del received[: len(piece)]
@@ -75,7 +80,7 @@ class BodyReader:
         decoder = ChunkedDecoder()
         chunks = 0
         while not decoder.finished:
-            if data := decoder.take(self._transport.received):
+            if data := decoder.take(self._socket_reader.received):
                 sink.feed(data)
                 chunks += 1
                 if not chunks % CHUNKS_IN_A_TURN:
@@ -87,22 +92,25 @@ class BodyReader:
             parsed.parse_headers(decoder.trailers)  # to refuse bad ones
 
     def _receive(self, rate: BodyRateFloor) -> None:
-        """Wait for more of the body. Raises `IncompleteBody`."""
+        """Wait for more of the body. Raises `IncompleteBody` and `OSError`.
+
+        For the rate, see `app/body_rate.py`.
+        """
         if rate.violated() or drain_expired(self._worker):
             raise IncompleteBody
-        transport = self._transport
-        started, before = time.monotonic(), len(transport.received)
-        transport.sock.settimeout(recv_timeout(self._worker, BODY_RECV_TIMEOUT))
-        self._reader = gevent.getcurrent()
+        reader = self._socket_reader
+        started, before = time.monotonic(), len(reader.received)
+        reader.sock.settimeout(recv_timeout(self._worker, BODY_RECV_TIMEOUT))
+        self._waiting = gevent.getcurrent()
         try:
-            more = transport.receive()
-        except OSError as exc:
+            more = reader.receive()
+        except TimeoutError as exc:
             raise IncompleteBody from exc
         finally:
-            self._reader = None
+            self._waiting = None
         if not more:
             raise IncompleteBody
-        rate.record(waited=time.monotonic() - started, received=len(transport.received) - before)
+        rate.record(waited=time.monotonic() - started, received=len(reader.received) - before)
 
     # -- called by other greenlets ----------------------------------------------
 
@@ -114,7 +122,7 @@ class BodyReader:
 
     def sweep(self) -> None:
         """Give up the body when the time to read requests is over, in a drain."""
-        if self._reader is not None and drain_expired(self._worker):
+        if self._waiting is not None and drain_expired(self._worker):
             self._stop_later(IncompleteBody())
 
     def _stop_later(self, exc: Exception) -> None:
@@ -125,5 +133,5 @@ class BodyReader:
 
         If it does not wait just now, the sink tells it that the body was given up.
         """
-        if self._reader is not None:
-            self._reader.throw(exc)
+        if self._waiting is not None:
+            self._waiting.throw(exc)

@@ -26,7 +26,7 @@ class ChunkedDecoder:
         self.finished = False
         self.trailers = b""  # the lines of the trailers, once it is finished
         self._left = 0  # bytes of the chunk that are still to come
-        self._in_chunk = False  # the CRLF after the chunk is still to come
+        self._crlf_due = False  # the CRLF after the chunk is still to come
         self._in_trailers = False  # the last chunk has come
 
     def take(self, buffer: bytearray) -> bytes:
@@ -43,23 +43,23 @@ class ChunkedDecoder:
 
     def _next_chunk(self, buffer: bytearray) -> bool:
         """Take what stands before the data of the next chunk. Return True if that is all here."""
-        if self._in_chunk:
+        if self._crlf_due:
             if len(buffer) < 2:
                 return False
             if not buffer.startswith(b"\r\n"):
                 raise ChunkedFramingError("missing CRLF after chunk data")
             del buffer[:2]
-            self._in_chunk = False
+            self._crlf_due = False
         if not self._in_trailers and (line := self._size_line(buffer)) is not None:
             match = _SIZE_LINE_RE.fullmatch(line)
             if match is None:
                 raise ChunkedFramingError(f"bad chunk size {line[:32]!r}")
             self._left = int(match[1], 16)
-            self._in_chunk = self._left > 0
-            self._in_trailers = not self._in_chunk
+            self._crlf_due = self._left > 0
+            self._in_trailers = not self._crlf_due
         if self._in_trailers:
             self._take_trailers(buffer)
-        return self._in_chunk
+        return self._left > 0
 
     def _size_line(self, buffer: bytearray) -> bytes | None:
         end = buffer.find(b"\r\n", 0, CHUNK_SIZE_LINE_MAX + 2)

@@ -16,16 +16,15 @@ from plain_gevent_h2.app.plain_internals import (
     DRAIN_MIN_RECV,
     LINGER_CLOSE_TIMEOUT,
     RECV_PROGRESS_TIMEOUT,
+    BodyBudgetExceeded,
     LimitRequestBody,
     LimitRequestHeaders,
     ParsedRequest,
     ParseException,
-    extract_request_path,
     http1_response,
     log_access,
 )
-from plain_gevent_h2.app.request_rules import expects_continue
-from plain_gevent_h2.app.spool import log_unwritten
+from plain_gevent_h2.app.spool import BodyNotWritten, log_no_room, log_unwritten
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
@@ -35,12 +34,13 @@ from plain_gevent_h2.net.tls_socket import RecordFlood, TlsSocket
 
 from .body import BodyReader, IncompleteBody
 from .client_presence import ClientPresence
+from .early_answers import EarlyAnswers, expects_continue
+from .error_pages import ErrorPages
 from .head import HEAD_RECV_SIZE, HeadReader
 from .output import Output
-from .refusals import HTTP2_HEAD, Refusals
 from .request_checks import check_request
+from .socket_reader import SocketReader
 from .stream import Http1Stream
-from .transport import Transport
 
 log = get_framework_logger("plain.server")
 
@@ -76,12 +76,13 @@ class Http1Connection:
         self.server = server
         self._is_tls = worker.rules.is_tls
         self._sock = sock
-        self.transport = Transport(sock)
+        self.socket_reader = SocketReader(sock)
         self.output = Output(sock, worker.config.send_timeout, worker.limits.unsent)
-        self._heads = HeadReader(worker, self.transport)
-        self._bodies = BodyReader(worker, self.transport)
+        self._heads = HeadReader(worker, self.socket_reader)
+        self._bodies = BodyReader(worker, self.socket_reader)
         self._presence = ClientPresence(sock, self.output)
-        self._refusals = Refusals(worker, self.output, self._heads, client)
+        self._early_answers = EarlyAnswers(worker, self.output, self._heads)
+        self._error_pages = ErrorPages(worker, self.output, self._heads, client)
 
         # Changed by the connection's greenlet alone.
         self._requests = 0
@@ -118,16 +119,16 @@ class Http1Connection:
 
     def _wait_for_request(self) -> bool:
         """Wait for the first bytes of a request, idle. Return False if the client has closed."""
-        transport = self.transport
+        reader = self.socket_reader
         self._release_head()
         self._idle_since = time.monotonic()
         self._limits.idle.add(self)
-        transport.skip_empty_lines()
-        while not transport.received:
+        reader.skip_empty_lines()
+        while not reader.received:
             self._sock.settimeout(None)  # sweep() closes an idle connection
-            if not transport.receive(HEAD_RECV_SIZE):
+            if not reader.receive(HEAD_RECV_SIZE):
                 return False
-            transport.skip_empty_lines()
+            reader.skip_empty_lines()
         self._idle_since = None
         return True
 
@@ -142,8 +143,10 @@ class Http1Connection:
             return self._refuse_exception(None, exc)
         finally:
             self._limits.idle.remove(self)  # a connection with half a head counts as idle
-        if head is None or self._answer_early(head):
+        if head is None:
             return False
+        if self._early_answers.answer(head):
+            return self._linger()
         try:
             parsed = self._parse(head)
             response = http1_response(parsed, self.output, is_tls=self._is_tls)
@@ -157,17 +160,6 @@ class Http1Connection:
             self._charge_head(size_to_charge(parsed.headers, len(head)))
         del head  # it is not needed for as long as the view runs
         return self._serve_parsed(parsed, response)
-
-    def _answer_early(self, head: bytes) -> bool:
-        """Answer a health check, or HTTP/2 without ALPN. Return False if it is neither."""
-        if head.startswith(HTTP2_HEAD):
-            self._refusals.refuse_http2()
-        elif self.worker.rules.is_health_check(extract_request_path(head).decode("latin-1")):
-            self._refusals.send_health()
-        else:
-            return False
-        self.transport.linger()
-        return True
 
     def _parse(self, head: bytes) -> ParsedRequest:
         parsed = ParsedRequest(self._is_tls, head, self.client, self._requests + 1)
@@ -188,49 +180,47 @@ class Http1Connection:
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
         """Take in the body and run the stream. Return True if another request may follow."""
-        expected = [value for name, value in parsed.headers if name == "EXPECT"]
-        # HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
-        if expected and parsed.version >= (1, 1) and expects_continue(expected):
+        if expects_continue(parsed):
             self.output.send_continue()
         sink = self._bodies.new_sink()
-        started = time.monotonic()
+        began = time.monotonic()
         try:
             self._bodies.read(sink, parsed)
-        except (IncompleteBody, ParseException, OSError) as exc:
+        except (IncompleteBody, BodyNotWritten, ParseException) as exc:
             sink.lost()
-            return self._refuse_body(parsed, response, exc, time.monotonic() - started)
+            return self._refuse_body(parsed, response, exc, time.monotonic() - began)
         except BaseException:
             sink.lost()
             raise
-        stream = Http1Stream(self, parsed, response, sink, time.monotonic() - started)
+        stream = Http1Stream(self, parsed, response, sink, time.monotonic() - began)
         self._run_stream(stream)
         if stream.gone_at is not None:
             reset(self._sock)
             return False
         if self._is_refused:
-            self._refusals.send_error(503)
+            self._error_pages.send(503)
         return stream.keep_alive or self._linger()
 
     def _run_stream(self, stream: Http1Stream) -> None:
-        """Start `stream` when it has a place, and wait until it is over."""
+        """Start `stream` when it has a slot, and wait until the connection may go on."""
         stream.header_bytes, self._head_charged = self._head_charged, 0
         self._requests += 1
-        stream.pipelined = bool(self.transport.received)
+        stream.bytes_follow = bool(self.socket_reader.received)
         self._stream = self._unstarted = stream
         self._limits.slots.start_from(self)
-        stream.done.wait()
-        if stream.websocket is not None:
-            self._read_websocket(stream, stream.websocket)
+        stream.connection_may_go_on.wait()
+        if stream.websocket_transport is not None:
+            self._read_websocket(stream, stream.websocket_transport)
         self._stream = None
 
     def _read_websocket(self, stream: Http1Stream, websocket: WebSocketTransport) -> None:
         """Pass on what the client sends, until both sides have ended."""
-        transport = self.transport
+        reader = self.socket_reader
         self._sock.settimeout(None)
         try:
-            while transport.receive():
-                websocket.feed(bytes(transport.received))
-                transport.received.clear()
+            while reader.receive():
+                websocket.feed(bytes(reader.received))
+                reader.received.clear()
                 websocket.wait_for_room(WEBSOCKET_BACKLOG)
                 self._sock.settimeout(None)  # a send may have set another
             websocket.end()
@@ -239,38 +229,41 @@ class Http1Connection:
             if isinstance(exc, RecordFlood):
                 report_abuse(self.client, str(exc))
         if not stream.greenlet_done:
-            stream.done.clear()  # set by the upgrade
-            stream.done.wait()
+            stream.connection_may_go_on.clear()  # the upgrade has set it: wait for the end
+            stream.connection_may_go_on.wait()
 
     # -- answers that end the connection ----------------------------------------
 
     def _refuse(self, status: int, message: str = "") -> bool:
-        self._refusals.send_error(status, message)
+        self._error_pages.send(status, message)
         return self._linger()
 
     def _refuse_exception(self, parsed: ParsedRequest | None, exc: Exception) -> bool:
         """Answer with Plain's error page for `exc`. Called while it is handled."""
-        self._refusals.answer_exception(parsed, exc)
+        self._error_pages.send_for(exc, parsed)
         return self._linger()
 
     def _refuse_body(
         self, parsed: ParsedRequest, response: Any, exc: Exception, seconds: float
     ) -> bool:
-        """Answer a request whose body failed with `exc`, which is being handled."""
+        """Answer a request whose body failed with `exc`. Called while that is handled."""
         if isinstance(exc, IncompleteBody):
-            if isinstance(exc.__cause__, RecordFlood):
-                raise exc.__cause__ from None
             return self._refuse(408, "Incomplete request body")
-        if isinstance(exc, OSError):
+        if isinstance(exc, BodyNotWritten):
             log_unwritten(exc)
-            response.status = "500"
-            log_access(response, parsed, timedelta(seconds=seconds))
-            return self._refuse(500)
-        return self._refuse_exception(parsed, exc)
+            status, message = 500, ""
+        elif isinstance(exc, BodyBudgetExceeded):
+            log_no_room(exc, self.client)
+            status, message = 503, str(exc)
+        else:  # a 413 for `LimitRequestBody`, a 400 for bad chunks or trailers
+            return self._refuse_exception(parsed, exc)
+        response.status = str(status)
+        log_access(response, parsed, timedelta(seconds=seconds))
+        return self._refuse(status, message)
 
     def _linger(self) -> bool:
         """End the connection so that its last response arrives. No request follows: False."""
-        self.transport.linger()
+        self.socket_reader.linger()
         return False
 
     # -- what the slots ask: see `Source` ---------------------------------------
@@ -300,9 +293,10 @@ class Http1Connection:
     # -- what a stream asks: see `StreamConnection` -----------------------------
 
     def send_error(self, status: int) -> None:
-        self._refusals.send_error(status)
+        self._error_pages.send(status)
 
-    def websocket_refused(self) -> None:
+    def websocket_evicted(self) -> None:
+        # Its view's side closes with 1013: `BoundedWebSocket._drop()`.
         log.debug("WebSocket holds too much", extra={"client": self.client})
 
     def end_websocket(self) -> None:
@@ -321,7 +315,7 @@ class Http1Connection:
             and self._stream.is_under_way
             and self._presence.is_half_closed()
         ):
-            self.transport.reset_on_close(on=True)
+            self.socket_reader.reset_on_close(on=True)
         self._sock.close()
 
     # -- what the worker and its limits ask -------------------------------------

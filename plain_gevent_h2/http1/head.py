@@ -11,7 +11,7 @@ from plain_gevent_h2.app.plain_internals import (
 from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import FREE, Holder
 
-from .transport import Transport
+from .socket_reader import SocketReader
 
 #: Lines of a head. Plain's parser refuses more than 100 fields, but only after it has split all
 #: lines: 40 ms for 200,000 (measured).
@@ -31,11 +31,11 @@ _TLS_HANDSHAKE = b"\x16\x03"
 class HeadReader:
     """Takes the heads of requests off what one connection receives, in its greenlet."""
 
-    __slots__ = ("_transport", "_worker", "is_head")
+    __slots__ = ("_socket_reader", "_worker", "is_head")
 
-    def __init__(self, worker: WorkerInterface, transport: Transport) -> None:
+    def __init__(self, worker: WorkerInterface, socket_reader: SocketReader) -> None:
         self._worker = worker
-        self._transport = transport
+        self._socket_reader = socket_reader
         self.is_head = False  # the last request is a HEAD, even if it was too long
 
     def read(self, holder: Holder) -> bytes | None:
@@ -44,13 +44,13 @@ class HeadReader:
         A head that comes in pieces counts for `holder` in the worker's header budget. Raises
         `LimitRequestHeaders` and `OSError`.
         """
-        received, scanned = self._transport.received, 0
+        received, scanned = self._socket_reader.received, 0
         if received.startswith(_TLS_HANDSHAKE) and self._is_tls_without_certificate():
             return None
         self.is_head = False
         deadline = time.monotonic() + HEADER_READ_TIMEOUT
         while True:
-            self._transport.skip_empty_lines()
+            self._socket_reader.skip_empty_lines()
             end = received.find(b"\r\n\r\n", scanned)
             if end >= 0 or len(received) > MAX_HEAD_SIZE:
                 self.is_head = received.startswith(b"HEAD ")
@@ -66,7 +66,7 @@ class HeadReader:
                 return None
 
     def _take(self, size: int) -> bytes:
-        received = self._transport.received
+        received = self._socket_reader.received
         head = bytes(received[:size])
         del received[:size]
         if size > MAX_HEAD_SIZE or head.count(b"\r\n") > MAX_HEAD_LINES:
@@ -78,9 +78,9 @@ class HeadReader:
         now = time.monotonic()
         if now >= deadline or drain_expired(self._worker):
             return False
-        self._transport.sock.settimeout(min(deadline - now, recv_timeout(self._worker)))
+        self._socket_reader.sock.settimeout(min(deadline - now, recv_timeout(self._worker)))
         try:
-            return self._transport.receive(HEAD_RECV_SIZE)
+            return self._socket_reader.receive(HEAD_RECV_SIZE)
         except TimeoutError:
             return False
 
@@ -92,4 +92,4 @@ class HeadReader:
         if self._worker.rules.is_tls:
             return False
         self._worker.failed_handshakes.add("TLS to a port without TLS (--certfile)")
-        return b"\r\n\r\n" not in self._transport.received
+        return b"\r\n\r\n" not in self._socket_reader.received

@@ -21,7 +21,7 @@ from plain_gevent_h2.stream import ClientGone, Stream
 
 from .output import Output, complete
 from .request_checks import list_members
-from .transport import Transport
+from .socket_reader import SocketReader
 
 _NO_FIELD = ("", None)
 
@@ -32,14 +32,14 @@ class StreamConnection(Holder, Protocol):
     worker: WorkerInterface
     client: Any
     server: Any
-    transport: Transport
+    socket_reader: SocketReader
     output: Output
 
     def send_error(self, status: int) -> None:
         """Send an error page of the server's own."""
 
-    def websocket_refused(self) -> None:
-        """The WebSocket holds too much, and takes nothing more."""
+    def websocket_evicted(self) -> None:
+        """The WebSocket holds too much, and takes nothing more. Its view's side closes it."""
 
     def end_websocket(self) -> None:
         """Close our side after a WebSocket."""
@@ -51,8 +51,8 @@ class StreamConnection(Holder, Protocol):
 class Http1Stream(Stream):
     """One request of an HTTP/1.1 connection.
 
-    The connection owns `header_bytes` and `was_asked`, and waits for `done`. The stream's greenlet
-    owns the rest.
+    The connection owns `header_bytes` and `was_asked`, and waits for `connection_may_go_on`. The
+    stream's greenlet owns the rest.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Http1Stream(Stream):
         "_parsed",
         "_response",
         "_sink",
-        "done",
+        "connection_may_go_on",
         "header_bytes",
         "keep_alive",
         "was_asked",
@@ -86,7 +86,9 @@ class Http1Stream(Stream):
         self.keep_alive = False  # another request may follow
         self._ended = False  # the response is whole
         self.was_asked = False  # see `ClientPresence`
-        self.done = Event()  # set when the connection's greenlet may go on
+        # Set by the upgrade to a WebSocket, for which the connection's greenlet reads on, and when
+        # the request is over or its client has left. That greenlet clears it after an upgrade.
+        self.connection_may_go_on = Event()
 
     # -- the verbs of Stream --------------------------------------------------
 
@@ -115,38 +117,38 @@ class Http1Stream(Stream):
             self.end()
             return
         if self._ends_with_connection():
-            self._connection.transport.reset_on_close(on=True)
+            self._connection.socket_reader.reset_on_close(on=True)
         if response.streaming:
             self._flush()
 
     def upgrade(self, response: Response) -> WebSocketTransport:
         self.send_headers(response, end_stream=False)
         self._flush()
-        self.websocket = WebSocketTransport(
+        self.websocket_transport = WebSocketTransport(
             self.worker.limits.unread_websockets,
             lambda _size: None,
-            self._connection.websocket_refused,
+            self._connection.websocket_evicted,
         )
-        self.websocket.accept()
-        self.done.set()  # the connection's greenlet reads on, for the WebSocket
-        return self.websocket
+        self.websocket_transport.accept()
+        self.connection_may_go_on.set()
+        return self.websocket_transport
 
     def send_data(self, data: bytes) -> None:
-        if self.websocket is None:
+        if self.websocket_transport is None:
             complete(self._response.async_write(data))
         else:
             self._connection.output.write(data)
         self._flush()
 
     def end(self) -> None:
-        if self.websocket is not None:
+        if self.websocket_transport is not None:
             self._ended = True
             self._connection.end_websocket()
             return
         complete(self._response.async_close())
         self._flush()
         self._ended = True
-        self._connection.transport.reset_on_close(on=False)
+        self._connection.socket_reader.reset_on_close(on=False)
         self.keep_alive = not self._response.should_close()
 
     def send_error(self, status: int) -> None:
@@ -164,14 +166,14 @@ class Http1Stream(Stream):
             self.abort()  # stopped without its client, as far as we know
         self._sink.lost()
         self.worker.limits.headers.release(self._connection, self.header_bytes)
-        self.done.set()
+        self.connection_may_go_on.set()
 
     # -- what the connection asks and tells -----------------------------------
 
     @property
     def is_under_way(self) -> bool:
         """Whether the response has begun and is not whole."""
-        return self.headers_sent and not self._ended and self.websocket is None
+        return self.headers_sent and not self._ended and self.websocket_transport is None
 
     @property
     def version(self) -> tuple[int, int]:
@@ -180,7 +182,7 @@ class Http1Stream(Stream):
 
     def client_gone(self) -> None:
         super().client_gone()
-        self.done.set()  # a view may go on; its connection takes up no place meanwhile
+        self.connection_may_go_on.set()  # a view that goes on takes up no connection
 
     # -------------------------------------------------------------------------
 

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from plain.http import Response
 from plain.logs import get_framework_logger
 
+from plain_gevent_h2.app.body_rate import BodyRate
 from plain_gevent_h2.app.inbound import Inbound
 from plain_gevent_h2.app.plain_internals import (
-    BODY_RECV_TIMEOUT,
     BodyBudgetExceeded,
-    BodyRateFloor,
     LimitRequestBody,
     http2_request,
 )
-from plain_gevent_h2.app.spool import SpooledBody, log_unwritten
+from plain_gevent_h2.app.spool import BodyNotWritten, SpooledBody, log_no_room, log_unwritten
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.app.worker_interface import WorkerInterface
-from plain_gevent_h2.net.fairness import SWEEP_INTERVAL, yield_to_others
+from plain_gevent_h2.net.fairness import yield_to_others
 from plain_gevent_h2.stream import ClientGone, Stream
 
 from .frames import ErrorCodes
@@ -65,7 +64,7 @@ class OpenStreams(Protocol):
 
     def upload_evicted(self, stream_id: int) -> None: ...
 
-    def websocket_refused(self, stream_id: int) -> None: ...
+    def websocket_evicted(self, stream_id: int) -> None: ...
 
     def release_headers(self, size: int) -> None: ...
 
@@ -75,8 +74,6 @@ class Http2Stream(Stream):
 
     __slots__ = (
         "_rate",
-        "_rate_checked_at",
-        "_rate_received",
         "_raw_path",
         "body_given_up",
         "buffer",
@@ -90,7 +87,6 @@ class Http2Stream(Stream):
         "is_handed_over",
         "method",
         "opened",
-        "received_at",
         "response_ended",
         "sink",
         "stream_id",
@@ -109,13 +105,14 @@ class Http2Stream(Stream):
         self.method = head.method
         self.headers = head.fields
         self.opened = time.monotonic()
+        # Plain's request builder calls its finish(), which waits for the disk.
         self.sink = SpooledBody(
             worker.rules,
             worker.limits.uploads,
             partial(streams.upload_evicted, stream_id),
             partial(streams.give_window_back, stream_id),
         )
-        self.inbound: Inbound = self.sink  # what takes the client's bytes: this or `websocket`
+        self.inbound: Inbound = self.sink  # what takes the client's bytes: this or a WebSocket
         self.body_given_up = False  # the client's bytes are thrown away: see give_up_body()
         self.content_length = head.content_length
         # Of `StartQueue`: the stream waits there, or has its greenlet, which gives up the body.
@@ -127,32 +124,35 @@ class Http2Stream(Stream):
         # Of the connection's `Receiver`.
         self.client_ended = False  # END_STREAM has come: the request is whole
         self.discarded = 0  # bytes that came after the body was given up
-        # Of the connection's reader, and of the sweep, which checks the rate.
-        self.received_at = self.opened  # monotonic time of the last DATA
-        self._rate: BodyRateFloor | None = None
-        self._rate_checked_at = self.opened
-        self._rate_received = 0
+        # Of the sweep.
+        self._rate: BodyRate | None = None
 
     # -- what the client sends ------------------------------------------------
 
     def open_websocket(self) -> None:
         """The request is an extended CONNECT for a WebSocket (RFC 8441)."""
-        self.websocket = self.inbound = WebSocketTransport(
+        self.websocket_transport = self.inbound = WebSocketTransport(
             self.worker.limits.unread_websockets,
             partial(self.streams.give_window_back, self.stream_id),
-            partial(self.streams.websocket_refused, self.stream_id),
+            partial(self.streams.websocket_evicted, self.stream_id),
         )
+
+    @property
+    def is_extended_connect(self) -> bool:
+        return self.websocket_transport is not None  # made as the request came
 
     def take_data(self, data: bytes) -> int:
         """Take what came in a DATA frame. Returns how many bytes of it wait to be consumed."""
-        self.received_at = time.monotonic()
         try:
             return self.inbound.feed(data)
-        except (LimitRequestBody, BodyBudgetExceeded) as exc:
+        except LimitRequestBody as exc:
             extra = {"client": self.streams.client, "error": str(exc)}
             log.warning("Invalid request", extra=extra)
-            self.send_error(413 if isinstance(exc, LimitRequestBody) else 503)
-        except OSError as exc:
+            self.send_error(413)
+        except BodyBudgetExceeded as exc:
+            log_no_room(exc, self.streams.client)
+            self.send_error(503)
+        except BodyNotWritten as exc:
             log_unwritten(exc)
             self.send_error(500)
         return 0
@@ -166,29 +166,24 @@ class Http2Stream(Stream):
         self.inbound.lost()
 
     def too_slow(self, now: float) -> bool:
-        """Whether the body arrives below the rate floor, or not at all. Called once a second."""
+        """Whether the client sends what it owes too slowly. Asked at each sweep.
+
+        Before a view accepts a WebSocket, its client owes nothing, but bytes that came too early
+        fall under the same rate: one that drips is evicted.
+        """
         received = None if self.body_given_up else self.inbound.progress
         if received is None:
             return False
-        if not self.worker.rules.min_body_rate:
-            return now - self.received_at > self.worker.rules.keepalive_timeout
-        if self.content_length is not None and received >= self.content_length:
-            # Only END_STREAM or trailers are missing.
-            return now - self.received_at > BODY_RECV_TIMEOUT
         if self._rate is None:
-            self._rate = self.worker.rules.rate_floor()
-        # More than the interval was not the client's time: a view kept the hub busy.
-        waited = min(now - self._rate_checked_at, SWEEP_INTERVAL)
-        self._rate.record(waited=waited, received=received - self._rate_received)
-        self._rate_checked_at, self._rate_received = now, received
-        return self._rate.violated()
+            self._rate = BodyRate(self.worker.rules, self.opened)
+        return self._rate.is_too_slow(now, received, self.content_length)
 
     def refuse_slow(self) -> None:
         """Give up a request that is `too_slow()`."""
-        if self.websocket is None:
+        if self.websocket_transport is None:
             self.send_error(408)
         else:
-            self.websocket.refuse()
+            self.websocket_transport.evict()
 
     def release_headers(self) -> None:
         """Nobody needs the request's header fields any more."""
@@ -218,9 +213,9 @@ class Http2Stream(Stream):
         headers = [field for field in fields if field[0] != b"sec-websocket-accept"]
         self.streams.send_headers(self, [(b":status", b"200"), *headers], end_stream=False)
         self.headers_sent = True
-        assert self.websocket is not None  # made with the stream
-        self.websocket.accept()
-        return self.websocket
+        assert self.websocket_transport is not None  # made with the stream
+        self.websocket_transport.accept()
+        return self.websocket_transport
 
     def send_headers(self, response: Response, *, end_stream: bool) -> None:
         headers = response_headers(response)

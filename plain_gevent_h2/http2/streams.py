@@ -115,8 +115,8 @@ class Streams:
             return
         stream.response_ended = True
         stream.ended_at = time.monotonic()
-        if stream.websocket is not None:
-            stream.websocket.lost()
+        if stream.websocket_transport is not None:
+            stream.websocket_transport.lost()
         if stream.client_ended:
             self.forget(stream)
 
@@ -229,7 +229,7 @@ class Streams:
             log.warning("Upload evicted", extra={"client": self.client})
             stream.send_error(503)
 
-    def websocket_refused(self, stream_id: int) -> None:
+    def websocket_evicted(self, stream_id: int) -> None:
         """A WebSocket holds too much. Called in the greenlet of any connection."""
         stream = self.by_id.get(stream_id)
         if stream is None:

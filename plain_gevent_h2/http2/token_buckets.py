@@ -81,7 +81,7 @@ LONG_PATH_COST = 5
 class TokenBuckets:
     """What is left in one connection's buckets.
 
-    The connection's reader takes tokens; `Streams.websocket_refused()` does in other greenlets. The
+    The connection's reader takes tokens; `Streams.websocket_evicted()` does in other greenlets. The
     writer and `Streams.forget()` refund them.
 
     A kind that was never taken from has no entry: an idle connection should cost little.

@@ -25,7 +25,8 @@ from ws import Http1Socket, Http2Socket, Socket, connect_fields, frame_bytes, up
 
 from plain_gevent_h2.app.bounded_websocket import MESSAGE_BACKLOG
 from plain_gevent_h2.app.plain_internals import LINGER_CLOSE_TIMEOUT
-from plain_gevent_h2.app.websocket import MAX_EARLY, MAX_UNREAD
+from plain_gevent_h2.app.unread_websockets import MAX_UNREAD
+from plain_gevent_h2.app.websocket import MAX_EARLY
 from plain_gevent_h2.http1.connection import WEBSOCKET_BACKLOG
 from plain_gevent_h2.http2.timeouts import DISCARD_TIMEOUT
 from plain_gevent_h2.net.fairness import SWEEP_INTERVAL

@@ -1,4 +1,4 @@
-"""Coroutines on the loop's thread whose asker leaves, without a server."""
+"""Coroutines on the loop's thread whose client leaves, without a server."""
 
 import asyncio
 import contextvars
@@ -22,7 +22,7 @@ from plain_gevent_h2.app.asyncio_bridge import (
 from plain_gevent_h2.net.fairness import yield_to_others
 
 
-class Asker:
+class Stream:
     """As much of a stream as waits for a coroutine."""
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ def view(said: list[str]) -> Coroutine[Any, Any, str]:
 
 
 def start(
-    bridge: AsyncioThread, coroutine: Coroutine[Any, Any, str], asker: Asker
+    bridge: AsyncioThread, coroutine: Coroutine[Any, Any, str], stream: Stream
 ) -> "AsyncResult[str]":
     """Have a greenlet wait for `coroutine`."""
     result: AsyncResult[str] = AsyncResult()
-    gevent.spawn(bridge.run, coroutine, contextvars.Context(), asker).link(result)
+    gevent.spawn(bridge.run, coroutine, contextvars.Context(), stream).link(result)
     return result
 
 
@@ -86,23 +86,23 @@ def wait_for(condition: Callable[[], object]) -> None:
 def test_it_is_cancelled_and_has_its_end(
     bridge: AsyncioThread, view: Coroutine[Any, Any, str], said: list[str]
 ) -> None:
-    asker = Asker()
-    result = start(bridge, view, asker)
+    stream = Stream()
+    result = start(bridge, view, stream)
     wait_for(lambda: said)
-    asker.leave()
+    stream.leave()
     with pytest.raises(Abandoned):
         result.get(timeout=60)
     assert said == ["started", "cleaned up"]
-    assert asker.cancel is None
+    assert stream.cancel is None
 
 
 def test_it_does_not_start_when_nobody_waits_any_more(
     bridge: AsyncioThread, view: Coroutine[Any, Any, str], said: list[str]
 ) -> None:
-    asker = Asker()
-    asker.leave()
+    stream = Stream()
+    stream.leave()
     with pytest.raises(Abandoned):
-        start(bridge, view, asker).get(timeout=60)
+        start(bridge, view, stream).get(timeout=60)
     assert said == []
 
 
@@ -115,10 +115,10 @@ def test_one_that_goes_on_has_its_result(bridge: AsyncioThread, said: list[str])
             await asyncio.sleep(0)
         return "went on"
 
-    asker = Asker()
-    result = start(bridge, stubborn(), asker)
+    stream = Stream()
+    result = start(bridge, stubborn(), stream)
     wait_for(lambda: said)
-    asker.leave()
+    stream.leave()
     assert result.get(timeout=60) == "went on"
 
 
@@ -127,28 +127,28 @@ def test_who_cancels_itself_is_not_abandoned(bridge: AsyncioThread) -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        start(bridge, view(), Asker()).get(timeout=60)
+        start(bridge, view(), Stream()).get(timeout=60)
 
 
 def test_when_its_greenlet_is_stopped_it_is_cancelled(
     bridge: AsyncioThread, view: Coroutine[Any, Any, str], said: list[str]
 ) -> None:
-    asker = Asker()
-    greenlet = gevent.spawn(bridge.run, view, contextvars.Context(), asker)
+    stream = Stream()
+    greenlet = gevent.spawn(bridge.run, view, contextvars.Context(), stream)
     wait_for(lambda: said)
     greenlet.kill(timeout=60)
     wait_for(lambda: "cleaned up" in said)
-    assert asker.cancel is None
+    assert stream.cancel is None
 
 
 def test_what_it_raises_is_raised(bridge: AsyncioThread) -> None:
     async def view() -> str:
         raise LookupError("on purpose")
 
-    asker = Asker()
+    stream = Stream()
     with pytest.raises(LookupError):
-        start(bridge, view(), asker).get(timeout=60)
-    assert asker.cancel is None
+        start(bridge, view(), stream).get(timeout=60)
+    assert stream.cancel is None
 
 
 def test_it_runs_in_its_context_on_another_thread(bridge: AsyncioThread) -> None:
@@ -159,7 +159,7 @@ def test_it_runs_in_its_context_on_another_thread(bridge: AsyncioThread) -> None
     async def view() -> tuple[str, int]:
         return variable.get(), threading.get_ident()
 
-    value, thread = bridge.run(view(), context, Asker())
+    value, thread = bridge.run(view(), context, Stream())
     assert value == "value"
     assert thread != threading.get_ident()
 
@@ -171,13 +171,13 @@ def test_one_that_wants_to_end_the_process_ends_no_other(
     async def exits() -> str:
         raise exc
 
-    asker = Asker()
-    beside = start(bridge, view, asker)
+    stream = Stream()
+    beside = start(bridge, view, stream)
     wait_for(lambda: said)
     with pytest.raises(type(exc)):
-        start(bridge, exits(), Asker()).get(timeout=60)
+        start(bridge, exits(), Stream()).get(timeout=60)
     assert not beside.ready()
-    asker.leave()
+    stream.leave()
     with pytest.raises(Abandoned):
         beside.get(timeout=60)
 

@@ -23,7 +23,7 @@ class Worker:
         self.uploads = UploadBudget(limit)
         self.evicted: list[str] = []
         self._now = 0.0
-        self.uploads.sweep(self._now)
+        self.uploads.tick(self._now)
 
     def upload(self, name: str, size: int = 0) -> SpooledBody:
         body = SpooledBody(self._rules, self.uploads, lambda: self.evicted.append(name))
@@ -35,7 +35,7 @@ class Worker:
         """Let time pass, in which each of `uploads` gets so many bytes a second."""
         for _ in range(seconds):
             self._now += 1
-            self.uploads.sweep(self._now)
+            self.uploads.tick(self._now)
             for upload, size in uploads:
                 upload.feed(b"x" * size)
 
@@ -119,7 +119,7 @@ class TestUploadBudget:
 
     def test_time_in_which_the_hub_was_blocked_is_not_the_clients(self) -> None:
         budget = UploadBudget(1000)
-        budget.sweep(100)
-        budget.sweep(101)
-        budget.sweep(500)
-        assert budget.now == 2
+        budget.tick(100)
+        budget.tick(101)
+        budget.tick(500)
+        assert budget.client_seconds == 2

@@ -15,7 +15,7 @@ from gevent.event import Event
 from plain.http import Response
 from plain.views import View
 
-from plain_gevent_h2.app.deadline import DeadlinePassed, body_limited, limited
+from plain_gevent_h2.app.deadline import DeadlinePassed, body_in_time, with_deadline
 
 
 def make_view(**attributes: Any) -> type[View]:
@@ -24,32 +24,32 @@ def make_view(**attributes: Any) -> type[View]:
 
 def test_each_view_is_limited_once_however_many_there_are() -> None:
     views = [make_view() for _ in range(500)]
-    first = [limited(view, 1.5) for view in views]
-    assert [limited(view, 1.5) for view in views] == first
+    first = [with_deadline(view, 1.5) for view in views]
+    assert [with_deadline(view, 1.5) for view in views] == first
     assert len(set(first)) == 500
 
 
 def test_each_deadline_has_a_class_of_its_own() -> None:
     view = make_view()
-    assert limited(view, 1) is not limited(view, 2)
+    assert with_deadline(view, 1) is not with_deadline(view, 2)
 
 
 def test_a_view_is_not_taken_for_its_parent() -> None:
     parent = make_view()
-    limited(parent, 1)
+    with_deadline(parent, 1)
     child = type("Child", (parent,), {})
-    assert issubclass(limited(child, 1), child)
+    assert issubclass(with_deadline(child, 1), child)
 
 
 def test_a_limited_view_looks_like_the_view() -> None:
     view = make_view(__doc__="A page.")
-    shown = limited(view, 1)
+    shown = with_deadline(view, 1)
     assert (shown.__name__, shown.__module__, shown.__doc__) == ("Page", __name__, "A page.")
 
 
 def test_a_class_that_nobody_uses_any_more_is_not_kept() -> None:
     view = make_view()
-    gone = weakref.ref(limited(view, 1))
+    gone = weakref.ref(with_deadline(view, 1))
     del view
     gc.collect()
     assert gone() is None
@@ -66,7 +66,7 @@ def let_timers_fire() -> None:
 
 def respond(get_response: Callable[[Any], Any], seconds: float = SOON, **attributes: object) -> Any:
     """What a view with this deadline answers."""
-    view = limited(make_view(get_response=get_response, **attributes), seconds)
+    view = with_deadline(make_view(get_response=get_response, **attributes), seconds)
     page = view.__new__(view)
     page.request = SimpleNamespace(method="GET", path="/x")  # type: ignore[assignment]
     return page.get_response()
@@ -177,17 +177,17 @@ class TestBody:
         return response
 
     def test_without_a_deadline(self) -> None:
-        with body_limited(Response()):
+        with body_in_time(Response()):
             let_timers_fire()
 
     def test_in_time_no_timer_goes_on_after_it(self) -> None:
-        with body_limited(self.limited_to(SOON)):
+        with body_in_time(self.limited_to(SOON)):
             pass
-        with pytest.raises(LookupError), body_limited(self.limited_to(SOON)):
+        with pytest.raises(LookupError), body_in_time(self.limited_to(SOON)):
             raise LookupError("on purpose")
         let_timers_fire()
 
     @pytest.mark.parametrize("left", [SOON, -1.0])
     def test_past_it_it_is_stopped(self, left: float) -> None:
-        with pytest.raises(DeadlinePassed), body_limited(self.limited_to(left)):
+        with pytest.raises(DeadlinePassed), body_in_time(self.limited_to(left)):
             Event().wait()

@@ -8,8 +8,9 @@ import pytest
 from plain_gevent_h2.app.inbound import Inbound
 from plain_gevent_h2.app.request_rules import RequestRules
 from plain_gevent_h2.app.spool import SpooledBody
+from plain_gevent_h2.app.unread_websockets import UnreadBudget
 from plain_gevent_h2.app.upload_budget import UploadBudget
-from plain_gevent_h2.app.websocket import MAX_EARLY, Unread, WebSocketTransport
+from plain_gevent_h2.app.websocket import MAX_EARLY, WebSocketTransport
 from plain_gevent_h2.net.fairness import yield_to_others
 
 IN_MEMORY = 1000
@@ -31,7 +32,7 @@ def body(consumed: Callable[[int], None]) -> Inbound:
 
 
 def websocket(consumed: Callable[[int], None]) -> Inbound:
-    return WebSocketTransport(Unread(UploadBudget(None)), consumed, lambda: None)
+    return WebSocketTransport(UnreadBudget(UploadBudget(None)), consumed, lambda: None)
 
 
 class Window:

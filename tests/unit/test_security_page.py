@@ -9,7 +9,7 @@ from harness import TESTS
 from plain.runtime import global_settings
 
 from plain_gevent_h2 import default_settings
-from plain_gevent_h2.app import websocket
+from plain_gevent_h2.app import unread_websockets, websocket
 from plain_gevent_h2.app.header_rules import LIMIT_COOKIE_PARTS
 from plain_gevent_h2.app.plain_internals import LIMIT_REQUEST_FIELDS
 from plain_gevent_h2.app.safe_parsers import MAX_MEDIA_TYPES, MAX_PARAMETERS
@@ -110,7 +110,7 @@ def test_the_sizes_are_those_of_the_code() -> None:
         "Streams open in a worker": f"{MANY_STREAMS:,}",
         "Idle connections that": f"{LEAST_IDLE:g} s idle",
         "What comes on an extended": f"{websocket.MAX_EARLY // 1024} KiB",
-        "All bytes of a worker's WebS": f"{websocket.MAX_UNREAD // mib} MiB",
+        "All bytes of a worker's WebS": f"{unread_websockets.MAX_UNREAD // mib} MiB",
         "Uploads that hold": f"{PATIENCE:g} s",
     }.items():
         assert row(start)[1].startswith(text), start

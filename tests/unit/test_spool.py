@@ -270,7 +270,7 @@ class TestSpooledBody:
         assert body.finish().read() == b""
         assert not body.writing
         body.wait_for_room()
-        assert body.slowness() == 0.0
+        assert body.seconds_at_rate() == 0.0
         body.close()
         assert disk.files == []
 
@@ -288,11 +288,11 @@ class TestSpooledBody:
         slow = self.make(budget, evictions=evictions)
         slow.feed(b"x" * 3000)
         for now in range(30):
-            budget.sweep(now)
+            budget.tick(now)
             slow.feed(b"x")
         assert slow._spool is not None
         slow._spool.idle.wait()
-        assert slow.slowness() > 100
+        assert slow.seconds_at_rate() > 100
         other = self.make(budget)
         other.feed(b"y" * 4000)
         assert evictions == [1]
@@ -324,8 +324,8 @@ class TestSpooledBody:
         body = self.make(budget, evictions=evictions)
         body.feed(b"x" * 900)
         for now in range(30):
-            budget.sweep(now)
-        assert body.slowness() > PATIENCE
+            budget.tick(now)
+        assert body.seconds_at_rate() > PATIENCE
         other = self.make(budget)
         if end == "whole":
             body.end()
@@ -342,13 +342,13 @@ class TestSpooledBody:
         disk.goes_on.clear()
         body.feed(b"x" * 10)
         for now in range(30):
-            budget.sweep(now)
+            budget.tick(now)
         assert body.writing
-        assert body.slowness() == 0.0
+        assert body.seconds_at_rate() == 0.0
         disk.goes_on.set()
         body._spool.idle.wait()  # type: ignore[union-attr]
         assert not body.writing
-        assert body.slowness() > PATIENCE
+        assert body.seconds_at_rate() > PATIENCE
         body.close()
 
     def test_its_reader_waits_while_much_waits_for_the_disk(self, disk: Disk) -> None:

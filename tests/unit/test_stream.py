@@ -15,6 +15,7 @@ from plain.server.http.errors import InvalidHeader
 from plain_gevent_h2 import stream as stream_module
 from plain_gevent_h2.app.deadline import DeadlinePassed
 from plain_gevent_h2.app.pipeline import ResponseBodyFailed
+from plain_gevent_h2.app.spool import BodyNotWritten
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.fairness import yield_to_others
 from plain_gevent_h2.stream import STOP_GRACE, ClientGone, Stream, promised_length
@@ -34,7 +35,7 @@ class Handled:
         self.promised.append(promised)
         yield from self._pieces()
 
-    def websocket(self, _transport: object, _timeout: object) -> Generator[bytes]:
+    def run_websocket(self, _transport: object, _timeout: object) -> Generator[bytes]:
         yield from self._pieces()
 
     def close(self, status: int | None) -> None:
@@ -48,8 +49,8 @@ class Transport:
     def lost(self) -> None:
         self.told.append("lost")
 
-    def drain(self) -> None:
-        self.told.append("drain")
+    def worker_shuts_down(self) -> None:
+        self.told.append("shuts down")
 
 
 class Worker:
@@ -98,9 +99,9 @@ class Protocol(Stream):
         self.sent.append(("headers", response.status_code, end_stream))
 
     def upgrade(self, response: Response) -> Any:
-        self.websocket = Transport()  # type: ignore[assignment]
+        self.websocket_transport = Transport()  # type: ignore[assignment]
         self.sent.append("upgrade")
-        return self.websocket
+        return self.websocket_transport
 
     def send_data(self, data: bytes) -> None:
         self.on_send()
@@ -243,7 +244,11 @@ class TestRun:
 
     @pytest.mark.parametrize(
         ("failure", "status"),
-        [(ValueError("x"), 400), (LookupError("x"), 400), (OSError(28, "No space left"), 500)],
+        [
+            (ValueError("x"), 400),
+            (LookupError("x"), 400),
+            (BodyNotWritten(28, "No space left"), 500),
+        ],
     )
     def test_a_request_that_cannot_be_built(
         self, active: list[object], failure: Exception, status: int
@@ -406,30 +411,30 @@ class TestWebSocket:
     def test_what_its_view_sends(self) -> None:
         request = self.make(b"a", b"b")
         assert request.run() == ["upgrade", b"a", b"b", "end", "cleaned up"]
-        assert request.stream.websocket.told == ["lost"]  # type: ignore[union-attr]
+        assert request.stream.websocket_transport.told == ["lost"]  # type: ignore[union-attr]
 
     def test_it_is_lost_after_a_failure(self) -> None:
         request = self.make(b"a", ValueError("on purpose"))
         request.run()
-        assert request.stream.websocket.told == ["lost"]  # type: ignore[union-attr]
+        assert request.stream.websocket_transport.told == ["lost"]  # type: ignore[union-attr]
 
-    @pytest.mark.parametrize("why", ["shuts down", "pipelined"])
+    @pytest.mark.parametrize("why", ["shuts down", "bytes follow"])
     def test_one_that_is_refused_is_a_503(self, accesses: list[str], why: str) -> None:
         request = self.make(b"a")
         request.worker.alive = why != "shuts down"
-        request.stream.pipelined = why == "pipelined"
+        request.stream.bytes_follow = why == "bytes follow"
         assert request.run() == [("error", 503), "cleaned up"]
         assert request.closed == [503]
         assert accesses == ["503"]
 
-    def test_it_is_told_of_a_drain_and_of_its_clients_end(self) -> None:
+    def test_it_is_told_of_the_end_of_its_worker_and_of_its_client(self) -> None:
         request = self.make(b"a")
         request.stream.worker_shuts_down()  # there is none yet
         request.run()
-        assert request.stream.websocket is not None
+        assert request.stream.websocket_transport is not None
         request.stream.worker_shuts_down()
         request.stream.client_gone()
-        assert request.stream.websocket.told == ["lost", "drain", "lost"]  # type: ignore[attr-defined]
+        assert request.stream.websocket_transport.told == ["lost", "shuts down", "lost"]  # type: ignore[attr-defined]
         assert request.worker.to_stop == []
 
 

@@ -15,7 +15,7 @@ class Upload:
         budget.charge(size)
         budget.begin(self)
 
-    def slowness(self, more: int = 0) -> float:
+    def seconds_at_rate(self, more: int = 0) -> float:
         return self.seconds + more / 1000
 
     def evict(self) -> None:
@@ -35,26 +35,26 @@ class TestPace:
             pace.record(second, received)
             received += 100
             # All of it at 100 bytes a second, or at what the last seconds say.
-            assert pace.slowness(second + 1, received) == pytest.approx(max(2, second + 1))
+            assert pace.seconds_at_rate(second + 1, received) == pytest.approx(max(2, second + 1))
 
     def test_the_first_bytes_take_no_less_than_the_window(self) -> None:
-        assert Pace(5.0).slowness(5.0, 100) == RATE_WINDOW
-        assert Pace(5.0).slowness(5.0, 0) == 0.0
+        assert Pace(5.0).seconds_at_rate(5.0, 100) == RATE_WINDOW
+        assert Pace(5.0).seconds_at_rate(5.0, 0) == 0.0
 
     def test_one_that_stalls_gets_slower(self) -> None:
         pace = Pace(0.0)
         pace.record(0.0, 0)
         pace.record(2.0, 1000)
-        assert pace.slowness(3.9, 1000) == pytest.approx(3.9)
-        assert pace.slowness(4.0, 1000) == float("inf")
-        assert pace.slowness(4.0, 1500) == pytest.approx(1500 * 2 / 500)
+        assert pace.seconds_at_rate(3.9, 1000) == pytest.approx(3.9)
+        assert pace.seconds_at_rate(4.0, 1000) == float("inf")
+        assert pace.seconds_at_rate(4.0, 1500) == pytest.approx(1500 * 2 / 500)
 
     def test_a_fast_start_is_forgotten(self) -> None:
         pace, received = Pace(0.0), 1_000_000
         for second in range(1, 8):
             pace.record(second, received)
             received += 1
-        assert pace.slowness(8, received) > 1_000_000
+        assert pace.seconds_at_rate(8, received) > 1_000_000
 
     def test_it_is_measured_over_one_to_two_windows(self) -> None:
         pace = Pace(0.0)
@@ -62,18 +62,18 @@ class TestPace:
         pace.record(RATE_WINDOW, 200)
         pace.record(RATE_WINDOW + 1, 600)
         received = 1000
-        assert pace.slowness(RATE_WINDOW + 1, received) == pytest.approx(RATE_WINDOW + 1)
+        assert pace.seconds_at_rate(RATE_WINDOW + 1, received) == pytest.approx(RATE_WINDOW + 1)
         # The mark of before is left once the next is old enough.
         at = 2 * RATE_WINDOW
-        assert pace.slowness(at, received) == pytest.approx(received * RATE_WINDOW / 800)
+        assert pace.seconds_at_rate(at, received) == pytest.approx(received * RATE_WINDOW / 800)
 
 
 class TestNow:
     def test_it_is_the_time_that_clients_had(self) -> None:
         budget = UploadBudget(1000)
         for now in (50.0, 50.5, 51.0, 60.0, 60.1):
-            budget.sweep(now)
-        assert budget.now == pytest.approx(0.5 + 0.5 + SWEEP_INTERVAL + 0.1)
+            budget.tick(now)
+        assert budget.client_seconds == pytest.approx(0.5 + 0.5 + SWEEP_INTERVAL + 0.1)
 
 
 class TestMakeRoom:
@@ -117,7 +117,7 @@ class TestMakeRoom:
     def test_the_slowest_does_not_evict_itself(self) -> None:
         budget = UploadBudget(1000)
         asks = Upload(budget, 1000, 1000)
-        asks.slowness = lambda more=0: 0.0 if more else 1000.0  # type: ignore[method-assign]
+        asks.seconds_at_rate = lambda more=0: 0.0 if more else 1000.0  # type: ignore[method-assign]
         assert not budget.make_room(asks, 1)
         assert asks.evicted == 0
 
@@ -146,8 +146,8 @@ class TestMakeRoom:
         budget.end(ends)
         speeds_up.seconds = PATIENCE
         assert budget._worst() is slow
-        budget.sweep(1.0)
-        budget.sweep(2.0)
+        budget.tick(1.0)
+        budget.tick(2.0)
         assert budget._worst() is later
 
     def test_for_websockets(self) -> None:

@@ -8,8 +8,9 @@ import gevent
 import pytest
 
 from plain_gevent_h2.app.asyncio_bridge import AsyncioThread
+from plain_gevent_h2.app.unread_websockets import UnreadBudget
 from plain_gevent_h2.app.upload_budget import UploadBudget
-from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, Unread, WebSocketTransport
+from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, WebSocketTransport
 from plain_gevent_h2.net.fairness import yield_to_others
 
 
@@ -30,18 +31,18 @@ class Stream:
 
     def __init__(self, bridge: AsyncioThread) -> None:
         self.budget = UploadBudget(None)
-        self.unread = Unread(self.budget)
+        self.unread = UnreadBudget(self.budget)
         self.consumed = 0
-        self.refused = 0
-        self.transport = WebSocketTransport(self.unread, self._consume, self._refuse)
+        self.evicted = 0
+        self.transport = WebSocketTransport(self.unread, self._on_read, self._on_evicted)
         self._bridge = bridge
         self.sent = b""
 
-    def _consume(self, size: int) -> None:
+    def _on_read(self, size: int) -> None:
         self.consumed += size
 
-    def _refuse(self) -> None:
-        self.refused += 1
+    def _on_evicted(self) -> None:
+        self.evicted += 1
 
     def feed(self, data: bytes) -> None:
         """The client sends `data`: what of it does not wait is consumed."""
@@ -78,7 +79,7 @@ async def echo(transport: WebSocketTransport, _shutdown: "asyncio.Future[None]")
 
 
 class TestTransport:
-    def test_what_the_view_takes_is_consumed_and_what_it_sends_comes(self, stream: Stream) -> None:
+    def test_what_the_view_takes_is_on_readd_and_what_it_sends_comes(self, stream: Stream) -> None:
         stream.transport.accept()
         serving = stream.run(echo)
         for piece in (b"one", b"two", b"x" * 994):
@@ -100,24 +101,24 @@ class TestTransport:
 
     def test_before_the_view_accepts_few_bytes_may_come(self, stream: Stream) -> None:
         stream.feed(b"x" * MAX_EARLY)
-        assert stream.refused == 0
+        assert stream.evicted == 0
         stream.feed(b"x")
-        assert stream.refused == 1
-        assert stream.transport.is_refused
+        assert stream.evicted == 1
+        assert stream.transport.is_evicted
         assert stream.consumed == MAX_EARLY + 1
         assert stream.budget.used == stream.transport.waiting == 0
         stream.feed(b"x" * 10)  # the client has not heard of it yet
         assert stream.consumed == MAX_EARLY + 11
         assert stream.budget.used == 0
-        assert stream.refused == 1
-        stream.transport.refuse()
-        assert stream.refused == 1
+        assert stream.evicted == 1
+        stream.transport.evict()
+        assert stream.evicted == 1
 
     def test_afterwards_many_may(self, stream: Stream) -> None:
         stream.feed(b"x" * 10)
         stream.transport.accept()
         stream.feed(b"x" * 2 * MAX_EARLY)
-        assert not stream.refused
+        assert not stream.evicted
 
     def test_the_client_leaves(self, stream: Stream) -> None:
         stream.transport.accept()
@@ -185,21 +186,21 @@ class TestTransport:
             await shutdown
 
         if early:
-            stream.transport.drain()
+            stream.transport.worker_shuts_down()
         serving = stream.run(view)
         if not early:
             wait_for(lambda: stream.transport._shutdown is not None)
-            stream.transport.drain()
-            stream.transport.drain()  # the second of a drain's sweeps
+            stream.transport.worker_shuts_down()
+            stream.transport.worker_shuts_down()  # the second of a drain's sweeps
         serving.get(timeout=60)
 
-    def test_a_refused_one_loses_what_its_messages_keep(self, stream: Stream) -> None:
+    def test_a_on_evictedd_one_loses_what_its_messages_keep(self, stream: Stream) -> None:
         dropped: list[str] = []
 
         async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
-            transport.dropped = lambda: dropped.append("dropped")
+            transport.drop_messages = lambda: dropped.append("dropped")
             await transport.recv(1)
-            transport.keep(50_000)
+            transport.frame_was_read(50_000)
             while not dropped:
                 await asyncio.sleep(0)
             await transport.recv(1)
@@ -208,7 +209,7 @@ class TestTransport:
         serving = stream.run(view)
         stream.feed(b"x")
         wait_for(lambda: stream.budget.used == 50_000)
-        stream.transport.refuse()
+        stream.transport.evict()
         assert stream.budget.used == 0
         wait_for(lambda: dropped)
         stream.transport.end()

@@ -14,7 +14,7 @@ from plain_gevent_h2.net.tls_socket import RECV_SIZE, TlsSocket
 _EMPTY_LINES_RE = re.compile(rb"(?:\r\n)*")
 
 
-class Transport:
+class SocketReader:
     """The socket of one connection, and the bytes received from it that are not used yet.
 
     The connection's greenlet alone receives, and owns `received`. The stream's may call
@@ -52,7 +52,8 @@ class Transport:
     def linger(self) -> None:
         """Close our side and discard what comes for a while. Raises nothing.
 
-        A close with bytes unread would be a TCP reset, which can destroy the response.
+        A close with bytes unread would be a TCP reset, which can destroy the response. A client
+        that goes on sending past `LINGER_CLOSE_MAX_BYTES` gets one.
         """
         self.reset_on_close(on=False)
         close_our_side(self.sock)
