@@ -77,7 +77,7 @@ def patch_threads() -> None:
     """Let locks, queues and threads work between greenlets and native threads.
 
     What broke: gevent's locks and queues lose wake-ups between native threads, and a thread that
-    a native thread started was a greenlet that nobody ran. Requests hung for ever. Shown by
+    a native thread started was a greenlet that never ran. Requests hung for ever. Shown by
     `tests/server/test_native_threads.py::test_all_log_at_once`.
     """
     from .patching.threads import patch_threading
@@ -220,7 +220,7 @@ def patch_reloader() -> None:
 
 
 def patch_parsers() -> None:
-    """Bound what a request's head can make Plain's parsers do.
+    """Limit the work that the head of a request can give to Plain's parsers.
 
     What broke: some are quadratic, and run on the hub before any view. A Content-Type of 64 KB
     stopped every other greenlet for 2.9 s, a path of 45 KB for 0.1 s. Shown by
@@ -234,7 +234,7 @@ def patch_parsers() -> None:
 
 
 def patch_logs() -> None:
-    """Escape in the log what clients send and is no text.
+    """Escape in the log what comes from clients and is not text.
 
     What broke: a path with `%0a` started a line of its own, one with `%1b` was an escape sequence
     for the terminal, and a byte that is no UTF-8 in a user agent made the access log's line fail.
@@ -246,7 +246,7 @@ def patch_logs() -> None:
 
 
 def patch_websockets() -> None:
-    """Bound what a WebSocket reads ahead of its view.
+    """Limit what a WebSocket reads ahead of its view.
 
     What broke: Plain's reader takes 16 messages of up to 1 MiB that the view has not asked for: 20
     sockets of one connection held 395 MiB. Shown by
@@ -260,9 +260,9 @@ def patch_websockets() -> None:
 def patch_psycopg() -> None:
     """Let psycopg 3 and its pool give back the connection of a greenlet that is stopped.
 
-    What broke: a greenlet that is stopped while it waits for a place in the pool was still handed
-    the next connection, which the pool then lost. One that is stopped in a query left the server
-    at work. Both clean up, but only after the exceptions that stop a thread or a task. Shown by
+    What broke: a greenlet that was stopped while it waited for the pool was still given the next
+    connection, which the pool then lost. One that was stopped in a query left it running in the
+    database. Both clean up, but only after the exceptions that stop a thread or a task. Shown by
     `tests/server/test_postgres.py::test_a_deadline_in_a_query_gives_its_connection_back`.
     """
     from gevent import GreenletExit, Timeout

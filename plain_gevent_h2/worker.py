@@ -70,13 +70,13 @@ def worker_main(boot_failure: Any, *args: Any) -> None:
     report = BootReport(boot_failure, is_replacement=app.is_replacement)
     if app.gevent_patch:
         _call_patch_of_the_app(app.gevent_patch, report)
-    if not app.reload:  # there, Plain serves the traceback
+    if not app.reload:  # with it, Plain serves the traceback
         log.addFilter(report)
     run_worker(GeventWorker, *args)
 
 
 def _call_patch_of_the_app(path: str, report: BootReport) -> None:
-    """Call the function that `SERVER_GEVENT_PATCH` names. Without it no worker should run."""
+    """Call the function of `SERVER_GEVENT_PATCH`. If it fails, the worker does not start."""
     try:
         import_string(path)()
     except Exception as exc:
@@ -206,7 +206,7 @@ class GeventWorker(Worker):
         signal.signal(signal.SIGINT, self._stop_now)
         signal.signal(signal.SIGQUIT, self._stop_now)
         signal.signal(signal.SIGABRT, self._abort)
-        # In one call into C that handler has to wait; this one, before it, writes the stack.
+        # Python runs its handlers only between calls into C. This one writes the stack at once.
         faulthandler.enable()
         signal.signal(signal.SIGWINCH, signal.SIG_IGN)
 
@@ -253,7 +253,7 @@ class GeventWorker(Worker):
     def _cut(self, until: float) -> None:
         """Close the connections that are left.
 
-        What they run has until then (monotonic) to clean up and to write its line in the log.
+        Views that still run have until then (monotonic) to clean up and to be logged.
         """
         self._connections.abort()
         slots = self.limits.slots
@@ -268,7 +268,7 @@ class GeventWorker(Worker):
     def _is_busy(self) -> bool:
         """Whether there are connections or views, also of clients that have left.
 
-        Their async views are cancelled, and so over soon. Their blocking ones are let finish.
+        Async views without a client are cancelled, and end soon. Blocking ones may finish.
         """
         return bool(self._connections or self.limits.slots.busy)
 

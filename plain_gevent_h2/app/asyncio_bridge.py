@@ -3,8 +3,9 @@
 A loop in a greenlet of the main thread would be wrong: `asyncio.get_running_loop()` is per
 native thread, so every blocking view would believe that it runs inside a loop.
 
-Most of what the two threads cost each other is waking up: a system call on either side, a turn
-of a loop, and a fight for the GIL. So nobody is woken twice, nor for what he does not wait for.
+Most of the cost between the two threads is wake-ups: a system call on either side, a turn of a
+loop, and contention for the GIL. So a thread is woken once for all calls that wait for it, and a
+greenlet only for what it waits for.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ class Mailbox:
 
 
 class Abandoned(Exception):
-    """A coroutine was cancelled, since nobody waits for its result any more."""
+    """A coroutine was cancelled because its client has left."""
 
 
 class WaitingStream(Protocol):
@@ -103,7 +104,7 @@ class Call:
         return self.task.result()
 
     def notify(self, _task: object = None) -> None:
-        """Have the greenlet look again. Called in the loop's thread."""
+        """Have the greenlet ask `ready()` again. Called in the loop's thread."""
         if self._is_waiting:
             self._is_waiting = False
             self._hub.post(self._waiter.switch, None)
@@ -145,12 +146,12 @@ class Pieces:
     async def wait_for_room(self) -> None:
         while self._exceed(BACKLOG, BACKLOG_BYTES) and not self._is_closed:
             self._room.clear()
-            self._is_full = True  # before another look: what is taken after it makes room
+            self._is_full = True  # before the second check: what is taken after it sets `_room`
             if self._exceed(BACKLOG, BACKLOG_BYTES):
                 await self._room.wait()
 
     def close(self) -> None:
-        """Nobody takes them any more."""
+        """No greenlet takes pieces any more."""
         self._is_closed = True
         self._room.set()
 
@@ -209,7 +210,7 @@ class AsyncioThread:
 
     def _run_forever(self, call: Call) -> None:
         shared_threads.add(_native_thread())
-        # Made in its own thread, whose hub its selector and sockets wait in.
+        # Made in the thread that runs it: its selector and its sockets wait in that thread's hub.
         loop = asyncio.SelectorEventLoop(_Selector())
         asyncio.set_event_loop(loop)
         wake = partial(loop.call_soon_threadsafe, context=contextvars.Context())

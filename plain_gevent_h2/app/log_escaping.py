@@ -1,4 +1,4 @@
-"""Keeps what clients send from being more than text in the log.
+"""Escapes what comes from clients in the log, where it is not text.
 
 Plain's formatters write the values of `extra` as they are: a line break in a decoded path starts a
 line that looks like one of the server's own, an escape sequence is obeyed by the operator's
@@ -28,7 +28,7 @@ def _escape(match: re.Match[str]) -> str:
 #: Plain puts a value in quotes that has one of these.
 _QUOTED = re.compile("[ /':=.]")
 
-#: Characters of a value that has such, from which on it is cut: to escape each takes 0.7 us.
+#: Characters after which a value with something to escape is cut. To escape one takes 0.7 us.
 MAX_UNSAFE = 1000
 
 type _Format = Callable[[Any, LogRecord], str]
@@ -36,7 +36,7 @@ type _GetContext = Callable[[LogRecord], dict[str, Any]]
 
 
 def format_value(value: object) -> str:
-    """A value as Plain's key-value formatter writes it, with all that is no text escaped.
+    """A value as Plain's key-value formatter writes it, with all that is not text escaped.
 
     Plain's own looks for six characters one after another. This one looks for more and takes a
     third of the time.

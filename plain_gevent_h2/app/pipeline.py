@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 log = get_framework_logger("plain.server")
 
-#: Bytes read from a file at once, each read a trip to a native thread (about 60 us).
+#: Bytes read from a file at once. The way to a native thread and back takes about 60 us.
 FILE_BLOCK_SIZE = 256 * 1024
 
-#: What the access log and the middleware see of an async view that was cancelled since its client
-#: had left: no status of HTTP's, but the one that nginx has for it.
+#: The status of an async view that was cancelled because its client left, in the access log and for
+#: middleware. HTTP has none for it; nginx uses this one.
 CLIENT_LEFT = 499
 
 _END: Any = object()
@@ -129,7 +129,7 @@ class Handled:
         return pull if promised is None else self._keep_promise(pull, promised)
 
     def _keep_promise(self, pull: Generator[bytes], promised: int) -> Generator[bytes]:
-        """What of a body its Content-Length allows. Raises `BodyTooShort`."""
+        """The part of a body that its Content-Length allows. Raises `BodyTooShort`."""
         left = promised
         with closing(pull):
             for chunk in pull:
@@ -164,10 +164,10 @@ class Pipeline:
     """Plain's request handler, called from greenlets. One for a worker."""
 
     def __init__(self, handler: Any, deadline: float) -> None:
-        self._handler = RequestHandler(handler)
+        self._request_handler = RequestHandler(handler)
         self._deadline = deadline  # seconds; 0 is none
         self._bridge = AsyncioThread()
-        self._handler.wrap_resolving(self._wrap_resolve)
+        self._request_handler.wrap_resolving(self._wrap_resolve)
 
     def _wrap_resolve(self, resolve: Resolve) -> Resolve:
         """What finds the view of a request: Plain's `resolve`, and views of ours in some places."""
@@ -202,13 +202,13 @@ class Pipeline:
         def run() -> Response:
             return self._run(request, context, stream)
 
-        owner = self._handler.handle(request, context, run, traced=_is_traced())
+        owner = self._request_handler.handle(request, context, run, traced=_is_traced())
         return Handled(owner, context, self._bridge)
 
     def _run(
         self, request: "Request", context: contextvars.Context, stream: WaitingStream
     ) -> Response:
-        handler = self._handler
+        handler = self._request_handler
         response = context.run(handler.run_until_view_returns, request)
         if handler.is_pending(response):
             pending: PendingView = response
@@ -232,7 +232,7 @@ def _with_view(match: Any, view_class: type[View]) -> Any:
 
 
 def _is_traced() -> bool:
-    """Whether a span can be seen by anybody: the app has set a tracer provider.
+    """Whether spans are recorded: the app has set a tracer provider.
 
     Without one each request would get the same invalid span, and Plain makes fifteen attributes
     for it (measured: 9 % of a small response on Plain 0.164).
@@ -248,15 +248,15 @@ def _is_event_stream(response: "Response") -> bool:
 def _is_disk_file(file: Any) -> bool:
     """Whether reading `file` can block the hub and is safe in another native thread.
 
-    Other file-like objects (a `BytesIO`, a socket's file) never block, or block the
-    cooperative way, which only works in the hub's own thread.
+    Other file-like objects never block (a `BytesIO`), or yield to other greenlets (a socket's
+    file), which works in the hub's own thread alone.
     """
     file = getattr(file, "file", file)  # tempfile's wrapper
     return isinstance(file, io.FileIO) or isinstance(getattr(file, "raw", None), io.FileIO)
 
 
 def _read_in_native_thread(file: Any, size: int | None) -> Generator[bytes]:
-    """What `file` holds, or of one that may have grown (a log) its first `size` bytes."""
+    """The content of `file`, or its first `size` bytes: a log may have grown since."""
     pool = gevent.get_hub().threadpool
     left = sys.maxsize if size is None else size
     while left and (block := pool.apply(file.read, (min(FILE_BLOCK_SIZE, left),))):

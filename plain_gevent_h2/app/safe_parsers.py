@@ -1,12 +1,12 @@
-"""What stands for those of Plain's parsers that a request can make slow, or fail.
+"""Replacements for the parsers of Plain that a request can make slow, or make fail.
 
-They run on the hub, most of them before any view. Plain's own are quadratic: 45 KB of `%ff` in a
+Parsers run on the hub, most of them before any view. Plain's own are quadratic: 45 KB of `%ff` in a
 path took 110 ms, 64 KB of `;` after a quote in Content-Type 2.9 s (measured). These are linear and
-do the same, up to the bounds below. `patch_parsers()` puts them in place.
+give the same results, up to the limits below. `patch_parsers()` puts them in place.
 
-Others fail, which is a 500: at a weight in Accept that is no number, at an encoding of Python's
-that is none for text (a client names the encoding of its own), and at JSON that is no UTF-8, is
-nested too deeply or has a number of more than 4,300 digits.
+Some of Plain's raise, and the client gets a 500: for a weight in Accept that is not a number, for a
+codec of Python's that is not a text encoding (the client names the encoding), and for JSON that is
+not UTF-8, is nested too deeply or has a number of more than 4,300 digits.
 """
 
 import codecs
@@ -24,15 +24,16 @@ from .plain_internals import MediaType, Parsers, parse_header_parameters, replac
 MAX_PARAMETERS = 100
 
 #: Media types of an Accept field that are parsed. RFC 9110 section 12.5.1 lets a server
-#: disregard the field. A Chromium sends eight. Of 32,000, `Request.accepts` made 78 ms (measured).
+#: disregard the field. A Chromium sends eight. With 32,000, `Request.accepts` took 78 ms
+#: (measured).
 MAX_MEDIA_TYPES = 100
 
-# What `surrogateescape` makes of the bytes that are no UTF-8, as they were in the path.
+# What `surrogateescape` makes of bytes that are not UTF-8, and how they were in the path.
 _ESCAPED = {0xDC00 + byte: f"%{byte:02X}" for byte in range(0x80, 0x100)}
 
 
 def decode_path(path: bytes) -> str:
-    """A path of percent-decoded bytes; those that are no UTF-8 are encoded again."""
+    """A path of percent-decoded bytes; those that are not UTF-8 are percent-encoded again."""
     try:
         return path.decode()
     except UnicodeDecodeError:
@@ -106,9 +107,10 @@ def unquote_parameter(value: str, encoding: str) -> str:
 
 
 def part_parameters(line: str) -> tuple[str, dict[str, str]]:
-    """A line of a multipart body's part and its parameters, encoded if the encoding is unknown.
+    """A header line of a multipart body's part: its value and its parameters.
 
-    Plain disregards a line that raises ValueError, and so the file that it names.
+    A parameter of an unknown encoding stays percent-encoded. If this raised ValueError, Plain would
+    disregard the line, and with it the file that it names.
     """
     try:
         return parse_header_parameters(line)

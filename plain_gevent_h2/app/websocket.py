@@ -280,7 +280,7 @@ class WebSocketTransport:
         self._ended = True
         self._arrived.set()
 
-    #: Plain aborts when the client takes nothing of a message for 20 s. What is queued stays so:
-    #: it is one client's, and small. The stream's greenlet waits for its client until
+    #: Plain aborts when the client takes nothing of a message for 20 s. The view ends, but what is
+    #: queued is not dropped: the stream's greenlet goes on waiting for its client, until
     #: `SERVER_SEND_TIMEOUT` ends the stream.
     abort = close

@@ -24,7 +24,7 @@ from plain_gevent_h2.app.plain_internals import (
     http1_response,
     log_access,
 )
-from plain_gevent_h2.app.spool import BodyNotWritten, log_no_room, log_unwritten
+from plain_gevent_h2.app.spool import BodyNotWritten, SpooledBody, log_no_room, log_unwritten
 from plain_gevent_h2.app.websocket import WebSocketTransport
 from plain_gevent_h2.app.worker_interface import WorkerInterface
 from plain_gevent_h2.limits.header_budget import FREE, size_to_charge
@@ -182,16 +182,10 @@ class Http1Connection:
         """Take in the body and run the stream. Return True if another request may follow."""
         if expects_continue(parsed):
             self.output.send_continue()
-        sink = self._bodies.new_sink()
         began = time.monotonic()
-        try:
-            self._bodies.read(sink, parsed)
-        except (IncompleteBody, BodyNotWritten, ParseException) as exc:
-            sink.lost()
-            return self._refuse_body(parsed, response, exc, time.monotonic() - began)
-        except BaseException:
-            sink.lost()
-            raise
+        sink = self._take_body(parsed, response)
+        if sink is None:
+            return False
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - began)
         self._run_stream(stream)
         if stream.gone_at is not None:
@@ -200,6 +194,24 @@ class Http1Connection:
         if self._is_refused:
             self._error_pages.send(503)
         return stream.keep_alive or self._linger()
+
+    def _take_body(self, parsed: ParsedRequest, response: Any) -> SpooledBody | None:
+        """The whole body of a request; None if the request was answered with an error page.
+
+        Raises `OSError` if the client has left.
+        """
+        sink = self._bodies.new_sink()
+        began = time.monotonic()
+        try:
+            self._bodies.read(sink, parsed)
+        except (IncompleteBody, BodyNotWritten, ParseException) as exc:
+            sink.lost()
+            self._refuse_body(parsed, response, exc, time.monotonic() - began)
+            return None
+        except BaseException:
+            sink.lost()
+            raise
+        return sink
 
     def _run_stream(self, stream: Http1Stream) -> None:
         """Start `stream` when it has a slot, and wait until the connection may go on."""

@@ -9,7 +9,7 @@ from plain.exceptions import ImproperlyConfigured
 _CERTIFICATE_RE = re.compile(rb"^-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----", re.MULTILINE)
 _KEY_RE = re.compile(rb"^-----BEGIN (?:\w+ )*PRIVATE KEY-----", re.MULTILINE)
 
-#: How OpenSSL's reasons end that are for what is not damaged, such as EE_KEY_TOO_SMALL.
+#: How OpenSSL's reasons end for a file that is sound, but not accepted (EE_KEY_TOO_SMALL).
 _NOT_ACCEPTED = ("_TOO_SMALL", "_TOO_WEAK", "_TYPE")
 
 #: Bytes of a file that are read to find what is wrong with it.
@@ -56,7 +56,7 @@ def _read(option: str, path: str) -> bytes:
 
 
 def _instead(text: bytes) -> str:
-    """What a file has that lacks what it should have."""
+    """What the file has in place of what it should have."""
     if _KEY_RE.search(text):
         return " but a private key"
     return " but a certificate" if _CERTIFICATE_RE.search(text) else ""

@@ -1,7 +1,7 @@
 """Reads a TLS ClientHello as far as the names that it offers by ALPN (RFC 7301).
 
-OpenSSL goes on without a protocol if none is common, and then nobody can tell it from a client
-that offers none. But a client that offers `ftp` alone would take an answer for one of FTP (ALPACA).
+If no name is common, OpenSSL goes on without a protocol, as it does for a client that offers no
+names. But a client that offers only `ftp` would take the answer for FTP (ALPACA), so it is refused.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class ClientHello:
     def __init__(self) -> None:
         self._records = bytearray()
         self._message = bytearray()
-        self.complete = False  # or it is none, which OpenSSL says
+        self.complete = False  # or it is no ClientHello, which OpenSSL reports
         self.alpn: list[bytes] | None = None  # the names offered; None without the extension
         self.is_proxy_header = False
 

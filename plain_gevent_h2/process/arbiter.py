@@ -1,6 +1,6 @@
 """The arbiter's side: worker processes that are patched before they import anything.
 
-The arbiter itself is not patched. It is Plain's, but for how it starts a worker.
+The arbiter itself is not patched. It is Plain's, except for how it starts workers.
 """
 
 import logging
@@ -86,10 +86,10 @@ LONGEST_PAUSE = 30.0
 class GeventArbiter(Arbiter):
     """Plain's arbiter with gevent workers.
 
-    Before any worker has served, one that does not start ends the server: it is set up wrongly.
-    Later, what stops a replacement may pass (files that are half renewed, no descriptors, a
-    database that is away). Another is started after a pause, and the others go on: a worker that
-    retires does so until its replacement serves.
+    If no worker has served yet, one that does not start ends the server: its set-up is wrong.
+    Later, the cause may be temporary (certificate files that are half renewed, no descriptors, a
+    database that is away). Another worker is started after a pause, and the others go on. A worker
+    that retires goes on until its replacement serves.
 
     `http_protocols` is the command line's value; the application takes it along to the
     worker processes, with the other command line values it already holds. `worker_main` is what a
@@ -106,7 +106,7 @@ class GeventArbiter(Arbiter):
     ) -> None:
         app.http_protocols = http_protocols
         app.gevent_patch = settings.SERVER_GEVENT_PATCH  # a worker needs it before its settings
-        app.is_replacement = False  # or a worker has served before
+        app.is_replacement = False  # True once a worker has served
         super().__init__(app)
         self._mp_context = _PatchedSpawnContext(worker_main)
         self._protocols = protocols
@@ -116,7 +116,7 @@ class GeventArbiter(Arbiter):
     def _start(self) -> None:
         signal.signal(signal.SIGUSR2, self._forward_sigusr2)
         # Where gevent has patched the arbiter, too (by an environment variable of OpenTelemetry's),
-        # its `subprocess` would reap our workers: then nobody learns that they have ended.
+        # its `subprocess` would reap our workers, and the arbiter would not learn of their end.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.log.addFilter(self._complete_start_line)
         super()._start()
@@ -166,7 +166,7 @@ class GeventArbiter(Arbiter):
                 self._grow_pause()
         halt = self._halt_error
         super().reap_workers()
-        self._halt_error = halt  # a worker that has served ends no server, whatever its exit code
+        self._halt_error = halt  # only a worker that never served may end the server
 
     def _reap_failed(self, pid: int, info: WorkerInfo, code: int) -> None:
         why = info.process.boot_failure.value.decode(errors="replace")  # type: ignore[attr-defined]

@@ -21,10 +21,10 @@ def describe(exc: BaseException) -> str:
 
 
 class BootReport(logging.Filter):
-    """Hands the arbiter what Plain's entry point would log with a traceback.
+    """Passes to the arbiter what Plain's entry point would log with a traceback.
 
-    A filter of the logger that the entry point logs to, for as long as the worker starts. A first
-    worker's traceback stays, for the terminal that the server starts in.
+    It is a filter of the entry point's logger while the worker starts. The traceback of a first
+    worker is logged as well: whoever starts the server sees it in the terminal.
     """
 
     def __init__(self, line: Any, *, is_replacement: bool) -> None:

@@ -31,8 +31,8 @@ log = get_framework_logger("plain.server")
 TCP_NOTSENT_LOWAT_BYTES = 256 * 1024
 _TCP_NOTSENT_LOWAT = getattr(gevent.socket, "TCP_NOTSENT_LOWAT", None)
 
-#: Connections taken from one listener in a turn of the loop. With several workers on it, one, so
-#: that a burst is shared among them.
+#: Connections taken from one listener in a turn of the loop. Of several workers, each takes one, so
+#: that they share a burst.
 MAX_ACCEPT = 100
 
 type Connection = Http1Connection | Http2Connection
@@ -61,7 +61,7 @@ class _Handshake:
 
 
 class Connections:
-    """Accepts connections, gives each its reader, and knows those that are open. One for a worker.
+    """Accepts connections, gives each its reader, and has those that are open. One for a worker.
 
     `most` is the number that may be open, `tls` the context of a server with TLS, `alone` whether
     no other worker accepts from the same sockets.
@@ -223,7 +223,7 @@ class Connections:
     # -- the log -------------------------------------------------------------------
 
     def _log_failure(self, exc: Exception, client: Any) -> None:
-        """Log what ended one connection, as loud as it deserves."""
+        """Log what ended a connection: at DEBUG what clients do, at ERROR what is a bug."""
         if isinstance(exc, RecordFlood):
             report_abuse(client, str(exc))
             return

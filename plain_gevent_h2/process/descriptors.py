@@ -1,12 +1,12 @@
-"""The file descriptors that a process may have, and those of them that are for files."""
+"""How many file descriptors a process may have, and how many of them are kept for files."""
 
 import resource
 
 #: The limit that is asked for where the system has none.
 MOST = 1_048_576
 
-#: The part of the limit that no connection gets: uploads are spooled to files, and views open
-#: some too, which would fail while idle connections have all descriptors.
+#: The share of the limit that connections do not get. Uploads are spooled to files and views open
+#: files: both would fail if idle connections had all descriptors.
 RESERVED_SHARE = 1 / 8
 
 
@@ -18,7 +18,7 @@ def raise_limit() -> int:
         return soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # macOS has a lower one that it does not tell
+    except (OSError, ValueError):  # macOS has a lower limit that it does not report
         return soft
     return wanted
 
@@ -31,8 +31,8 @@ class Descriptors:
         self.reserved = int(self.limit * RESERVED_SHARE)
 
     def left_after(self, descriptor: int) -> int:
-        """How many more connections may have one, once one of them has got `descriptor`.
+        """How many more connections there may be after the one that has got `descriptor`.
 
-        A new one has the lowest number that is free (POSIX), and so it tells how many are taken.
+        A new descriptor has the lowest free number (POSIX), so its number says how many are used.
         """
         return self.limit - self.reserved - descriptor

@@ -1,4 +1,4 @@
-"""What a worker tells of itself when asked, or when a view blocks it."""
+"""The stacks of a worker in its log: all of them on SIGUSR2, one when a view blocks the hub."""
 
 import asyncio
 import gc
@@ -76,7 +76,7 @@ _INNERMOST = 3
 
 @dataclass
 class _Group:
-    """All that stand at the same place."""
+    """Greenlets, tasks or native threads that have the same stack."""
 
     kind: str
     places: list[_Place]
@@ -86,10 +86,10 @@ class _Group:
 
 
 def log_stacks() -> None:
-    """Write to the log where everything in this worker is: equal stacks once, with a count.
+    """Write all stacks of this worker to the log: equal ones once, with a count.
 
-    That is requests, other greenlets, asyncio tasks that no request waits for, and what native
-    threads run at this moment.
+    They are those of requests, other greenlets, asyncio tasks that no request waits for, and
+    native threads.
     """
     groups = sorted(_groups(), key=lambda group: (not group.streams, group.kind, -group.count))
     counts: dict[str, int] = {}
@@ -214,24 +214,23 @@ def _lines(places: list[_Place]) -> list[str]:
 
 
 class BlockedHub:
-    """Sees from a native thread when a greenlet keeps the hub for `threshold` seconds.
+    """Finds, from a native thread, a greenlet that blocks the hub for `threshold` seconds.
 
-    What it finds is logged with the stack while it lasts, and again with the whole time when it
-    is over. A call into C that keeps the GIL keeps it from this thread too: both lines then
-    follow at its end.
+    It logs the stack while the hub is blocked, and the whole time afterwards. A call into C that
+    holds the GIL stops this thread as well: both lines then follow at its end.
 
-    Not gevent's own monitor, which misses most calls that keep the GIL, describes every greenlet
-    before it tells of one (0.1 s with 2,000 of them, and by then another may run), and ends
-    without a word if the hub has not run by the time of its first look.
+    gevent's own monitor will not do. It misses most calls that hold the GIL, describes every
+    greenlet before it reports one (0.1 s with 2,000 of them, and by then another may run), and ends
+    silently if the hub has not run before its first check.
     """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._hub = gevent.get_hub()
-        # Who runs, since when, and until when (0 as long as it does): a new list at each switch.
-        # Written by the hub's thread.
+        # The greenlet that runs, since when, and until when (0 while it runs): a new list at each
+        # switch. Written by the hub's thread.
         self._turn: list[Any] = [self._hub, 0.0, 0.0]
-        # The turn that was logged and whose end was not, and whose it is. The native thread's own.
+        # The turn that is logged, but for its end, and who runs in it. Of the native thread.
         self._blocking: tuple[list[Any], str] | None = None
 
     def start(self) -> None:
@@ -251,21 +250,21 @@ class BlockedHub:
     def _watch(self) -> None:
         while True:
             _sleep(self._threshold / 2)
-            self._look_for_end()
-            self._look_for_start()
+            self._check_end()
+            self._check_start()
 
-    def _look_for_start(self) -> None:
+    def _check_start(self) -> None:
         turn = self._turn
-        guilty, since, _ = turn
+        running, since, _ = turn
         now = time.monotonic()
-        if guilty is self._hub or now - since < self._threshold or self._blocking is not None:
+        if running is self._hub or now - since < self._threshold or self._blocking is not None:
             return
         frame = sys._current_frames()[self._hub.thread_ident]
         if self._turn is not turn:  # over: the frame may be of another
             return
         stream = stream_of(frame)
-        # Quickly: who holds the frame of another thread last also ends what its locals hold, and
-        # that is not for this one to do.
+        # Quickly: a thread that drops the last reference to a frame also ends what its locals
+        # hold, and that must not happen in this thread.
         places = _stack(frame)
         del frame
         who = stream.describe() if stream is not None else "no request"
@@ -274,7 +273,7 @@ class BlockedHub:
         stack = "".join(_lines(places))
         log.warning("Worker blocked for over %g s by %s:\n%s", self._threshold, who, stack)
 
-    def _look_for_end(self) -> None:
+    def _check_end(self) -> None:
         if self._blocking is None:
             return
         (_, since, until), who = self._blocking

@@ -1,4 +1,4 @@
-"""Accepts connections, and rejects those that there is no room for with an answer."""
+"""Accepts connections, and answers those for which there is no room."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ _close = monkey.get_original("os", "close")
 
 
 def reject(descriptor: int, *, is_tls: bool) -> None:
-    """Answer an accepted connection that there is no room for it, and close it."""
+    """Tell the client of an accepted connection that there is no room, and close it."""
     with suppress(OSError):
         os.write(descriptor, _TLS_BUSY if is_tls else _BUSY)  # fits an empty send buffer
     _close(descriptor)
@@ -31,7 +31,8 @@ def reject(descriptor: int, *, is_tls: bool) -> None:
 class Listener(StreamServer):
     """Accepts connections.
 
-    Out of file descriptors, it rejects connections: it keeps one descriptor to accept them with.
+    It keeps a spare descriptor. When no other is free, it uses that one to accept connections and
+    reject them.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Listener(StreamServer):
 
     def _keep_spare(self) -> None:
         if self._spare is None:
-            with suppress(OSError):  # another thread was faster: later, then
+            with suppress(OSError):  # another thread took the last one: try later
                 self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def _reject_next(self) -> None:

@@ -1,4 +1,4 @@
-"""The memory of a worker process: what is unused is found, and given back."""
+"""The memory of a worker process: garbage collection, and freed memory for the system."""
 
 import ctypes
 import gc
@@ -7,11 +7,11 @@ from typing import Any
 #: Bytes of freed memory that glibc may keep for the next response, until the next check.
 KEPT_FREE = 64 * 1024 * 1024
 
-#: Seconds between two checks of what glibc keeps, and the bytes from which on it is given back.
+#: Seconds between two checks of how much freed memory glibc keeps. More bytes are given back.
 TRIM_INTERVAL = 10.0
 TRIM_AFTER = KEPT_FREE // 2
 
-#: Objects that the garbage collector knows of a stream whose view waits: 20 (measured), and as
+#: Objects of a stream whose view waits, as the garbage collector counts: 20 (measured), and as
 #: many of the view's own.
 OBJECTS_OF_A_STREAM = 40
 
@@ -36,7 +36,7 @@ def tune_garbage_collector() -> None:
 def expect_streams(number: int) -> None:
     """Let so many streams come and go without a collection: what they hold is no garbage.
 
-    Looking at it again and again took 15 % of a request with 10,000 in flight (measured).
+    To traverse it again and again took 15 % of a request with 10,000 in flight (measured).
     """
     gc.set_threshold(10_000 + OBJECTS_OF_A_STREAM * number, 10, 10)
 
@@ -67,15 +67,15 @@ class _Mallinfo2(ctypes.Structure):
 
 
 class Trimmer:
-    """Gives back to the system what lies free between things that live on.
+    """Gives freed memory back to the system, also between objects that live on.
 
     glibc by itself gives back only what is free at the end of its heap, so a crowd of streams or
     an attack would cost the worker its memory for good.
 
-    What is free may have been given back before: glibc does not tell. To do it again takes
-    0.5 ms where 200 MiB lie free in large pieces, 20 ms in pieces of a page (measured; the first
-    time 13 and 38). To do it only when more is free than before would miss what a second burst
-    takes again. What lies free at the end of a native thread's heap stays there.
+    Free memory may have been given back before; glibc does not say. To do it again takes 0.5 ms
+    with 200 MiB free in large pieces, and 20 ms in pieces of a page (measured; the first time 13
+    and 38). To do it only when more is free than before would miss the memory of a second burst.
+    Free memory at the end of a native thread's heap is not given back.
     """
 
     def __init__(self) -> None:

@@ -1,10 +1,10 @@
-"""Standard output and error that keep nobody waiting for who reads them.
+"""Standard output and error that never block the worker.
 
-A pipe that is full, or a terminal that is stopped, would keep the hub, and with it every request,
-until somebody reads. Here lines wait in a queue and a native thread for that; past its limit they
-are lost, counted, and told of later. Files stay as they are.
+A write to a full pipe or a stopped terminal would block the hub, and with it every request, until
+a reader takes something. Here such lines go into a queue, which a native thread writes. Past the
+queue's limit they are lost, counted, and reported later. Files are written as always.
 
-Nothing here changes the descriptors that other processes share: O_NONBLOCK would be theirs, too.
+O_NONBLOCK is set on no descriptor that other processes share, since it would hold for them, too.
 """
 
 import _socket
@@ -25,18 +25,18 @@ from plain.logs import get_framework_logger
 
 log = get_framework_logger("plain.server")
 
-#: Bytes that may wait for who reads one of the two, beside what the kernel holds (64 KiB). The
+#: Bytes that may wait in the queue of one stream, beside what the kernel holds (64 KiB). The
 #: stacks of 1,000 greenlets (SIGUSR2) take 2 MB.
 MAX_WAITING = 4 * 1024 * 1024
 
-#: Bytes that the thread writes at once, about. After each write it waits for the GIL, for 5 ms
-#: where the hub is busy.
+#: About how many bytes the thread writes at once. After each write it waits for the GIL, for 5 ms
+#: if the hub is busy.
 BATCH_SIZE = 64 * 1024
 
-#: Seconds that an ending process gives who reads for the rest.
+#: Seconds that an ending process waits until its last lines are written.
 LAST_WAIT = 1.0
 
-# The real ones: what waits here is a native thread.
+# The real ones, since a native thread waits here.
 _allocate_lock = get_original("_thread", "allocate_lock")
 _RLock = get_original("_thread", "RLock")
 _start_new_thread = get_original("_thread", "start_new_thread")
@@ -49,20 +49,20 @@ _outputs: "list[Output]" = []
 class Output(io.RawIOBase):
     """Writes to descriptor `fd` without waiting. `sys.stdout` and `sys.stderr` write to one each.
 
-    Any thread may write, and so may a handler of a signal, which can come in the middle of it.
+    Any thread may write. So may a signal handler, which can interrupt another write.
     """
 
     def __init__(self, fd: int, name: str = "") -> None:
         self.name = name
         self._fd = fd
-        self._write_now = _never_waits(fd)
+        self._write_now = _non_blocking_write(fd)
         self._forget()
 
     def _forget(self) -> None:
-        """Begin with nothing, as a forked process does: its parent writes what waits."""
+        """Start empty, also in a forked process: its parent writes what waits."""
         self._lock = _RLock()
-        self._lost = 0  # lines, not yet told
-        self._works = True  # or nothing has gone through since some were lost
+        self._lost = 0  # lines, not yet reported
+        self._works = True  # False from a loss until a write succeeds
         self._waiting: deque[bytes] = deque()  # the first is being written
         self._size = 0  # bytes of them
         self._has_thread = False
@@ -96,10 +96,10 @@ class Output(io.RawIOBase):
             if self._waiting and self._size + size > MAX_WAITING:
                 self._lose(data)
             else:
-                self._wait_with(bytes(data[sent:]))
+                self._enqueue(bytes(data[sent:]))
         return size
 
-    def _wait_with(self, data: bytes) -> None:
+    def _enqueue(self, data: bytes) -> None:
         self._waiting.append(data)
         self._size += len(data)
         if not self._has_thread:
@@ -123,7 +123,7 @@ class Output(io.RawIOBase):
                         self._lose(data)
 
     def _join(self) -> bytes:
-        """Make one of the first that wait, and leave it there until it is written."""
+        """Join the first pieces to one, which stays in the queue until it is written."""
         pieces, size = [], 0
         with self._lock:
             while self._waiting and size < BATCH_SIZE:
@@ -133,7 +133,7 @@ class Output(io.RawIOBase):
             return self._waiting[0]
 
     def _write_all(self, data: bytes) -> bool:
-        """Write `data`, in the native thread; False if who read it has gone."""
+        """Write `data`, in the native thread; False if its reader has gone."""
         while data:
             try:
                 data = data[os.write(self._fd, data) :]
@@ -156,20 +156,20 @@ class Output(io.RawIOBase):
             _sleep(0.01)
 
     def take_lost(self) -> int:
-        """The lines lost that nobody was told of, once somebody reads again."""
+        """How many lost lines are to be reported; 0 while writes do not succeed."""
         if not self._lost or self._waiting or not self._works:
             return 0
         lost, self._lost = self._lost, 0
         return lost
 
 
-def _never_waits(fd: int) -> Callable[[bytes], int] | None:
-    """A function that writes to `fd` what it takes now; None where there is no such way."""
+def _non_blocking_write(fd: int) -> Callable[[bytes], int] | None:
+    """A function that writes as much as `fd` takes without blocking; None if there is no way."""
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         sock = _socket.socket(fileno=os.dup(fd))
         return lambda data: int(sock.send(data, socket.MSG_DONTWAIT))
     try:
-        # A description of our own, with a flag of our own. Another user's pipe refuses it.
+        # Opened again, so that the flag is ours alone. Another user's pipe refuses that.
         own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
@@ -177,12 +177,12 @@ def _never_waits(fd: int) -> Callable[[bytes], int] | None:
 
 
 def install() -> None:
-    """Have `sys.stdout` and `sys.stderr` wait for nobody, where they could.
+    """Make `sys.stdout` and `sys.stderr` non-blocking, where they could block.
 
-    They stay the objects that they are: log handlers have them already.
+    They stay the same objects: log handlers hold them already.
     """
     for stream in (sys.stdout, sys.stderr):
-        if type(stream) is io.TextIOWrapper and _may_wait(stream.fileno()):
+        if type(stream) is io.TextIOWrapper and _may_block(stream.fileno()):
             output = Output(stream.fileno(), stream.name)
             encoding, errors = stream.encoding, stream.errors
             buffering = (stream.line_buffering, stream.write_through)
@@ -193,7 +193,7 @@ def install() -> None:
     atexit.register(_at_exit)
 
 
-def _may_wait(fd: int) -> bool:
+def _may_block(fd: int) -> bool:
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
 
@@ -209,7 +209,7 @@ def report_lost() -> None:
 
 
 def finish() -> None:
-    """Flush both, and wait a moment for who reads. A handler of a signal may call it."""
+    """Flush both, and wait for their readers up to `LAST_WAIT`. Signal handlers may call it."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

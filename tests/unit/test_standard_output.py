@@ -67,7 +67,7 @@ class TestOutput:
         self, unread: Unread, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As with a pipe of another user's: the thread writes all."""
-        monkeypatch.setattr(output, "_never_waits", lambda _fd: None)
+        monkeypatch.setattr(output, "_non_blocking_write", lambda _fd: None)
         out = Output(unread.writes)
         lines = [b"%d %s" % (i, LINE) for i in range(3000)]
         for line in lines:
