@@ -39,9 +39,11 @@ protocols = pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
 #: Seconds by which a timeout may be late: it is seen by a sweep, and the next one after it.
 LATE = 2 * SWEEP_INTERVAL + 0.1
 
-#: Seconds of Plain's: between pings, until a pong is missed, until an answer to a close is, and
-#: until a view that waits for something else is cancelled.
+#: Seconds of Plain's: between pings, until a pong is missed, until a send that makes no progress is
+#: given up, until an answer to a close is missed, and until a view that waits for something else is
+#: cancelled.
 PING_INTERVAL = PING_TIMEOUT = 20.0
+WRITE_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 5.0
 VIEW_GRACE = 1.0
 
@@ -406,6 +408,22 @@ class TestTimeouts:
             assert events(server, name) == sent  # the view waits
             advance(4)
             assert events(server, name) == [*sent, "ended"]
+
+
+class TestSlowReader:
+    def test_a_send_that_is_not_taken_ends_the_view_first(self, serve: Serve) -> None:
+        """Plain gives up after 20 s. The stream ends as any that is not read."""
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "40"})
+        with RawClient(server) as client:
+            sock = Http2Socket(client, "/ws/flood?name=not-taken", reads=False)
+            advance(WRITE_TIMEOUT - 1)
+            assert "ended" not in events(server, "not-taken")
+            advance(2)
+            assert "ended" in events(server, "not-taken")
+            advance(40 - WRITE_TIMEOUT - 2)
+            assert server.worker.left()["open streams"] == 1
+            advance(1 + LATE)
+            client.expect_stream_error(sock.stream_id, ErrorCodes.CANCEL)
 
 
 @protocols
