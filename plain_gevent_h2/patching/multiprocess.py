@@ -106,8 +106,8 @@ def _poll_one_at_a_time(
 ) -> Callable[..., Any]:
     """`Popen.poll()`, by which a process learns how its child ended, for several callers at once.
 
-    Whoever starts a process polls all others. Another caller that polled at that moment was told
-    that there is no such child, and the `exitcode` was None.
+    A caller that starts a process polls all others. Another caller that polled at that moment was
+    told that there is no such child, and the `exitcode` was None.
     """
 
     def poll(self: Any, flag: int = os.WNOHANG) -> Any:

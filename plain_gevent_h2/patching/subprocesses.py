@@ -57,7 +57,7 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until the child has ended, and leave its status for whoever asks for it."""
+    """Wait until the child has ended, and leave its status for a later `waitpid()`."""
     options = os.WEXITED | os.WNOWAIT
     with suppress(ChildProcessError):  # its status has been taken
         _block_or_watch(

@@ -24,7 +24,7 @@ class BootReport(logging.Filter):
     """Passes to the arbiter what Plain's entry point would log with a traceback.
 
     It is a filter of the entry point's logger while the worker starts. The traceback of a first
-    worker is logged as well: whoever starts the server sees it in the terminal.
+    worker is logged as well, for the terminal in which the server is started.
     """
 
     def __init__(self, line: Any, *, is_replacement: bool) -> None:
