@@ -10,7 +10,8 @@ not as in `plain server`:
   kernel delivers that when it has time, and `virtual_time` has to know that nothing is under way.
   What only TCP has (resets, bytes that the peer has acknowledged) and TLS are tested on a real
   server.
-* Timers and `time.monotonic()` are those of `virtual_time`.
+* Timers and `time.monotonic()` are those of `virtual_time`. So are those of the asyncio loop, which
+  runs in a greenlet in place of a native thread.
 * gevent patches nothing, since the unit tier runs in the process as well, and pytest has imported
   most of what would be patched. The views that are used here get gevent's `sleep()`, events and
   queues for those of the standard library, so that they wait as in a worker. What the worker

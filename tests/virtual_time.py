@@ -91,7 +91,6 @@ class VirtualLoop(Loop):  # type: ignore[misc]
         self._stuck_at = self._time + STUCK_AFTER
         self._timers: list[tuple[float, int, VirtualTimer]] = []
         self._order = itertools.count()  # of timers that are due at the same time
-        self._native_calls = 0
         self.hub: Any = None
         # Called when a turn of the loop found nothing to do.
         self._idle = self.idle()
@@ -113,15 +112,6 @@ class VirtualLoop(Loop):  # type: ignore[misc]
         timer.entry = next(self._order)
         heapq.heappush(self._timers, (self._time + after, timer.entry, timer))
 
-    @contextmanager
-    def native_call(self) -> Iterator[None]:
-        """The clock stands still while another thread works for the calling greenlet."""
-        self._native_calls += 1
-        try:
-            yield
-        finally:
-            self._native_calls -= 1
-
     def not_stuck(self) -> None:
         """A test begins."""
         self._stuck_at = self._time + STUCK_AFTER
@@ -130,7 +120,7 @@ class VirtualLoop(Loop):  # type: ignore[misc]
         if self._callbacks:
             return
         threads = self.hub._threadpool
-        if self._native_calls or (threads is not None and len(threads)):
+        if threads is not None and len(threads):
             _sleep(_LOOK_AT_THREADS)
             return
         while self._timers:
