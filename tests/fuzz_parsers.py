@@ -86,7 +86,7 @@ def request(data: bytes) -> None:
         pass
     else:
         assert not any(name.startswith(b":") for name, _ in fields)
-    fields = [field for field in fields if field[0] != b"content-length"]  # h2 looks at it
+    fields = [field for field in fields if field[0] != b"content-length"]  # h2 checks it
     for extra in ([], _REQUEST):
         try:
             head = parse_request([*extra, *fields], 65536)

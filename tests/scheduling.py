@@ -39,7 +39,7 @@ def chunks(nodeids: list[str]) -> dict[str, str]:
 
 
 class ChunkScheduling(LoadScopeScheduling):
-    """Whoever is done with a chunk gets the next one, in the order of `in_order()`."""
+    """A process that is done with a chunk gets the next one, in the order of `in_order()`."""
 
     def schedule(self) -> None:
         if self.collection is None:

@@ -5,9 +5,9 @@ still while any greenlet can run, and when none can it jumps to the next timer. 
 of a minute is over as soon as everybody waits for it, in the order in which it would happen, and
 how busy the machine is makes no difference.
 
-This holds because whoever is waited for is in this process: what one end of a socket pair of the
-system sends is at the other end when `send()` returns. Native threads are the exception, so the
-clock stands still while one works for a greenlet.
+This holds because both ends of each connection are in this process: what one end of a socket pair
+of the system sends is at the other end when `send()` returns. Native threads are the exception, so
+the clock stands still while one works for a greenlet.
 """
 
 import heapq

@@ -15,7 +15,7 @@ class Beside(Workload):
 
     The client's stream window bounds what the server may have sent ahead (1 MiB), so the
     latency shows whether a small response has to wait for more than that. The download's rate
-    stands beside it: whoever sends little in bulk has short waits.
+    stands beside it: a server that sends little in bulk has short waits.
     """
 
     name = "beside"

@@ -171,7 +171,7 @@ class Transfer(Workload):
 
 
 class Peak:
-    """The most memory that a server has had while the `with` block ran, looked at all the time."""
+    """The most memory that a server had while the `with` block ran, measured all the time."""
 
     interval = 0.1
 

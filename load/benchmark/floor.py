@@ -32,7 +32,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from limit import REQUEST, Headers, Pipeline, client_bytes, set_up_plain
 
-#: How many are there before the first look at the memory, and how many are then measured.
+#: How many are there when the memory is first measured, and how many more when it is measured
+#: again.
 EARLIER, MEASURED = 300, 1000
 #: Seconds for greenlets to get to where they wait.
 SETTLE = 0.5

@@ -20,7 +20,7 @@ class Idle(Workload):
 
     metrics = (Metric("memory", "KiB/connection", less_is_better=True),)
     count: ClassVar[int]
-    #: Connections before the first look at the memory.
+    #: Connections before the memory is first measured.
     earlier = 100
 
     def run(self, server: Server, options: Options) -> Sample:

@@ -10,7 +10,7 @@ from servers import Server
 MB = 1_000_000
 #: Streams of one connection where many are open.
 STREAMS = 100
-#: Seconds for a server to settle before its memory is looked at: to give back what the burst
+#: Seconds for a server to settle before its memory is measured: to give back what the burst
 #: before it took. (This one lets idle connections rest after one.)
 SETTLE = 2.0
 

@@ -19,7 +19,7 @@ def alpn(*names: bytes) -> bytes:
     return extension(16, vector(b"".join(vector(name, 1) for name in names), 2))
 
 
-#: An extension that is not looked at, and whose content looks like another.
+#: An extension that is not read, and whose content looks like another.
 OTHER = extension(0, alpn(b"other"))
 
 PARAMETERS = b"\x03\x03" + b"r" * 32 + vector(b"session", 1) + vector(b"\x13\x01", 2) + b"\x01\x00"

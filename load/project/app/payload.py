@@ -78,7 +78,7 @@ class FileParts:
 def next_event(now: float, at: float) -> float:
     """When after `now` an event is due: once in a period, at its part `at` (0 to 1).
 
-    A plan rather than a pause after each event: whoever wakes up late is seen to be late.
+    A plan rather than a pause after each event: a server that wakes up late is seen to be late.
     """
     return ((now / PERIOD - at) // 1 + 1 + at) * PERIOD
 
