@@ -25,7 +25,7 @@ from .token_buckets import PINGS_FOR_DATA, WINDOW_UPDATES_FOR_DATA, TokenBuckets
 log = get_framework_logger("plain.server")
 
 #: The largest DATA frame sent, in bytes: the turn of one stream among those that have data. With
-#: its header it fills one TLS record.
+#: its header it fills one TLS record. Every client takes frames of 16 KiB (RFC 9113 section 4.2).
 MAX_DATA_FRAME = 16 * 1024 - FRAME_HEADER_SIZE
 
 #: Bytes of DATA from which on a TLS record is not filled up with the next frames.
@@ -157,9 +157,8 @@ class Writer:
 
     def frame_now(self, buffer: SendBuffer) -> None:
         """Frame of `buffer` all that its window allows, out of turn: it is to be reset."""
-        machine = self._state_machine
         self._take_framed()
-        while buffer.size and machine.outbound_flow_control_window > 0 and self._frame(buffer):
+        while buffer.size and self._frame(buffer):
             pass
         self.wake()
 
@@ -194,7 +193,7 @@ class Writer:
         except Exception as exc:
             self._fail(exc)
             return
-        if whole and not self._control and not self._scheduler:
+        if whole and not self._scheduler:
             self._became_idle()
         else:
             gevent.spawn(self._send_all)
@@ -279,7 +278,7 @@ class Writer:
         machine, stream_id = self._state_machine, buffer.stream_id
         try:
             window = machine.local_flow_control_window(stream_id)
-            limit = min(window, MAX_DATA_FRAME, machine.max_outbound_frame_size)
+            limit = min(window, MAX_DATA_FRAME)
             if limit <= 0:
                 return 0
             data = buffer.take(limit)

@@ -27,6 +27,7 @@ def test_the_first_that_came_is_next() -> None:
     scheduler, three = RoundRobin(), buffers(3)
     for buffer in three:
         scheduler.add(buffer)
+        assert scheduler
     assert rest(scheduler) == three
     assert not scheduler
 

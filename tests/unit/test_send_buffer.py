@@ -169,6 +169,33 @@ class TestRoom:
         yield_to_others()
         assert waiting.ready()
 
+    def test_then_not_even_one_byte_may_be_left(
+        self, buffer: SendBuffer, unsent: UnsentBytes, blocked: list[float]
+    ) -> None:
+        buffer.put(b"x")
+        unsent.http2 = MAX_UNSENT + 1
+        waiting = self.wait(buffer)
+        assert not waiting.ready()
+        unsent.http2 = MAX_UNSENT  # the worker holds no more than it may
+        buffer.wake()
+        yield_to_others()
+        assert waiting.ready()
+
+    def test_who_waited_once_can_wait_again(
+        self, buffer: SendBuffer, clock: Clock, blocked: list[float]
+    ) -> None:
+        for _ in range(2):
+            buffer.put(b"x" * (HIGH_WATER + 1))
+            waiting = self.wait(buffer)
+            assert not waiting.ready()
+            clock.now += 1
+            buffer.take(HIGH_WATER + 1)
+            buffer.wake()
+            yield_to_others()
+            assert waiting.ready()
+            buffer.wake()  # nobody waits
+        assert blocked == [1, 1]
+
     def test_it_waits_no_more_once_nothing_can_be_sent(
         self, buffer: SendBuffer, blocked: list[float]
     ) -> None:

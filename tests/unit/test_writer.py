@@ -20,7 +20,7 @@ from plain_gevent_h2.http2.frames import (
     RawFrame,
     parse_frame_header,
 )
-from plain_gevent_h2.http2.send_buffer import SendBuffer
+from plain_gevent_h2.http2.send_buffer import HIGH_WATER, SendBuffer
 from plain_gevent_h2.http2.state_machine import new_state_machine
 from plain_gevent_h2.http2.token_buckets import (
     FRAME_LIMITS,
@@ -29,6 +29,7 @@ from plain_gevent_h2.http2.token_buckets import (
     TokenBuckets,
 )
 from plain_gevent_h2.http2.writer import (
+    FULL_RECORD,
     MAX_CONTROL_BACKLOG,
     MAX_DATA_FRAME,
     TAKEN_INTERVAL,
@@ -46,7 +47,7 @@ class Socket:
         self.sent = b""
         self.has_room = Event()
         self.has_room.set()
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     def encrypt(self, data: bytes) -> None:
         self.encrypted.append(bytes(data))
@@ -144,7 +145,7 @@ class Connection:
 
 @pytest.fixture
 def connection() -> Iterator[Connection]:
-    with gevent.Timeout(60):
+    with gevent.Timeout(10):
         yield Connection()
 
 
@@ -197,6 +198,70 @@ def test_no_more_than_the_streams_window(connection: Connection) -> None:
             connection.exchange()
             connection.writer.queue(buffer)
     assert connection.ends == [1]
+
+
+@pytest.mark.parametrize("of", ["stream", "connection"])
+def test_a_window_is_used_to_its_last_byte(of: str) -> None:
+    connection = Connection(window=1 if of == "stream" else 2**30)
+    if of == "connection":
+        connection.client = make_client(2**20)
+    buffer = connection.open(1)
+    buffer.put(b"x" * (1 if of == "stream" else 65_534))
+    connection.writer.queue(buffer)
+    connection.exchange()
+    buffer.put_whole(b"yz")
+    connection.writer.queue(buffer)
+    connection.exchange()
+    assert connection.bodies[1] == (b"x" if of == "stream" else b"x" * 65_534 + b"y")
+
+
+def test_who_takes_larger_frames_gets_none(connection: Connection) -> None:
+    """One would be a turn of its stream that others wait for."""
+    connection.client.update_settings({SettingCodes.MAX_FRAME_SIZE: 2**20})
+    buffer = connection.open(1)
+    connection.exchange()
+    buffer.put_whole(b"x" * 3 * MAX_DATA_FRAME)
+    connection.writer.queue(buffer)
+    connection.exchange()
+    assert connection.order == [1] * 3
+
+
+def test_small_frames_share_a_record_and_large_ones_have_one(connection: Connection) -> None:
+    buffers = [connection.open(stream_id) for stream_id in range(1, 41, 2)]
+    large = connection.open(41)
+    connection.exchange()
+    connection.sock.has_room.clear()
+    for buffer in buffers:
+        buffer.put_whole(b"x" * 1000)
+        connection.writer.queue(buffer)
+    large.put_whole(b"y" * 2 * MAX_DATA_FRAME)
+    connection.writer.queue(large)
+    yield_to_others()
+    *full, last = [
+        [len(payload) for kind, _, _, payload in frames(record) if kind == FrameType.DATA]
+        for record in connection.sock.encrypted
+    ]
+    assert sum(map(sum, [*full, last])) == 20 * 1000 + 2 * MAX_DATA_FRAME
+    for record in full:
+        assert sum(record) >= FULL_RECORD
+        assert sum(record[:-1]) < FULL_RECORD
+    connection.sock.has_room.set()
+
+
+def test_what_the_kernel_takes_at_once_needs_no_greenlet(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = connection.open(1)
+    connection.exchange()
+    spawned: list[object] = []
+    monkeypatch.setattr(
+        "plain_gevent_h2.http2.writer.gevent.spawn", lambda *args: spawned.append(args)
+    )
+    buffer.put_whole(b"x" * 100)
+    connection.writer.queue(buffer)
+    yield_to_others()
+    assert connection.sock.sent.endswith(b"x" * 100)
+    assert spawned == []
 
 
 def test_no_more_than_the_connections_window() -> None:
@@ -334,6 +399,55 @@ class TestEnd:
         connection.sock.error = ConnectionResetError()
         connection.sock.has_room.set()
         waiting.get()
+        assert connection.failures == 1  # and the connection, without another write
+
+    @pytest.mark.parametrize("full", [False, True])
+    @pytest.mark.parametrize(
+        ("error", "lines"), [(ConnectionResetError(), 0), (ValueError("a bug"), 1)]
+    )
+    def test_what_is_no_failure_of_the_socket_is_logged(
+        self,
+        connection: Connection,
+        caplog: pytest.LogCaptureFixture,
+        error: Exception,
+        lines: int,
+        full: bool,
+    ) -> None:
+        connection.exchange()
+        if full:
+            connection.sock.has_room.clear()
+        else:
+            connection.sock.error = error
+        connection.writer.send_raw(b"\0" * 9)
+        yield_to_others()
+        connection.sock.error = error
+        connection.sock.has_room.set()
+        with caplog.at_level("ERROR", "plain.server"):
+            connection.writer.wait_until_idle()
+        assert connection.failures == 1
+        logged = [record for record in caplog.records if record.exc_info]
+        assert {record.getMessage() for record in logged} <= {"Unexpected connection error"}
+        assert [record.exc_info[1] for record in logged if record.exc_info] == [error] * lines
+
+    def test_closed_in_the_middle_of_a_batch_it_sends_nothing_more(
+        self, connection: Connection
+    ) -> None:
+        first, second = connection.open(1), connection.open(3)
+        connection.exchange()
+
+        def end(_stream_id: int) -> None:
+            connection.h2.ping(b"12345678")
+            connection.writer.close()
+
+        connection.writer._response_framed = end
+        for buffer in (first, second):
+            buffer.put_whole(b"x" * 100)
+            connection.writer.queue(buffer)
+        yield_to_others()
+        assert connection.sock.encrypted == []
+        assert connection.sock.sent == b""
+        assert not second.queued  # nor is it kept
+        assert second.size == 100
 
     def test_after_its_close_nothing_is_sent(self, connection: Connection) -> None:
         buffer = connection.open(1)
@@ -346,6 +460,26 @@ class TestEnd:
         yield_to_others()
         assert connection.sock.sent == b""
         assert connection.ended == []
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_after_its_close_nobody_is_called_back(
+        self, connection: Connection, fails: bool
+    ) -> None:
+        """Whatever becomes of the write under way: the connection is over."""
+        buffer = connection.open(1)
+        connection.exchange()
+        connection.sock.has_room.clear()
+        connection.writer.send_raw(b"\0" * 9)
+        yield_to_others()
+        buffer.put_whole(b"x")
+        connection.writer.queue(buffer)
+        connection.writer.close()
+        connection.sock.error = ConnectionResetError() if fails else None
+        connection.sock.has_room.set()
+        connection.writer.wait_until_idle()
+        assert connection.failures == 0
+        assert connection.ended == []
+        assert connection.sock.encrypted in ([], [b"\0" * 9])
 
     def test_a_stream_that_is_forgotten_sends_nothing(self, connection: Connection) -> None:
         buffer, other = connection.open(1), connection.open(3)
@@ -372,6 +506,18 @@ class TestEnd:
         assert connection.unsent.total == 0
         assert connection.failures == 0
 
+    def test_nor_does_one_that_was_to_go_out_of_turn(self, connection: Connection) -> None:
+        buffer, other = connection.open(1), connection.open(3)
+        for each in (buffer, other):
+            each.put_whole(b"x" * 100)
+            connection.writer.queue(each)
+        connection.h2.reset_stream(1)
+        connection.writer.frame_now(buffer)
+        assert buffer.closed
+        connection.exchange()
+        assert connection.bodies == {3: b"x" * 100}
+        assert connection.failures == 0
+
     def test_what_is_to_be_reset_goes_out_of_turn(self, connection: Connection) -> None:
         first, last = connection.open(1), connection.open(3)
         for each in (first, last):
@@ -384,6 +530,86 @@ class TestEnd:
         connection.exchange()
         assert connection.order[:3] == [3, 3, 3]
         assert len(connection.bodies[3]) == 3 * MAX_DATA_FRAME
+
+
+class TestNobodyElseWakesIt:
+    """What it has to send goes out, whoever else has nothing to say to it."""
+
+    @staticmethod
+    def sent(connection: Connection) -> int:
+        """The bytes of DATA on the wire, once the writer has nothing more to do."""
+        with gevent.Timeout(5):
+            connection.writer.wait_until_idle()
+        return sum(
+            len(payload)
+            for kind, _, _, payload in frames(connection.sock.sent)
+            if kind == FrameType.DATA
+        )
+
+    @pytest.mark.parametrize("batches", [1, 2, 5])
+    def test_a_body_of_many_batches(self, connection: Connection, batches: int) -> None:
+        buffer = connection.open(1)
+        connection.exchange()
+        buffer.put_whole(b"x" * batches * HTTP2_SEND_TURN)
+        connection.writer.queue(buffer)
+        assert self.sent(connection) == batches * HTTP2_SEND_TURN
+        assert connection.ended == [1]
+
+    def test_what_comes_while_a_full_socket_is_waited_for(self, connection: Connection) -> None:
+        first, second = connection.open(1), connection.open(3)
+        connection.exchange()
+        connection.sock.has_room.clear()
+        first.put_whole(b"x" * 100)
+        connection.writer.queue(first)
+        yield_to_others()
+        assert not connection.writer.idle
+        second.put_whole(b"y" * 50)
+        connection.writer.queue(second)
+        connection.writer.send_raw(b"\0\0\0\x20\0" + bytes(4))
+        connection.sock.has_room.set()
+        assert self.sent(connection) == 150
+        assert connection.ended == [1, 3]
+        assert connection.sock.sent.count(b"\0\0\0\x20\0" + bytes(4)) == 1
+
+    def test_a_frame_that_the_end_of_a_stream_asks_for(self, connection: Connection) -> None:
+        """As the GOAWAY of a connection whose last stream it was."""
+        buffer = connection.open(1)
+        connection.exchange()
+        connection.writer._response_framed = lambda _stream_id: connection.writer.send_raw(
+            b"goaway!!!"
+        )
+        buffer.put_whole(b"x" * 100)
+        connection.writer.queue(buffer)
+        with gevent.Timeout(5):
+            connection.writer.wait_until_idle()
+        assert connection.sock.sent.endswith(b"x" * 100 + b"goaway!!!")
+
+    def test_one_with_window_behind_many_without(self) -> None:
+        connection = Connection(window=0)
+        buffers = [connection.open(stream_id) for stream_id in (1, 3, 5, 7)]
+        connection.client.increment_flow_control_window(100, 7)
+        connection.exchange()
+        for buffer in buffers:
+            buffer.put_whole(b"x" * 100)
+            connection.writer.queue(buffer)
+        assert self.sent(connection) == 100
+        assert connection.ended == [7]
+        data = [frame for frame in frames(connection.sock.sent) if frame[0] == FrameType.DATA]
+        assert len(data) == 1  # and no empty ones
+
+    def test_a_view_that_waits_for_room(self, connection: Connection) -> None:
+        buffer = connection.open(1)
+        connection.exchange()
+        pieces = 5
+
+        def view() -> None:
+            for _ in range(pieces):
+                buffer.put(b"x" * 2 * HIGH_WATER)
+                connection.writer.queue(buffer)
+                buffer.wait_for_room()
+
+        gevent.spawn(view).get(timeout=5)
+        assert self.sent(connection) == pieces * 2 * HIGH_WATER
 
 
 def test_frames_go_in_the_order_in_which_they_were_made(connection: Connection) -> None:
@@ -408,8 +634,12 @@ def test_what_was_taken_lately_is_of_the_last_two_sweeps(
     writer.queue(buffer)
     connection.exchange()
     assert writer.taken_lately == 500
+    buffer.put(b"x" * 50)
+    writer.queue(buffer)
+    connection.exchange()
+    assert writer.taken_lately == 550
     writer.sweep(100 + TAKEN_INTERVAL / 2)
     writer.sweep(100 + TAKEN_INTERVAL + 0.1)
-    assert writer.taken_lately == 500
+    assert writer.taken_lately == 550
     writer.sweep(100 + 2 * TAKEN_INTERVAL + 0.2)
     assert writer.taken_lately == 0
