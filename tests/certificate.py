@@ -9,17 +9,17 @@ import sys
 from pathlib import Path
 
 
-def make_certificate(folder: Path, days: int = 2, *, rsa: bool = False) -> tuple[Path, Path]:
+def make_certificate(folder: Path, days: int = 2, *, rsa: int = 0) -> tuple[Path, Path]:
     """A certificate for localhost, valid for `days`, and its key: two PEM files in `folder`.
 
-    `rsa`: with an RSA key, which more cipher suites take than an ECDSA one.
+    `rsa`: with an RSA key of so many bits, which more cipher suites take than an ECDSA one.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
-    key = generate_private_key(65537, 2048) if rsa else ec.generate_private_key(ec.SECP256R1())
+    key = generate_private_key(65537, rsa) if rsa else ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
     names = [

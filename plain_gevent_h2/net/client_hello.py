@@ -56,18 +56,18 @@ class ClientHello:
             end = _RECORD_HEADER + int.from_bytes(records[3:5])
             self.is_proxy_header = records.startswith(_PROXY_HEADERS)
             if records[0] != _HANDSHAKE:
-                raise ValueError("no handshake")
+                raise ValueError  # no handshake
             if len(records) < end:
                 break
             self._message += records[_RECORD_HEADER:end]
             del records[:end]
             if len(self._message) >= 4:
                 if self._message[0] != _CLIENT_HELLO:
-                    raise ValueError("no ClientHello")
+                    raise ValueError  # no ClientHello
                 if len(self._message) >= 4 + int.from_bytes(self._message[1:4]):
                     return True
         if len(self._message) + len(records) > MAX_SIZE:
-            raise ValueError("too long")
+            raise ValueError  # too long
         return False
 
 
@@ -81,7 +81,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise ValueError("cut short")
+            raise ValueError  # cut short
         taken, self._at = self._data[self._at : end], end
         return taken
 

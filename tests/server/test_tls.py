@@ -32,7 +32,7 @@ def handshake(server: Server, *options: str, say: str = "") -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def with_rsa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tmp = tmp_path_factory.mktemp("rsa")
-    with Server(make_certificate(tmp, rsa=True), tmp=tmp) as running:
+    with Server(make_certificate(tmp, rsa=2048), tmp=tmp) as running:
         yield running
 
 

@@ -14,4 +14,5 @@ def test_abuse_is_counted_and_logged_with_the_client(
         report_abuse(("127.0.0.1", 1), "too many PING frames")
     assert counted == ["too many PING frames"]
     (line,) = caplog.records
+    assert line.getMessage() == "Connection closed for abuse"
     assert (line.client, line.error) == (("127.0.0.1", 1), "too many PING frames")  # type: ignore[attr-defined]

@@ -89,9 +89,17 @@ def test_files_of_another_kind(tls: tuple[Path, Path], tmp_path: Path) -> None:
     assert "does not belong to the first certificate of" in refusal(certificate, other)
     assert refusal(certificate, "/nowhere") == "--keyfile /nowhere: No such file or directory."
     assert refusal(str(tmp_path), key) == f"--certfile {tmp_path}: Is a directory."
-    der = tmp_path / "cert.der"
-    der.write_bytes(ssl.PEM_cert_to_DER_cert(tls[0].read_text()))
-    assert refusal(str(der), key) == f"--certfile {der} is in DER format; PEM is needed."
+    whole = ssl.PEM_cert_to_DER_cert(tls[0].read_text())
+    for content in (whole, b"\x30\x81\x80" + bytes(128)):  # of less than 256 bytes, too
+        der = tmp_path / "cert.der"
+        der.write_bytes(content)
+        assert refusal(str(der), key) == f"--certfile {der} is in DER format; PEM is needed."
+
+
+def test_a_key_that_openssl_does_not_accept(tmp_path: Path) -> None:
+    certfile, keyfile = make_certificate(tmp_path, rsa=1024)
+    said = f"--certfile {certfile}: OpenSSL does not accept it (ee key too small)."
+    assert refusal(str(certfile), str(keyfile)) == said
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
@@ -102,9 +110,12 @@ def test_encrypted_keys(tls: tuple[Path, Path], tmp_path: Path, form: PrivateFor
     cipher = BestAvailableEncryption(b"secret")
     encrypted.write_bytes(key.private_bytes(Encoding.PEM, form, cipher))
     both.write_text(tls[0].read_text() + encrypted.read_text())
-    said = "the private key is encrypted, which is not supported"
-    assert f"--keyfile {encrypted}: {said}" in refusal(str(tls[0]), str(encrypted))
-    assert f"--certfile {both}: {said}" in refusal(str(both), None)
+    said = (
+        "the private key is encrypted, which is not supported. "
+        "Decrypt it with: openssl pkey -in KEY -out NEW_KEY"
+    )
+    assert refusal(str(tls[0]), str(encrypted)) == f"--keyfile {encrypted}: {said}"
+    assert refusal(str(both), None) == f"--certfile {both}: {said}"
 
 
 def test_files_that_load(tls: tuple[Path, Path], tmp_path: Path) -> None:
@@ -140,6 +151,20 @@ def handshake(tls: tuple[Path, Path], client: Callable[[socket.socket], None]) -
 )
 def test_why_a_handshake_without_tls_fails(tls: tuple[Path, Path], said: bytes, why: str) -> None:
     assert handshake(tls, lambda sock: sock.sendall(said)) == why
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("NO_SHARED_CIPHER", "no shared cipher"),
+        ("UNSUPPORTED_PROTOCOL", "the client's TLS is older than 1.2"),
+        (None, "unknown"),
+    ],
+)
+def test_what_openssl_says_in_words(reason: str | None, words: str) -> None:
+    failure = ssl.SSLError(1, "x")
+    failure.reason = reason  # type: ignore[assignment]
+    assert why_handshake_failed(failure) == words
 
 
 def test_why_a_handshake_with_tls_fails(tls: tuple[Path, Path]) -> None:

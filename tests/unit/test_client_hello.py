@@ -63,6 +63,11 @@ def test_that_of_openssl() -> None:
     assert feed(out.read()).alpn == [b"ftp", b"h2"]
 
 
+def test_at_first_nothing_is_known() -> None:
+    hello = ClientHello()
+    assert (hello.complete, hello.alpn, hello.is_proxy_header) == (False, None, False)
+
+
 @pytest.mark.parametrize("hello", [message(OTHER), message(), b"\x01" + vector(PARAMETERS, 3)])
 def test_without_the_extension(hello: bytes) -> None:
     got = feed(records(hello))
@@ -89,6 +94,8 @@ def test_what_follows_it_is_left_alone() -> None:
         pytest.param(b"\x17\x03\x03\x00\x00", id="no handshake"),
         pytest.param(b"GET / HTTP/1.1\r\n", id="HTTP"),
         pytest.param(records(message(alpn(b"h2"), kind=2)), id="no ClientHello"),
+        pytest.param(records(b"\x02\x00\x00\x05"), id="no ClientHello, by its header"),
+        pytest.param(records(b"\x01\x00\x00\x00"), id="no bytes"),
         pytest.param(records(message(alpn(b"h2")))[:5] + b"\x02\0\0\0" + b"x" * 200, id="another"),
         pytest.param(records(message(extension(16, b"\x00\x05\x02h2"))), id="cut list"),
         pytest.param(records(message(extension(16, b"\x00\x03\x09h2"))), id="cut name"),

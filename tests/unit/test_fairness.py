@@ -116,6 +116,31 @@ def test_handshakes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order in (three + three[:3], [*three[:3], *three[:3], "others", "handshake"])
 
 
+def test_those_that_wait_for_their_turn_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many begin at once, no more of them go than fit into a turn."""
+    clock = Clock.of(fairness, monkeypatch)
+    order: list[str] = []
+
+    def let_others_run() -> None:
+        order.append(" ")
+        yield_to_others()
+
+    monkeypatch.setattr(fairness, "yield_to_others", let_others_run)
+
+    class Handshake:
+        def do_handshake(self) -> None:
+            order.append("h")
+            clock.now += HANDSHAKES_TURN * 0.6
+
+    turns, handshake = HandshakeTurns(), Handshake()
+
+    def step() -> None:
+        turns.step(handshake)  # type: ignore[arg-type]
+
+    gevent.joinall([gevent.spawn(step) for _ in range(8)], timeout=60)
+    assert "".join(order).split() == ["hh"] * 4
+
+
 class TestReadTurns:
     """A WebSocket that always has more to read, with time that the test sets."""
 

@@ -41,7 +41,7 @@ PROTOCOLS = ("h2", "http/1.1")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An RSA certificate: more suites are left for the settings to refuse than with ECDSA."""
-    return make_certificate(tmp_path_factory.mktemp("rsa"), rsa=True)
+    return make_certificate(tmp_path_factory.mktemp("rsa"), rsa=2048)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ type Connect = Callable[..., tuple[TlsSocket, Client]]
 @pytest.fixture
 def sockets() -> Iterator[tuple[gsocket.socket, gsocket.socket]]:
     first, second = gsocket.socketpair()
-    with first, second, gevent.Timeout(60):
+    with first, second, gevent.Timeout(10):
         yield first, second
 
 
@@ -123,12 +123,22 @@ def pair(
     server = TlsSocket(sockets[0], context, PROTOCOLS, HandshakeTurns())
     client = Client(sockets[1], client_context("h2"))
     handshake = spawn(server.handshake)
+    handshake.link_exception(lambda _: sockets[0].close())  # the client waits no more
     client.handshake()
     handshake.get()
     return server, client
 
 
 class TestContext:
+    def test_no_compression_no_renegotiation_and_all_that_is_off_by_default(
+        self, context: ssl.SSLContext
+    ) -> None:
+        """RFC 9113 section 9.2.1."""
+        default = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).options
+        added = ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        assert context.options == default | added
+        assert context.options & added == added
+
     @pytest.mark.parametrize(
         "suite",
         [
