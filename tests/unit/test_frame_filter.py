@@ -54,14 +54,15 @@ class Connection:
         assert all(isinstance(item, bytes) for item in items), items
         return b"".join(items)  # type: ignore[arg-type]
 
-    def expect_fault(self, code: ErrorCodes, *frames: bytes) -> None:
+    def expect_fault(self, code: ErrorCodes, reason: str, *frames: bytes) -> None:
+        """The last of `frames` ends the connection; `reason` is for the peer and the log."""
         before = b"".join(frames[:-1])
         passed = b""
         with pytest.raises(ConnectionFault) as raised:  # noqa: PT012
             for item in map(wire, self.filter.feed(before + frames[-1])):
                 assert isinstance(item, bytes)
                 passed += item
-        assert raised.value.code == code, raised.value
+        assert (raised.value.code, raised.value.reason) == (code, reason)
         assert passed == before  # all that came before the violation
 
 
@@ -95,6 +96,7 @@ class TestPreface:
         with pytest.raises(ConnectionFault) as raised:
             list(reader.feed(wrong[: at + 1]))
         assert raised.value.code == ErrorCodes.PROTOCOL_ERROR
+        assert raised.value.reason == "invalid connection preface"
 
     @pytest.mark.parametrize("first", [raw.settings_ack(), raw.ping(), OPEN, raw.data(1)])
     def test_the_first_frame_is_settings(self, first: bytes) -> None:
@@ -102,6 +104,7 @@ class TestPreface:
         with pytest.raises(ConnectionFault) as raised:
             list(reader.feed(PREFACE + first))
         assert raised.value.code == ErrorCodes.PROTOCOL_ERROR
+        assert raised.value.reason == "the first frame is not SETTINGS"
         assert not reader.preface_seen
 
 
@@ -115,7 +118,9 @@ class TestFrames:
         largest = raw.pack(0x20, 0, 1, bytes(MAX_FRAME_SIZE))
         connection.feed(largest)
         too_large = raw.pack(0x20, 0, 1, length=MAX_FRAME_SIZE + 1)
-        connection.expect_fault(ErrorCodes.FRAME_SIZE_ERROR, OPEN, too_large)
+        connection.expect_fault(
+            ErrorCodes.FRAME_SIZE_ERROR, f"frame of {MAX_FRAME_SIZE + 1} bytes", OPEN, too_large
+        )
 
     @pytest.mark.parametrize("kind", [0x10, 0x20, 0xFF])
     def test_frames_of_other_types_are_ignored_and_counted(
@@ -130,7 +135,8 @@ class TestFrames:
         assert b"".join(items) == pings  # type: ignore[arg-type]
         assert [len(item) // 17 for item in items] == [MAX_RUN] * 3  # type: ignore[arg-type]
         block = raw.headers(1, bytes(MAX_RUN_BYTES // 2), end_stream=False)
-        assert len(connection.items(block, block, block)) == 2
+        items = connection.items(*[block] * 5)
+        assert [len(item) // len(block) for item in items] == [2, 2, 1]  # type: ignore[arg-type]
 
     def test_all_before_data_is_handed_on_before_it_is_asked_about(
         self, connection: Connection
@@ -208,7 +214,9 @@ class TestBlocks:
 
     def test_and_no_more(self, connection: Connection) -> None:
         frames = self.block(1, MAX_CONTINUATIONS + 1)
-        connection.expect_fault(ErrorCodes.ENHANCE_YOUR_CALM, *frames)
+        connection.expect_fault(
+            ErrorCodes.ENHANCE_YOUR_CALM, "too many CONTINUATION frames", *frames
+        )
 
     @pytest.mark.parametrize(
         "inside",
@@ -222,13 +230,20 @@ class TestBlocks:
     )
     def test_nothing_else_inside_one(self, connection: Connection, inside: bytes) -> None:
         start = raw.headers(1, b"\x82", end_headers=False)
-        connection.expect_fault(ErrorCodes.PROTOCOL_ERROR, start, inside)
+        connection.expect_fault(
+            ErrorCodes.PROTOCOL_ERROR, "frame inside a header block", start, inside
+        )
+
+    OUTSIDE = "CONTINUATION outside a header block"
 
     def test_no_continuation_outside_one(self, connection: Connection) -> None:
-        connection.expect_fault(ErrorCodes.PROTOCOL_ERROR, OPEN, raw.continuation(1, b""))
+        connection.expect_fault(
+            ErrorCodes.PROTOCOL_ERROR, self.OUTSIDE, OPEN, raw.continuation(1, b"")
+        )
         other = Connection()
         frames = self.block(1, 2)
-        other.expect_fault(ErrorCodes.PROTOCOL_ERROR, *frames, raw.continuation(1, b""))
+        last = raw.continuation(1, b"")
+        other.expect_fault(ErrorCodes.PROTOCOL_ERROR, self.OUTSIDE, *frames, last)
 
     def test_so_many_bytes_for_each_block(self) -> None:
         connection = Connection(max_block_size=30)
@@ -236,12 +251,12 @@ class TestBlocks:
             connection.feed(*self.block(stream_id, 2, size=10))
             assert connection.filter.take_finished_block() == 30
         connection.feed(raw.headers(5, bytes(30)))
-        connection.expect_fault(ErrorCodes.ENHANCE_YOUR_CALM, raw.headers(7, bytes(31)))
+        too_long = "header block of more than 30 bytes"
+        connection.expect_fault(ErrorCodes.ENHANCE_YOUR_CALM, too_long, raw.headers(7, bytes(31)))
         other = Connection(max_block_size=30)
         start, *rest = self.block(1, 2, size=10)
-        other.expect_fault(
-            ErrorCodes.ENHANCE_YOUR_CALM, start, rest[0], raw.continuation(1, bytes(11))
-        )
+        last = raw.continuation(1, bytes(11))
+        other.expect_fault(ErrorCodes.ENHANCE_YOUR_CALM, too_long, start, rest[0], last)
 
     def test_what_is_unfinished_is_known(self, connection: Connection) -> None:
         start, middle, end = self.block(1, 2, size=10)
@@ -251,6 +266,7 @@ class TestBlocks:
             assert connection.filter.unfinished_block == size
 
     def test_the_longest_that_has_ended_is_told_once(self, connection: Connection) -> None:
+        assert connection.filter.take_finished_block() == 0
         connection.feed(raw.headers(1, bytes(5)), raw.headers(3, bytes(20)), raw.headers(5, b"x"))
         assert connection.filter.take_finished_block() == 20
         assert connection.filter.take_finished_block() == 0
@@ -282,7 +298,9 @@ class TestOtherFrames:
     def test_an_ack_has_no_payload(self, connection: Connection) -> None:
         assert connection.feed(raw.settings_ack()) == raw.settings_ack()
         ack = raw.pack(FrameType.SETTINGS, raw.ACK, 0, bytes(6))
-        connection.expect_fault(ErrorCodes.FRAME_SIZE_ERROR, raw.ping(), ack)
+        connection.expect_fault(
+            ErrorCodes.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload", raw.ping(), ack
+        )
 
     @pytest.mark.parametrize("payload", [bytes(5), bytes(7)])
     def test_settings_of_another_length_are_for_h2_to_refuse(
@@ -301,12 +319,10 @@ class TestOtherFrames:
             raw.ping(),
         ]
         assert connection.items(raw.pack(FrameType.GOAWAY, 0, 0, bytes(8))) == [GoAway(0)]
-        connection.expect_fault(
-            ErrorCodes.FRAME_SIZE_ERROR, OPEN, raw.pack(FrameType.GOAWAY, 0, 0, bytes(7))
-        )
-        Connection().expect_fault(
-            ErrorCodes.PROTOCOL_ERROR, OPEN, raw.pack(FrameType.GOAWAY, 0, 1, bytes(8))
-        )
+        short = raw.pack(FrameType.GOAWAY, 0, 0, bytes(7))
+        connection.expect_fault(ErrorCodes.FRAME_SIZE_ERROR, "GOAWAY too short", OPEN, short)
+        on_stream = raw.pack(FrameType.GOAWAY, 0, 1, bytes(8))
+        Connection().expect_fault(ErrorCodes.PROTOCOL_ERROR, "GOAWAY on a stream", OPEN, on_stream)
 
     def test_priority_is_checked_and_ignored(self, connection: Connection) -> None:
         assert connection.feed(OPEN, raw.priority(1), raw.priority(9)) == OPEN
@@ -318,18 +334,27 @@ class TestOtherFrames:
         assert connection.items(exclusive) == [StreamFault(1, ErrorCodes.PROTOCOL_ERROR)]
 
     @pytest.mark.parametrize(
-        ("frame", "code"),
+        ("frame", "code", "reason"),
         [
-            (raw.priority(0), ErrorCodes.PROTOCOL_ERROR),
-            (raw.priority(3, 3), ErrorCodes.PROTOCOL_ERROR),  # an idle stream
-            (raw.pack(FrameType.PRIORITY, 0, 3, bytes(6)), ErrorCodes.FRAME_SIZE_ERROR),
-            (raw.rst_stream(3), ErrorCodes.PROTOCOL_ERROR),
+            (raw.priority(0), ErrorCodes.PROTOCOL_ERROR, "PRIORITY on stream 0"),
+            (raw.priority(3, 3), ErrorCodes.PROTOCOL_ERROR, "malformed PRIORITY"),
+            (
+                raw.pack(FrameType.PRIORITY, 0, 3, bytes(6)),
+                ErrorCodes.FRAME_SIZE_ERROR,
+                "malformed PRIORITY",
+            ),
+            (raw.rst_stream(3), ErrorCodes.PROTOCOL_ERROR, "RST_STREAM on an idle stream"),
         ],
     )
     def test_on_a_stream_that_is_idle_it_is_the_connections_fault(
-        self, connection: Connection, frame: bytes, code: ErrorCodes
+        self, connection: Connection, frame: bytes, code: ErrorCodes, reason: str
     ) -> None:
-        connection.expect_fault(code, OPEN, frame)
+        connection.expect_fault(code, reason, OPEN, frame)
+
+    def test_at_first_all_streams_are_idle(self, connection: Connection) -> None:
+        reason = "RST_STREAM on an idle stream"
+        connection.expect_fault(ErrorCodes.PROTOCOL_ERROR, reason, raw.ping(), raw.rst_stream(1))
+        assert Connection().feed(raw.window_update(1, 0)) == raw.window_update(1, 0)  # for h2
 
     def test_a_reset_of_a_stream(self, connection: Connection) -> None:
         assert connection.feed(OPEN, raw.rst_stream(1)) == OPEN + raw.rst_stream(1)
@@ -347,9 +372,18 @@ class TestOtherFrames:
     def test_the_reserved_bit_of_an_increment_is_ignored(
         self, connection: Connection, stream_id: int
     ) -> None:
-        connection.feed(OPEN)
         frame = raw.pack(FrameType.WINDOW_UPDATE, 0, stream_id, struct.pack(">L", 2**31 + 5))
-        assert connection.feed(frame) == raw.window_update(stream_id, 5)
+        passed = raw.window_update(stream_id, 5)
+        assert connection.feed(OPEN, frame, frame) == OPEN + passed + passed
+        assert connection.feed(frame) == passed
+
+    def test_no_other_frame_of_four_bytes_is_changed(self, connection: Connection) -> None:
+        frames = (
+            raw.headers(1, b"\x82\x84\x87\x81", end_stream=False),
+            raw.data(1, b"\xff\xff\xff\xff", end=False),
+            raw.pack(FrameType.RST_STREAM, 0, 1, b"\xff\xff\xff\xff"),
+        )
+        assert connection.feed(*frames) == b"".join(frames)
 
     @pytest.mark.parametrize(
         "frame",

@@ -1,9 +1,12 @@
 """The rules for a request's header fields (RFC 9113 sections 8.2 and 8.3), without a connection."""
 
+from base64 import b64decode
+
 import pytest
 from plain.http import Response
 
 from plain_gevent_h2.app.header_rules import LIMIT_COOKIE_PARTS
+from plain_gevent_h2.http2 import headers
 from plain_gevent_h2.http2.headers import (
     LIMIT_COOKIE_FIELDS,
     LIMIT_PATH_SIZE,
@@ -24,6 +27,7 @@ AUTHORITY: Field = (b":authority", b"localhost")
 PATH: Field = (b":path", b"/")
 GET = [METHOD, SCHEME, AUTHORITY, PATH]
 CONNECT = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
+KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 PROXY = [(b":method", b"CONNECT"), (b":authority", b"localhost:443")]
 
 
@@ -56,58 +60,162 @@ def test_what_a_view_gets() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "why"),
     [
-        pytest.param([*GET, (b"x", b"y"), PATH], id="one twice, the second late"),
-        pytest.param([*GET, PATH], id="one twice"),
-        pytest.param([METHOD, SCHEME, AUTHORITY, (b"x", b"y"), PATH], id="one after others"),
-        pytest.param([(b"x", b"y"), *GET], id="all after others"),
-        pytest.param([*GET, (b":status", b"200")], id="a response's"),
-        pytest.param([*GET, (b":x", b"y")], id="unknown"),
-        pytest.param(GET[1:], id="no method"),
-        pytest.param([METHOD, AUTHORITY, PATH], id="no scheme"),
-        pytest.param([METHOD, SCHEME, AUTHORITY], id="no path"),
-        pytest.param([METHOD, SCHEME, PATH], id="no authority"),
-        pytest.param([(b":method", b"G T"), *GET[1:]], id="bad method"),
-        pytest.param([METHOD, (b":scheme", b"ftp"), AUTHORITY, PATH], id="bad scheme"),
-        pytest.param([METHOD, SCHEME, (b":authority", b"a b"), PATH], id="bad authority"),
-        pytest.param([METHOD, SCHEME, (b":authority", b""), PATH], id="empty authority"),
-        pytest.param(get(b""), id="empty path"),
-        pytest.param(get(b"x"), id="relative path"),
-        pytest.param(get(b"/#x"), id="fragment"),
-        pytest.param(get(b"/\xff x"), id="space in the path"),
-        pytest.param(get(b"*"), id="* for GET"),
-        pytest.param([METHOD, SCHEME, PATH, (b"host", b"a b")], id="bad host alone"),
-        pytest.param([*GET, (b"host", b"other")], id="another host"),
-        pytest.param([*GET, (b"host", "\u212aelvin".encode())], id="a host that is no ASCII"),
-        pytest.param([*GET, (b"host", b"localhost"), (b"host", b"localhost")], id="two hosts"),
-        pytest.param([*GET, (b"content-length", b"1"), (b"content-length", b"1")], id="lengths"),
-        pytest.param([*GET, (b"content-length", b"+1")], id="bad length"),
-        pytest.param([*GET, (b"content-length", b"")], id="empty length"),
-        pytest.param([*GET, (b"", b"y")], id="empty name"),
-        pytest.param([*GET, (b"X", b"y")], id="upper case"),
-        pytest.param([*GET, (b"x", b"y\n")], id="bad value"),
-        pytest.param([*GET, (b"x", b" y")], id="space before a value"),
-        pytest.param([*GET, (b"x", b"y" * 200 + b"\0")], id="bad long value"),
-        pytest.param([*GET, (b"connection", b"close")], id="connection-specific"),
-        pytest.param([*GET, (b"te", b"gzip")], id="te"),
-        pytest.param([(b":protocol", b"websocket"), *GET], id="protocol without CONNECT"),
-        pytest.param([(b":method", b"CONNECT"), *GET[1:]], id="CONNECT without protocol"),
-        pytest.param([PROXY[0], PATH, AUTHORITY], id="CONNECT with a path"),
-        pytest.param([PROXY[0], SCHEME, AUTHORITY], id="CONNECT with a scheme"),
-        pytest.param([PROXY[0], (b"host", b"localhost")], id="CONNECT without authority"),
-        pytest.param([*PROXY, (b"host", b"localhost")], id="CONNECT with another host"),
-        pytest.param([CONNECT[0], CONNECT[1], AUTHORITY, PATH], id="protocol without scheme"),
-        pytest.param([CONNECT[0], CONNECT[1], AUTHORITY, SCHEME], id="protocol without path"),
-        pytest.param([(b"x_y", b"z"), *GET], id="after one that is dropped"),
-        pytest.param([*GET, (b"x_y", b"z\n")], id="bad value of one that is dropped"),
+        pytest.param(
+            [*GET, (b"x", b"y"), PATH],
+            "b':path' repeated, or after other fields",
+            id="one twice, the second late",
+        ),
+        pytest.param([*GET, PATH], "b':path' repeated, or after other fields", id="one twice"),
+        pytest.param(
+            [METHOD, SCHEME, AUTHORITY, (b"x", b"y"), PATH],
+            "b':path' repeated, or after other fields",
+            id="one after others",
+        ),
+        pytest.param(
+            [(b"x", b"y"), *GET],
+            "b':method' repeated, or after other fields",
+            id="all after others",
+        ),
+        pytest.param(
+            [*GET, (b":status", b"200")], "unknown or invalid b':status'", id="a response's"
+        ),
+        pytest.param([*GET, (b":x", b"y")], "unknown or invalid b':x'", id="unknown"),
+        pytest.param(GET[1:], "no :method", id="no method"),
+        pytest.param([METHOD, AUTHORITY, PATH], "no :path or :scheme", id="no scheme"),
+        pytest.param([METHOD, SCHEME, AUTHORITY], "no :path or :scheme", id="no path"),
+        pytest.param([METHOD, SCHEME, PATH], "neither :authority nor host", id="no authority"),
+        pytest.param(
+            [(b":method", b"G T"), *GET[1:]], "unknown or invalid b':method'", id="bad method"
+        ),
+        pytest.param(
+            [METHOD, (b":scheme", b"ftp"), AUTHORITY, PATH],
+            "unknown or invalid b':scheme'",
+            id="bad scheme",
+        ),
+        pytest.param(
+            [METHOD, SCHEME, (b":authority", b"a b"), PATH],
+            "unknown or invalid b':authority'",
+            id="bad authority",
+        ),
+        pytest.param(
+            [METHOD, SCHEME, (b":authority", b""), PATH],
+            "unknown or invalid b':authority'",
+            id="empty authority",
+        ),
+        pytest.param(
+            [METHOD, SCHEME, AUTHORITY, (b":path", b"")],
+            "unknown or invalid b':path'",
+            id="empty path",
+        ),
+        pytest.param(
+            [METHOD, SCHEME, AUTHORITY, (b":path", b"x")],
+            "unknown or invalid b':path'",
+            id="relative path",
+        ),
+        pytest.param(
+            [METHOD, SCHEME, AUTHORITY, (b":path", b"/#x")],
+            "unknown or invalid b':path'",
+            id="fragment",
+        ),
+        pytest.param(
+            [METHOD, SCHEME, AUTHORITY, (b":path", b"/\xff x")],
+            "unknown or invalid b':path'",
+            id="space in the path",
+        ),
+        pytest.param(
+            [METHOD, SCHEME, AUTHORITY, (b":path", b"*")], "'*' is for OPTIONS", id="* for GET"
+        ),
+        pytest.param(
+            [METHOD, SCHEME, PATH, (b"host", b"a b")], "invalid host", id="bad host alone"
+        ),
+        pytest.param([*GET, (b"host", b"other")], ":authority and host differ", id="another host"),
+        pytest.param(
+            [*GET, (b"host", "\u212aelvin".encode())], "invalid host", id="a host that is no ASCII"
+        ),
+        pytest.param(
+            [*GET, (b"host", b"localhost"), (b"host", b"localhost")],
+            "more than one b'host'",
+            id="two hosts",
+        ),
+        pytest.param(
+            [*GET, (b"content-length", b"1"), (b"content-length", b"1")],
+            "more than one b'content-length'",
+            id="lengths",
+        ),
+        pytest.param([*GET, (b"content-length", b"+1")], "content-length '+1'", id="bad length"),
+        pytest.param([*GET, (b"content-length", b"")], "content-length ''", id="empty length"),
+        pytest.param([*GET, (b"", b"y")], "invalid name b''", id="empty name"),
+        pytest.param([*GET, (b"X", b"y")], "invalid name b'X'", id="upper case"),
+        pytest.param([*GET, (b"x", b"y\n")], "invalid value of b'x'", id="bad value"),
+        pytest.param([*GET, (b"x", b" y")], "invalid value of b'x'", id="space before a value"),
+        pytest.param(
+            [*GET, (b"x", b"y" * 200 + b"\0")], "invalid value of b'x'", id="bad long value"
+        ),
+        pytest.param(
+            [*GET, (b"connection", b"close")],
+            "connection-specific b'connection'",
+            id="connection-specific",
+        ),
+        pytest.param([*GET, (b"te", b"gzip")], "connection-specific b'te'", id="te"),
+        pytest.param(
+            [(b":protocol", b"websocket"), *GET],
+            ":protocol without CONNECT",
+            id="protocol without CONNECT",
+        ),
+        pytest.param(
+            [(b":method", b"CONNECT"), *GET[1:]],
+            "CONNECT with :scheme or :path, or without :authority",
+            id="CONNECT without protocol",
+        ),
+        pytest.param(
+            [PROXY[0], PATH, AUTHORITY],
+            "CONNECT with :scheme or :path, or without :authority",
+            id="CONNECT with a path",
+        ),
+        pytest.param(
+            [PROXY[0], SCHEME, AUTHORITY],
+            "CONNECT with :scheme or :path, or without :authority",
+            id="CONNECT with a scheme",
+        ),
+        pytest.param(
+            [PROXY[0], (b"host", b"localhost")],
+            "CONNECT with :scheme or :path, or without :authority",
+            id="CONNECT without authority",
+        ),
+        pytest.param(
+            [*PROXY, (b"host", b"localhost")],
+            ":authority and host differ",
+            id="CONNECT with another host",
+        ),
+        pytest.param(
+            [CONNECT[0], CONNECT[1], AUTHORITY, PATH],
+            "no :path or :scheme",
+            id="protocol without scheme",
+        ),
+        pytest.param(
+            [CONNECT[0], CONNECT[1], AUTHORITY, SCHEME],
+            "no :path or :scheme",
+            id="protocol without path",
+        ),
+        pytest.param(
+            [(b"x_y", b"z"), *GET],
+            "b':method' repeated, or after other fields",
+            id="after one that is dropped",
+        ),
+        pytest.param(
+            [*GET, (b"x_y", b"z\n")],
+            "invalid value of b'x_y'",
+            id="bad value of one that is dropped",
+        ),
     ],
 )
-def test_malformed(fields: list[Field]) -> None:
-    with pytest.raises(MalformedRequest):
-        parse(*fields)
-    with pytest.raises(MalformedRequest):  # and not too large
-        parse(*fields, limit=1)
+def test_malformed(fields: list[Field], why: str) -> None:
+    for limit in (65536, 1):  # malformed it is called whatever its size
+        with pytest.raises(MalformedRequest) as raised:
+            parse(*fields, limit=limit)
+        assert str(raised.value) == why
 
 
 @pytest.mark.parametrize(
@@ -132,6 +240,10 @@ def test_up_to_the_limits() -> None:
     assert parse(*GET, limit=size).size == size
     with pytest.raises(HeadersTooLarge):
         parse(*GET, limit=size - 1)
+    long = (b"x", b"y" * 10_000)
+    assert parse(*GET, long, limit=size + 10_033).size == size + 10_033
+    with pytest.raises(HeadersTooLarge):
+        parse(*GET, long, limit=size + 10_032)
     with pytest.raises(PathTooLong):
         parse(*get(path + b"/"))
 
@@ -155,12 +267,15 @@ def test_what_is_too_large_is_told() -> None:
     with pytest.raises(PathTooLong) as raised:
         parse(*get(path))
     assert (raised.value.status, raised.value.size) == (414, len(path))
-    with pytest.raises(HeadersTooLarge) as too_large:
+    assert str(raised.value) == f"{len(path)} bytes of path and query"
+    with pytest.raises(HeadersTooLarge, match=r"^4 header fields of 175 bytes$") as too_large:
         parse(*GET, limit=1)
     assert too_large.value.status == 431
+    with pytest.raises(HeadersTooLarge, match=r"^2 cookies of 5000 parts$"):
+        parse(*GET, (b"cookie", b";" * 2500), (b"cookie", b"\\" * 2500))
     with pytest.raises(InvalidMethod) as invalid:
         parse((b":method", b"get"), *GET[1:])
-    assert invalid.value.status == 400
+    assert (invalid.value.status, str(invalid.value)) == (400, "Invalid HTTP method: 'get'")
 
 
 @pytest.mark.parametrize("length", [b"0", b"007", b"9" * 4000])
@@ -194,6 +309,18 @@ def test_a_field_that_came_before_is_checked_as_at_first() -> None:
         assert parse(*GET, (b"x", b"y")).fields[-1] == ("x", "y")
 
 
+def test_short_fields_are_remembered_and_long_ones_are_not() -> None:
+    """Of those, a few clients could fill the memory."""
+    cache = headers._cached_request_field
+    longest = headers._CACHED_FIELD
+    for size, more in ((longest, 1), (longest, 0), (longest + 1, 0)):
+        before = cache.cache_info()
+        parse(*GET, (b"x-of-this-test", b"y" * (size - 14)))
+        after = cache.cache_info()
+        assert after.misses - before.misses == more
+        assert after.hits - before.hits == len(GET) + (size <= longest) - more
+
+
 def test_a_path_is_in_the_characters_of_a_uri() -> None:
     head = parse(*get("/\u00e9?\u00e9=1".encode()))
     assert head.path == "/%C3%A9?%C3%A9=1"
@@ -219,9 +346,23 @@ def test_an_extended_connect_is_what_plain_knows() -> None:
     head = parse(*CONNECT, (b"origin", b"https://localhost"), (b"content-length", b"1"))
     assert (head.method, head.path, head.protocol) == ("GET", "/", "websocket")
     assert head.content_length is None
-    names = [name for name, _ in head.fields]
-    assert names[:3] == [":scheme", ":authority", ":path"]
-    assert names[3:] == ["origin", "connection", "upgrade", "sec-websocket-key"]
+    assert head.fields == [
+        (":scheme", "https"),
+        (":authority", "localhost"),
+        (":path", "/"),
+        ("origin", "https://localhost"),
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-key", KEY),
+    ]
+    sent = [*CONNECT, ("origin", "https://localhost"), ("content-length", "1")]
+    assert head.size == sum(len(name) + len(value) + 32 for name, value in sent)
+
+
+def test_its_key_is_ours_whatever_the_client_says() -> None:
+    head = parse(*CONNECT, (b"sec-websocket-key", b"x"), (b"sec-websocket-key", b"y"))
+    assert [value for name, value in head.fields if name == "sec-websocket-key"] == [KEY]
+    assert len(b64decode(KEY)) == 16  # RFC 6455 section 4.1
 
 
 def test_one_long_value_is_kept_once() -> None:
@@ -229,6 +370,12 @@ def test_one_long_value_is_kept_once() -> None:
     long = (b"x", b"y" * 4000)
     fields = parse(*GET, *[long] * 10).fields[4:]
     assert {id(field) for field in fields} == {id(fields[0])}
+
+
+def test_long_values_are_told_apart() -> None:
+    long = [(b"x", b"y" * 4000), (b"x", b"z" * 4000), (b"w", b"y" * 4000)]
+    fields = parse(*GET, *long, *long).fields[4:]
+    assert fields == [(name.decode(), value.decode()) for name, value in long] * 2
 
 
 def test_each_byte_of_a_value_is_a_character() -> None:
@@ -264,7 +411,7 @@ def test_a_method_that_http_1_refuses(method: bytes) -> None:
         parse((b":method", method), *GET[1:], (b"X", b"y"))
 
 
-@pytest.mark.parametrize("method", [b"TRACE", b"BREW", b"M-SEARCH", b"G" * 20])
+@pytest.mark.parametrize("method", [b"TRACE", b"BREW", b"ACL", b"M-SEARCH", b"G" * 20])
 def test_other_methods_are_for_the_view_to_refuse(method: bytes) -> None:
     assert parse((b":method", method), *GET[1:]).method == method.decode()
 
@@ -315,5 +462,14 @@ def test_an_authority_that_is_another_than_the_host(
 
 
 def test_a_connect_for_a_proxy_is_well_formed() -> None:
-    head = parse(*PROXY, (b"host", b"LOCALHOST:443"))
+    fields = [*PROXY, (b"host", b"LOCALHOST:443"), (b"content-length", b"3")]
+    head = parse(*fields)
     assert (head.method, head.protocol) == ("CONNECT", None)
+    assert (head.path, head.content_length) == ("/", None)
+    assert {(":method", "CONNECT"), (":authority", "localhost:443")} < set(head.fields)
+    assert ("host", "LOCALHOST:443") in head.fields
+    assert head.size == sum(len(name) + len(value) + 32 for name, value in fields)
+
+
+def test_one_with_many_fields_too() -> None:
+    assert parse(*PROXY, *[(b"x%d" % i, b"y" * 60) for i in range(100)]).method == "CONNECT"

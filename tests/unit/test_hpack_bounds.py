@@ -48,7 +48,7 @@ class TestBounds:
     def test_field_lines(self) -> None:
         decoder = BoundedDecoder(2**20)
         assert len(list(decoder.decode(GET * MAX_FIELD_LINES))) == MAX_FIELD_LINES
-        with pytest.raises(OversizedHeaderListError):
+        with pytest.raises(OversizedHeaderListError, match=r"^more than 500 field lines$"):
             decoder.decode(GET * (MAX_FIELD_LINES + 1))
         with pytest.raises(OversizedHeaderListError):  # table sizes are lines, too
             decoder.decode(b"\x20" * (MAX_FIELD_LINES + 1))
@@ -56,7 +56,7 @@ class TestBounds:
     def test_bytes_of_a_list(self) -> None:
         size = len(b":methodGET") + FIELD_OVERHEAD
         assert len(list(BoundedDecoder(3 * size).decode(GET * 3))) == 3
-        with pytest.raises(OversizedHeaderListError):
+        with pytest.raises(OversizedHeaderListError, match=f"^more than {3 * size - 1} bytes$"):
             BoundedDecoder(3 * size - 1).decode(GET * 3)
 
     def test_bytes_of_huffman_code_are_counted_for_each_block(self) -> None:
@@ -65,16 +65,16 @@ class TestBounds:
         decoder = BoundedDecoder(2**20, max_huffman=100)
         for _ in range(3):
             decoder.decode(b"\x00" + string(b"a") + code + b"\x00" + string(b"b") + code)
-        with pytest.raises(OversizedHeaderListError):
+        with pytest.raises(OversizedHeaderListError, match=r"^too much of Huffman's code$"):
             decoder.decode(b"\x00" + huffman_string(b"a") + code + b"\x00" + string(b"b") + code)
         assert BoundedDecoder(49)._max_huffman == 49
 
     def test_the_size_of_the_table(self) -> None:
         decoder = BoundedDecoder(2**20)
         decoder.decode(bytes(self.resize(4096)) + GET)
-        with pytest.raises(InvalidTableSizeError):
+        with pytest.raises(InvalidTableSizeError, match=r"^a table of 4097 bytes$"):
             decoder.decode(bytes(self.resize(4097)) + GET)
-        with pytest.raises(HPACKDecodingError):
+        with pytest.raises(HPACKDecodingError, match=r"^a new table size after a field$"):
             BoundedDecoder(2**20).decode(GET + bytes(self.resize(100)))
 
     @staticmethod
@@ -84,19 +84,19 @@ class TestBounds:
         return encoded
 
     @pytest.mark.parametrize(
-        "block",
+        ("block", "why"),
         [
-            b"\xff",
-            b"\x00",
-            b"\x00\x01",
-            b"\x00\x01a",
-            b"\x00\x01a\x05abcd",
-            b"\x00\x81\xff\x00",  # eight bits of padding
-            b"\xff\xff\xff\xff\xff\x00",
+            (b"\xff", "truncated integer"),
+            (b"\x00", "truncated integer"),
+            (b"\x00\x01", "truncated string"),
+            (b"\x00\x01a", "truncated integer"),
+            (b"\x00\x01a\x05abcd", "truncated string"),
+            (b"\x00\x81\xff\x00", "invalid Huffman string"),  # eight bits of padding
+            (b"\xff\xff\xff\xff\xff\x00", "integer too long"),
         ],
     )
-    def test_what_is_cut_or_wrong(self, block: bytes) -> None:
-        with pytest.raises(HPACKDecodingError):
+    def test_what_is_cut_or_wrong(self, block: bytes, why: str) -> None:
+        with pytest.raises(HPACKDecodingError, match=f"^{why}$"):
             BoundedDecoder(2**20).decode(block)
 
     @pytest.mark.parametrize("block", [b"\x80", b"\xbe", b"\x7f\x00\x00"])
@@ -140,6 +140,26 @@ class TestFields:
         with pytest.raises(InvalidTableIndexError):
             decoder.decode(b"\xbf")
 
+    @pytest.mark.parametrize("index", [1, 2, 14, 15, 16, 61])
+    @pytest.mark.parametrize(("prefix", "bits"), [(0x00, 4), (0x10, 4), (0x40, 6)])
+    def test_a_name_from_the_table(self, index: int, prefix: int, bits: int) -> None:
+        """Of the three kinds of literals (RFC 7541 section 6.2), with the same table after it."""
+        name = encode_integer(index, bits)
+        name[0] |= prefix
+        block = bytes(name) + string(b"v")
+        decoder, other = BoundedDecoder(2**20), Decoder()
+        (field,) = decoder.decode(block)
+        (expected,) = other.decode(block, raw=True)
+        assert (field, type(field)) == (tuple(expected), type(expected))
+        assert list(decoder.header_table.dynamic_entries) == list(
+            other.header_table.dynamic_entries
+        )
+        assert len(decoder.header_table.dynamic_entries) == (prefix == 0x40)
+
+    def test_strings_are_as_short_as_huffmans_code_makes_them(self) -> None:
+        block = MemoEncoder().encode([(b"x-aaaa", b"eeeeeeeee")])
+        assert huffman_string(b"x-aaaa") + huffman_string(b"eeeeeeeee") in block
+
 
 class TestMemory:
     def test_a_block_is_another_once_the_table_has_changed(self) -> None:
@@ -152,6 +172,48 @@ class TestMemory:
         decoder.decode(b"\x20" + GET)  # a table of 0 bytes
         with pytest.raises(InvalidTableIndexError):
             decoder.decode(b"\xbe")
+
+    @pytest.mark.parametrize("size", [1, 3900], ids=["beside it", "in its place"])
+    def test_so_it_is_when_an_entry_comes(self, size: int) -> None:
+        """Of the long ones the table has room for one."""
+        encoder, decoder, other = MemoEncoder(), BoundedDecoder(2**20), Decoder()
+        other.max_allowed_table_size = 4096
+        for i in (1, 2, 1, 2):
+            fields = [(b"a", b"%d" % i * size)]
+            for _ in range(3):
+                block = encoder.encode(fields)
+                assert list(decoder.decode(block)) == fields
+                assert [tuple(found) for found in other.decode(block, raw=True)] == fields
+
+    def test_it_is_remembered_whatever_is_in_the_table(self) -> None:
+        encoder, decoder = MemoEncoder(), BoundedDecoder(2**20)
+        blocks = [encoder.encode([(b"x-a", b"b")]) for _ in range(4)]
+        assert blocks[1] is blocks[2] is blocks[3]
+        for block in blocks[:2]:
+            decoder.decode(block)
+        assert list(decoder._lists) == [blocks[1]]
+        assert next(iter(decoder.decode(blocks[1]))) is decoder._lists[blocks[1]][0]
+        assert list(decoder.decode(blocks[1])) == decoder._lists[blocks[1]] == [(b"x-a", b"b")]
+
+    def test_a_resize_of_the_table_is_said_once(self) -> None:
+        """And not with each block that is taken from the memory."""
+        encoder, decoder = MemoEncoder(), Decoder()
+        fields = [(b":status", b"200")]
+        before = [encoder.encode(fields) for _ in range(2)]
+        encoder.header_table_size = 100
+        after = [encoder.encode(fields) for _ in range(3)]
+        assert before == 2 * [b"\x88"]
+        assert after == [b"\x3f\x45\x88", b"\x88", b"\x88"]
+        for block in (*before, *after):
+            assert [tuple(found) for found in decoder.decode(block, raw=True)] == fields
+
+    def test_short_strings_are_remembered_for_all_connections(self) -> None:
+        cached = hpack._huffman._cached
+        short, long = b"q" * hpack._LONGEST_STRING_REMEMBERED, b"q" * 65
+        for text, more in ((short, 1), (short, 0), (long, 0)):
+            before = cached.cache_info().currsize
+            assert hpack._huffman.encode(text) == huffman.encode(text)
+            assert cached.cache_info().currsize - before == more
 
     def test_what_is_remembered_is_the_callers_to_change(self) -> None:
         decoder = BoundedDecoder(2**20)

@@ -42,12 +42,23 @@ def test_the_date_is_that_of_each_second(clock: Clock) -> None:
         clock.now = now
         dates.append(dict(response_headers(Response()))[b"date"][-12:])
     assert dates == [b"00:00:01 GMT", b"00:00:01 GMT", b"00:00:02 GMT"]
+    first, second = (response_headers(Response())[2] for _ in range(2))
+    assert first is second  # made once
 
 
 def test_names_are_in_lower_case_and_values_stripped() -> None:
     assert response_headers(response(X_Custom=" \ta b\t "))[-1] == (b"x-custom", b"a b")
     long = "v" * 500
     assert response_headers(response(X_Custom=f" {long} "))[-1] == (b"x-custom", long.encode())
+
+
+def test_short_fields_are_remembered_and_long_ones_are_not() -> None:
+    cache = headers._cached_field
+    for size, more in ((160, 1), (160, 0), (161, 0)):
+        before = cache.cache_info().misses
+        response_headers(response(X_Of_This_Test="v" * size))
+        assert cache.cache_info().misses - before == more
+    assert headers._CACHED_FIELD == 160
 
 
 @pytest.mark.parametrize(
@@ -81,16 +92,18 @@ def test_a_length_is_left_out_where_it_may_not_be(status: int, has_length: bool)
 def test_a_value_that_must_not_reach_the_wire(value: str, more: int) -> None:
     made = Response()
     made.headers._store["x"] = ("X", value + "v" * more)  # Plain refuses some of them itself
-    with pytest.raises(InvalidHeader):
+    with pytest.raises(InvalidHeader) as raised:
         response_headers(made)
+    assert str(raised.value) == str(InvalidHeader(f"x: {value + 'v' * more!r}"))
 
 
 @pytest.mark.parametrize("name", ["a b", "a:b", "", "a\n"])
 def test_a_name_that_must_not_reach_the_wire(name: str) -> None:
     made = Response()
     made.headers._store[name] = (name, "x")
-    with pytest.raises(InvalidHeaderName):
+    with pytest.raises(InvalidHeaderName) as raised:
         response_headers(made)
+    assert str(raised.value) == str(InvalidHeaderName(name))
 
 
 def test_cookies_are_never_indexed() -> None:
@@ -128,5 +141,7 @@ class TestTrailers:
         ],
     )
     def test_malformed(self, field: tuple[bytes, bytes]) -> None:
-        with pytest.raises(MalformedRequest):
+        with pytest.raises(MalformedRequest) as raised:
             check_trailers([(b"x", b"y"), field])
+        assert repr(field[0]) in str(raised.value)
+        assert ("among the trailers" in str(raised.value)) == field[0].startswith(b":")
