@@ -336,7 +336,6 @@ def new_state_machine(config: Config) -> StateMachine:
         # In force once the client has acknowledged it: not a value to share.
         machine.local_settings = _settings.__wrapped__(config, MAX_STREAM_ID, DEFAULT_WINDOW)
         machine.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = config.initial_window_size
-    machine.max_inbound_frame_size = config.max_frame_size
     # A list past our limit but within this one is decoded, and answered with a 431.
     machine.decoder = BoundedDecoder(2 * config.max_header_list_size, config.max_header_list_size)
     return machine

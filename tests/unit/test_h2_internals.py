@@ -117,7 +117,6 @@ ATTRIBUTES: dict[str, tuple[object, dict[str, str]]] = {
             "highest_inbound_stream_id": "int",
             "incoming_buffer": "FrameBuffer",
             "local_settings": "Settings",
-            "max_inbound_frame_size": "int",
             "max_outbound_frame_size": "int",
             "outbound_flow_control_window": "int",
             "remote_settings": "Settings",

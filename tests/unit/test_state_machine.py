@@ -1,19 +1,36 @@
 """The state machine, given frames that are split already, beside `h2` itself."""
 
+import struct
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import raw
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, Event, PingReceived, RequestReceived, StreamEnded
-from h2.exceptions import FrameDataMissingError, ProtocolError
-from hpack import Encoder
+from h2.events import (
+    DataReceived,
+    Event,
+    PingReceived,
+    RemoteSettingsChanged,
+    RequestReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+)
+from h2.exceptions import FlowControlError, FrameDataMissingError, ProtocolError
+from hpack import Encoder, NeverIndexedHeaderTuple
 from http2_config import CONFIG
 
 from plain_gevent_h2.http2.frames import PREFACE, ErrorCodes, FrameType
-from plain_gevent_h2.http2.state_machine import StateMachine, error_code, new_state_machine
+from plain_gevent_h2.http2.state_machine import (
+    CONNECTION_WINDOW,
+    HeadersDiscarded,
+    StateMachine,
+    error_code,
+    new_state_machine,
+)
 
 FIELDS = ((":method", "POST"), (":scheme", "https"), (":authority", "x"), (":path", "/"))
 BLOCK = Encoder().encode(FIELDS)
@@ -138,6 +155,37 @@ def test_h2_says_nothing_after_a_fault_and_all_before_it(
         machine.ping(b"12345678")
 
 
+def assert_reset(event: Event, stream_id: int, code: ErrorCodes) -> None:
+    """It is a stream that the server resets."""
+    assert isinstance(event, StreamReset)
+    assert (event.stream_id, event.error_code, event.remote_reset) == (stream_id, code, False)
+
+
+@pytest.mark.parametrize("by", ["client", "server"])
+def test_a_late_header_block_changes_the_compression_state(machine: StateMachine, by: str) -> None:
+    """RFC 9113 section 4.3: each is decoded, also one on a stream that was reset."""
+    encoder = Encoder()
+    machine.receive_frames(raw.split(raw.headers(1, encoder.encode(FIELDS), end_stream=False)))
+    if by == "client":
+        machine.receive_frames(raw.split(raw.rst_stream(1)))
+    else:
+        machine.reset_stream(1)
+    late = raw.headers(1, encoder.encode([("x-state", "kept")]))
+    machine.data_to_send()
+    (event,) = machine.receive_frames(raw.split(late))
+    if by == "client":
+        assert_reset(event, 1, ErrorCodes.STREAM_CLOSED)
+        assert machine.data_to_send() == raw.rst_stream(1, ErrorCodes.STREAM_CLOSED)
+    else:
+        assert isinstance(event, HeadersDiscarded)
+        assert machine.data_to_send() == b""
+    block = encoder.encode([*FIELDS, ("x-state", "kept")])
+    assert len(block) == len(FIELDS) + 1  # all from the tables
+    request, _ = machine.receive_frames(raw.split(raw.headers(3, block)))
+    assert isinstance(request, RequestReceived)
+    assert (b"x-state", b"kept") in (request.headers or ())
+
+
 def test_a_block_of_very_many_frames_is_refused_by_h2_too(machine: StateMachine) -> None:
     first = raw.headers(1, b"", end_headers=False)
     more = raw.continuation(1, b"", end_headers=False)
@@ -146,8 +194,10 @@ def test_a_block_of_very_many_frames_is_refused_by_h2_too(machine: StateMachine)
 
 
 def test_content_that_is_missing_is_said_so(machine: StateMachine) -> None:
-    with pytest.raises(FrameDataMissingError):
+    with pytest.raises(FrameDataMissingError, match=r"^a frame's content is missing$"):
         machine.receive_frames([(FrameType.RST_STREAM, 0, 1, b"123")])
+    with pytest.raises(ProtocolError, match=r"^a frame's content is not what it may be$"):
+        machine.receive_frames([(FrameType.WINDOW_UPDATE, 0, 1, bytes(4))])
 
 
 def test_no_frame_is_kept(machine: StateMachine) -> None:
@@ -157,3 +207,209 @@ def test_no_frame_is_kept(machine: StateMachine) -> None:
     machine.receive_frames(raw.split(OPEN))
     machine.receive_frames([(FrameType.DATA, 0, 1, payload)])
     assert sys.getrefcount(payload) == before
+
+
+def make_client() -> H2Connection:
+    """A client, and a stream on which it has sent a request."""
+    client = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+    client.initiate_connection()
+    client.send_headers(1, FIELDS, end_stream=False)
+    return client
+
+
+class TestResponses:
+    STATUS = (b":status", b"200")
+
+    @pytest.fixture
+    def client(self, machine: StateMachine) -> H2Connection:
+        client = make_client()
+        preface = client.data_to_send()[len(PREFACE) :]
+        machine.receive_frames(raw.split(preface))
+        client.receive_data(raw.settings() + machine.data_to_send())
+        client.data_to_send()
+        return client
+
+    @pytest.mark.parametrize("size", [10, 16_000, 20_000, 40_000])
+    @pytest.mark.parametrize("end_stream", [False, True])
+    def test_header_fields(
+        self, machine: StateMachine, client: H2Connection, size: int, end_stream: bool
+    ) -> None:
+        """In as many frames as they need, after what was to be sent before."""
+        fields = [self.STATUS, NeverIndexedHeaderTuple(b"x", b"y" * size)]
+        client.max_inbound_frame_size = 16384
+        client.decoder.max_header_list_size = 10**6
+        machine.ping(b"12345678")
+        machine.frame_headers(1, fields, end_stream=end_stream)
+        sent = machine.data_to_send()
+        frames = raw.split(sent)
+        assert max(len(payload) for _, _, _, payload in frames) <= 16384
+        events = client.receive_data(sent)
+        assert isinstance(events[0], PingReceived)
+        assert isinstance(events[1], ResponseReceived)
+        assert [tuple(field) for field in events[1].headers or ()] == fields
+        assert [isinstance(event, StreamEnded) for event in events[2:]] == [True] * end_stream
+
+    def test_after_their_end_nothing_can_be_sent(
+        self, machine: StateMachine, client: H2Connection
+    ) -> None:
+        machine.frame_headers(1, [self.STATUS], end_stream=True)
+        with pytest.raises(ProtocolError):
+            machine.frame_data_header(1, 1, end_stream=False)
+        with pytest.raises(ProtocolError):
+            machine.frame_headers(3, [self.STATUS], end_stream=True)  # there is no such stream
+
+    def test_data(self, machine: StateMachine, client: H2Connection) -> None:
+        machine.frame_headers(1, [self.STATUS], end_stream=False)
+        sent = machine.data_to_send()
+        sent += machine.frame_data_header(1, 3, end_stream=False) + b"one"
+        sent += machine.frame_data_header(1, 5, end_stream=True) + b"three"
+        assert machine.outbound_flow_control_window == 65535 - 8
+        _, first, second, end = client.receive_data(sent)
+        assert isinstance(first, DataReceived)
+        assert isinstance(second, DataReceived)
+        assert (first.data, second.data) == (b"one", b"three")
+        assert isinstance(end, StreamEnded)
+
+    @pytest.mark.parametrize("of", ["stream", "connection"])
+    def test_no_more_than_a_window(
+        self, machine: StateMachine, client: H2Connection, of: str
+    ) -> None:
+        larger = 0 if of == "stream" else 1
+        machine.receive_frames(raw.split(raw.window_update(larger, 1000)))
+        machine.frame_headers(1, [self.STATUS], end_stream=False)
+        with pytest.raises(FlowControlError, match=r"^65536 bytes for stream 1$"):
+            machine.frame_data_header(1, 65536, end_stream=False)
+        machine.frame_data_header(1, 65535, end_stream=False)
+        with pytest.raises(FlowControlError):
+            machine.frame_data_header(1, 1, end_stream=False)
+
+    def test_none_before_the_header_fields(
+        self, machine: StateMachine, client: H2Connection
+    ) -> None:
+        machine.receive_frames(raw.split(raw.data(1)))
+        machine.frame_headers(1, [self.STATUS], end_stream=False)
+        with pytest.raises(ProtocolError):
+            machine.receive_frames(raw.split(raw.headers(2, BLOCK)))  # a server's stream
+        with pytest.raises(ProtocolError):
+            machine.frame_data_header(1, 1, end_stream=False)  # the connection is at its end
+        with pytest.raises(ProtocolError):
+            machine.frame_headers(1, [self.STATUS], end_stream=False)
+
+
+class TestStreamErrors:
+    """What is a fault of one stream (RFC 9113 section 5.4.2), and the other goes on."""
+
+    def expect_reset(self, machine: StateMachine, *frames: bytes) -> None:
+        *_, event = machine.receive_frames(raw.split(b"".join(frames)))
+        assert_reset(event, 1, ErrorCodes.PROTOCOL_ERROR)
+        assert machine.data_to_send() == raw.rst_stream(1, ErrorCodes.PROTOCOL_ERROR)
+        request, _ = machine.receive_frames(raw.split(raw.headers(3, BLOCK)))
+        assert isinstance(request, RequestReceived)
+
+    def test_trailers_that_are_no_end(self, machine: StateMachine) -> None:
+        self.expect_reset(machine, OPEN, raw.headers(1, TRAILERS, end_stream=False))
+
+    def test_a_stream_that_depends_on_itself(self, machine: StateMachine) -> None:
+        priority = (1).to_bytes(4) + b"\x10"
+        self.expect_reset(machine, raw.headers(1, BLOCK, priority=priority))
+
+    @pytest.mark.parametrize("on", [0, 3])
+    def test_priorities_are_not_followed(self, machine: StateMachine, on: int) -> None:
+        priority = on.to_bytes(4) + b"\x10"
+        frames = raw.headers(1, BLOCK, priority=priority)
+        request, end = machine.receive_frames(raw.split(frames))
+        assert isinstance(request, RequestReceived)
+        assert request.priority_updated is None
+        assert isinstance(end, StreamEnded)
+        assert machine.data_to_send() == b""
+
+    @pytest.mark.parametrize("by", ["client", "server"])
+    @pytest.mark.parametrize("pad", [None, 7])
+    def test_late_data(self, machine: StateMachine, by: str, pad: int | None) -> None:
+        """What was under way is thrown away; who has reset the stream itself knows better."""
+        machine.receive_frames(raw.split(OPEN))
+        if by == "client":
+            machine.receive_frames(raw.split(raw.rst_stream(1)))
+        else:
+            machine.reset_stream(1)
+        machine.data_to_send()
+        machine.receive_frames(raw.split(raw.data(1, b"x" * 10, pad=pad)))
+        reset = raw.rst_stream(1, ErrorCodes.STREAM_CLOSED)
+        assert machine.data_to_send() == (reset if by == "client" else b"")
+
+
+class TestSettings:
+    def test_a_change_of_the_clients_is_in_force_at_once(self, machine: StateMachine) -> None:
+        """For streams that are open, too (RFC 9113 section 6.9.2)."""
+        machine.receive_frames(raw.split(OPEN))
+        machine.frame_headers(1, [(b":status", b"200")], end_stream=False)
+        machine.frame_data_header(1, 40, end_stream=False)
+        machine.data_to_send()
+        for new in (100, 20, 5000):
+            (changed,) = machine.receive_frames(raw.split(raw.settings({4: new})))
+            assert isinstance(changed, RemoteSettingsChanged)
+            assert list(changed.changed_settings) == [4]
+            assert machine.remote_settings.initial_window_size == new
+            assert machine.local_flow_control_window(1) == new - 40
+            assert machine.data_to_send() == raw.settings_ack()
+        assert dict(machine.remote_settings)[4] == 5000
+        assert len(machine.remote_settings) == len(list(machine.remote_settings))
+
+    @pytest.mark.parametrize(("key", "value"), [(2, 2), (4, 2**31), (5, 16383), (5, 2**24)])
+    def test_a_value_that_may_not_be(self, machine: StateMachine, key: int, value: int) -> None:
+        with pytest.raises(ProtocolError):
+            machine.receive_frames(raw.split(raw.settings({key: value})))
+
+    @pytest.mark.parametrize("window", [1, 65534, 65535, 65536, 2**20])
+    def test_ours(self, window: int) -> None:
+        config = replace(
+            CONFIG, initial_window_size=window, max_frame_size=20_000, max_header_list_size=5000
+        )
+        machine = new_state_machine(config)
+        settings, update = raw.split(machine.data_to_send())
+        assert settings[:3] == (FrameType.SETTINGS, 0, 0)
+        told = dict(struct.iter_unpack(">HL", settings[3]))
+        assert told.items() >= {3: 100, 4: window, 5: 20_000, 6: 5000, 8: 1}.items()
+        increment = CONNECTION_WINDOW - 65535
+        assert update == (FrameType.WINDOW_UPDATE, 0, 0, increment.to_bytes(4))
+        # Until the client has acknowledged them it goes by the default.
+        frames = raw.settings() + OPEN
+        machine.receive_frames(raw.split(frames + 4 * raw.data(1, bytes(16383), end=False)))
+        machine.receive_frames(raw.split(raw.settings_ack()))
+        machine.receive_frames(raw.split(raw.headers(3, BLOCK, end_stream=False)))
+        first = min(window, 16384)
+        machine.receive_frames(raw.split(raw.data(3, bytes(first), end=False)))
+        if window < 16384:
+            with pytest.raises(ProtocolError):
+                machine.receive_frames(raw.split(raw.data(3, b"x", end=False)))
+
+    def test_a_frame_is_as_large_as_they_say(self) -> None:
+        machine = new_state_machine(replace(CONFIG, max_frame_size=20_000))
+        data = raw.data(1, bytes(20_000), end=False)
+        *_, event = machine.receive_frames(raw.split(raw.settings() + OPEN + data))
+        assert isinstance(event, DataReceived)
+
+    @pytest.mark.parametrize(("size", "is_taken"), [(9_900, True), (10_100, False)])
+    def test_a_list_of_twice_their_limit_is_taken(self, size: int, is_taken: bool) -> None:
+        """It is answered with a 431. Of Huffman's code there is no more than the limit."""
+        for huffman, limit in ((False, 5000), (True, size)):
+            machine = new_state_machine(replace(CONFIG, max_header_list_size=limit))
+            block = Encoder().encode([*FIELDS, ("x", "~" * (size - 200))], huffman=huffman)
+            frames = raw.split(raw.settings() + raw.headers(1, block, cuts=[16000][:huffman]))
+            if is_taken and not huffman:
+                machine.receive_frames(frames)
+            else:
+                with pytest.raises(ProtocolError):
+                    machine.receive_frames(frames)
+
+
+def test_closed_streams_are_forgotten(machine: StateMachine) -> None:
+    most = 0
+    for stream_id in range(1, 4001, 2):
+        machine.receive_frames(raw.split(raw.headers(stream_id, BLOCK)))
+        machine.frame_headers(stream_id, [(b":status", b"204")], end_stream=True)
+        most = max(most, len(machine.streams))
+        machine.data_to_send()
+    assert most <= 20
+    assert machine.forget_closed_streams() == 0
+    assert len(machine.streams) == 0
