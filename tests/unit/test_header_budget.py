@@ -2,11 +2,16 @@
 
 import weakref
 
+import pytest
+from clock import Clock
+
+from plain_gevent_h2.limits import header_budget
 from plain_gevent_h2.limits.header_budget import (
     FREE,
     LITTLE,
     LONG_BLOCK,
     LONG_BLOCKS_BURST,
+    LONG_BLOCKS_PER_SECOND,
     UNFINISHED_LIMIT,
     HeaderBudget,
     size_to_charge,
@@ -136,6 +141,37 @@ class TestHeaderBudget:
         budget.unfinished(heads[2], 0)
         assert budget._unfinished_size == 0
         assert not budget._unfinished
+
+    def test_who_holds_most_is_not_closed_while_there_is_room(self) -> None:
+        budget = HeaderBudget(16 * LITTLE)
+        large = Connection(budget)
+        assert all(large.charge(LITTLE) for _ in range(10))
+        assert all(Connection(budget).charge(LITTLE) for _ in range(6))
+        assert not large.is_closed
+        assert not Connection(budget).charge(1)
+        assert large.is_closed
+
+    def test_refusals_are_logged_once_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
+        budget = HeaderBudget(100)
+        assert Connection(budget).charge(60)
+        with caplog.at_level("WARNING", "plain.server"):
+            for _ in range(3):
+                assert not Connection(budget).charge(50)
+        (line,) = caplog.records
+        assert line.getMessage() == "Too many bytes of header fields, refusing requests"
+        assert line.held == 60  # type: ignore[attr-defined]
+
+    def test_after_a_burst_so_many_bytes_of_long_blocks_a_second(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, budget = Clock.of(header_budget, monkeypatch), HeaderBudget()
+        assert budget.must_wait(LONG_BLOCKS_BURST + 1)
+        clock.now += 1
+        assert not budget.must_wait(LONG_BLOCKS_PER_SECOND - 1)
+        assert budget.must_wait(LONG_BLOCK + 1)
+        clock.now += 1000  # no more than a burst is saved up
+        assert not budget.must_wait(LONG_BLOCKS_BURST - 1)
+        assert budget.must_wait(LONG_BLOCK + 1)
 
     def test_long_blocks_are_paced(self) -> None:
         budget = HeaderBudget()

@@ -84,6 +84,19 @@ def test_a_handshake_has_less_time(clock: Clock) -> None:
     assert (handshake.told, connection.told) == (["evict"], [])
 
 
+def test_of_two_that_wait_equally_long_one_goes(clock: Clock) -> None:
+    connections = IdleConnections(100)
+    handshake, connection = Connection(), Connection()
+    connections.add(connection)
+    connections.add_handshake(handshake)
+    clock.now += LEAST_IDLE
+    assert connections.make_room()
+    assert len(handshake.told + connection.told) == 1
+    assert connections.make_room()
+    assert handshake.told == connection.told == ["evict"]
+    assert not connections.make_room()
+
+
 @pytest.mark.parametrize("first", ["handshake", "idle"])
 def test_of_both_kinds_the_longest_goes(clock: Clock, first: str) -> None:
     connections = IdleConnections(100)

@@ -30,6 +30,12 @@ def test_the_timeout(seconds: float, holds_slot: bool, is_full: bool, pressed: b
     else:
         expected = seconds
     assert timeout.now(holds_slot=holds_slot) == min(seconds, expected)
+    assert timeout.now() == timeout.now(holds_slot=True)
+
+
+def test_at_first_nothing_is_unsent() -> None:
+    unsent = UnsentBytes()
+    assert (unsent.http1, unsent.http2, unsent.total) == (0, 0, 0)
 
 
 RULES = RequestRules(

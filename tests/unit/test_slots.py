@@ -176,7 +176,8 @@ def test_who_is_over_leaves_the_queue() -> None:
     over = Source(gone)
     slots.start_from(over)
     slots.start_from(Source(waiting))
-    slots.leave(over)
+    for _ in range(2):
+        slots.leave(over)
     goes_on.set()
     assert waiting.over.wait(60)
     assert not gone.over.is_set()
@@ -273,8 +274,8 @@ class TestGreenlets:
         slots.start_from(Source(failed))
         greenlet = failed.greenlet
         assert failed.over.wait(60)
-        greenlet.join(timeout=60)
-        wait_while(lambda: not greenlet.dead)
+        yield_to_others()
+        assert greenlet.dead
         assert greenlet not in slots.greenlets.idle
 
     def test_one_that_something_is_thrown_into_while_idle_ends(self, slots: Slots) -> None:
@@ -315,6 +316,14 @@ class TestGreenlets:
         assert heard == ["over"]
         run(slots)
         assert heard == ["over"]
+
+    def test_before_the_first_stream_there_are_none_to_end(self, slots: Slots) -> None:
+        assert slots.most_running == slots.busy == 0
+        slots.greenlets.trim()
+        assert slots.greenlets.idle == []
+        run(slots)
+        slots.greenlets.trim()
+        assert len(slots.greenlets.idle) == 1
 
     def test_those_not_needed_lately_end_a_tenth_at_a_time(self, slots: Slots) -> None:
         many = Slots(1000, lambda: None)
@@ -375,6 +384,44 @@ class TestTurns:
             assert stream.over.wait(60)
         assert slots.running == 0
         assert not slots._waiting
+
+    def test_of_many_connections_as_few_start_ahead_of_the_view_that_runs(self) -> None:
+        slots = Slots(10_000, lambda: None)
+        streams = [Stream() for _ in range(2 * AHEAD)]
+        for stream in streams:
+            slots.start_from(Source(stream))
+        assert sum(bool(stream.greenlet) for stream in streams) == AHEAD
+        assert not slots.is_full()  # they wait for their turn, not for a place
+        for stream in streams:
+            assert stream.over.wait(60)
+
+    def test_it_is_full_while_someone_waits_for_a_place(self) -> None:
+        slots = Slots(2, lambda: None)
+        goes_on = Event()
+        slots.start_from(Source(Stream(goes_on.wait), Stream(goes_on.wait)))
+        assert not slots.is_full()
+        waiting = Source(Stream())
+        slots.start_from(waiting)
+        assert slots.is_full()
+        waiting.next_stream()  # its client has reset it
+        assert not slots.is_full()
+        goes_on.set()
+
+    def test_a_place_that_becomes_free_is_for_the_first_that_waits(self) -> None:
+        """Also if another comes before the hub has given it away."""
+        slots = Slots(1, lambda: None)
+        order: list[str] = []
+        runs = Stream(Event().wait)
+        slots.start_from(Source(runs))
+        slots.start_from(Source(Stream(lambda: order.append("waited"))))
+        yield_to_others()
+        runs.is_clientless = True
+        slots.client_left()
+        last = Stream(lambda: order.append("came"))
+        slots.start_from(Source(last))
+        assert last.over.wait(60)
+        assert order == ["waited", "came"]
+        runs.greenlet.kill()
 
     def test_no_more_run_than_there_are_places(self) -> None:
         most, number = 0, []

@@ -51,6 +51,11 @@ def test_who_leaves_most_is_closed_until_there_is_room() -> None:
     assert closed(least, two, three) == [False, False, True]
 
 
+def test_what_a_connection_leaves_in_all_decides_and_not_its_largest() -> None:
+    large, many = Connection(2 * SHARE), Connection(*[SHARE] * 3)
+    assert closed(many, large, Connection(SHARE), Connection(SHARE)) == [True, False, False, False]
+
+
 def test_no_more_are_closed_than_need_be() -> None:
     equal = [Connection(SHARE) for _ in range(6)]  # one more than there is room for
     assert sum(closed(*equal)) == 1

@@ -56,15 +56,17 @@ class TestPace:
             received += 1
         assert pace.seconds_at_rate(8, received) > 1_000_000
 
-    def test_it_is_measured_over_one_to_two_windows(self) -> None:
-        pace = Pace(0.0)
-        pace.record(RATE_WINDOW - 0.1, 100)  # too early for a mark
-        pace.record(RATE_WINDOW, 200)
-        pace.record(RATE_WINDOW + 1, 600)
+    @pytest.mark.parametrize("start", [0.0, 100.0])
+    def test_it_is_measured_over_one_to_two_windows(self, start: float) -> None:
+        pace = Pace(start)
+        pace.record(start + RATE_WINDOW - 0.1, 1)  # too early for a mark
+        pace.record(start + RATE_WINDOW, 200)
+        pace.record(start + RATE_WINDOW + 1, 600)
         received = 1000
-        assert pace.seconds_at_rate(RATE_WINDOW + 1, received) == pytest.approx(RATE_WINDOW + 1)
+        at = start + RATE_WINDOW + 1
+        assert pace.seconds_at_rate(at, received) == pytest.approx(RATE_WINDOW + 1)
         # The mark of before is left once the next is old enough.
-        at = 2 * RATE_WINDOW
+        at = start + 2 * RATE_WINDOW
         assert pace.seconds_at_rate(at, received) == pytest.approx(received * RATE_WINDOW / 800)
 
 
