@@ -47,7 +47,6 @@ class HeadReader:
         received, scanned = self._socket_reader.received, 0
         if received.startswith(_TLS_HANDSHAKE) and self._is_tls_without_certificate():
             return None
-        self.is_head = False
         deadline = time.monotonic() + HEADER_READ_TIMEOUT
         while True:
             self._socket_reader.skip_empty_lines()

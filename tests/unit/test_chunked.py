@@ -89,8 +89,21 @@ def test_a_chunk_is_taken_as_it_arrives() -> None:
     ],
 )
 def test_what_is_no_chunk(wire: bytes, piece: int) -> None:
-    with pytest.raises(ChunkedFramingError):
+    line = wire.partition(b"\r\n")[0]
+    why = "missing CRLF after chunk data" if line == b"1" else f"bad chunk size {line!r}"
+    with pytest.raises(ChunkedFramingError) as raised:
         decode(wire, piece)
+    assert str(raised.value) == str(ChunkedFramingError(why))
+
+
+def test_of_a_long_line_the_start_is_told() -> None:
+    line = b"x" * 40
+    with pytest.raises(ChunkedFramingError, match=f": bad chunk size {line[:32]!r}$"):
+        decode(line + b"\r\n", 100)
+
+
+def test_before_the_end_there_are_no_trailers() -> None:
+    assert decode(b"1\r\na\r\n0\r\nx: y\r\n", 100)[0].trailers == b""
 
 
 def test_a_size_is_as_long_as_its_line_may_be() -> None:
@@ -101,7 +114,7 @@ def test_a_size_is_as_long_as_its_line_may_be() -> None:
         for end in (b"\r", b""):
             assert not decode(longest + end, piece)[0].finished
         for end in (b"x\r\na", b"xx", b"\rx"):
-            with pytest.raises(ChunkedFramingError, match="too long"):
+            with pytest.raises(ChunkedFramingError, match=r": chunk size line too long$"):
                 decode(longest + end, piece)
 
 
@@ -114,5 +127,5 @@ def test_trailers_are_as_long_as_they_may_be() -> None:
         for end in (b"", b"\r", b"\r\n", b"\r\n\r"):
             assert not decode(b"0\r\n" + longest + end, piece)[0].finished
         for end in (b"y\r\n\r\n", b"yyyy"):
-            with pytest.raises(ChunkedFramingError, match="trailer section too large"):
+            with pytest.raises(ChunkedFramingError, match=r": trailer section too large$"):
                 decode(b"0\r\n" + longest + end, piece)
