@@ -24,20 +24,16 @@ def record(message: str, **extra: object) -> logging.LogRecord:
     return made
 
 
-format_key_value = safe_lines(KeyValueFormatter.format)
-format_json = safe_lines(JSONFormatter.format, _get_context)
-
-
 class SafeKeyValue(KeyValueFormatter):
     _format_value = staticmethod(format_value)
 
     def format(self, record: logging.LogRecord) -> str:
-        return format_key_value(self, record)
+        return safe_lines(KeyValueFormatter.format)(self, record)
 
 
 class SafeJson(JSONFormatter):
     def format(self, record: logging.LogRecord) -> str:
-        return format_json(self, record)
+        return safe_lines(JSONFormatter.format, _get_context)(self, record)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=ascii)
@@ -57,6 +53,18 @@ def test_a_long_value_that_is_no_text_is_cut(formatter: logging.Formatter) -> No
     line = formatter.format(record("Request", user_agent="\udcff" * 60_000))
     assert line.count("\\udcff") == MAX_UNSAFE
     assert "... (60000 characters)" in line
+    line = formatter.format(record("Request", user_agent="\udcff" * MAX_UNSAFE))
+    assert line.count("\\udcff") == MAX_UNSAFE
+    assert " characters)" not in line
+
+
+def test_what_is_cut_for_the_line_is_whole_in_the_record() -> None:
+    """Other handlers have the same record."""
+    made = record("Request", user_agent="\udcff" * 60_000, path="/x", size=5)
+    before = dict(vars(made))
+    text = json.loads(SafeJson("%(json)s").format(made))
+    assert (text["path"], text["size"]) == ("/x", 5)
+    assert vars(made)["user_agent"] == before["user_agent"]
 
 
 @pytest.mark.parametrize("text", ["é", "日本語\u3000", "\U0001f600", "a\u00a0b", "a b", 'a"b'])

@@ -11,8 +11,14 @@ from encodings.aliases import aliases
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_server import as_in_a_worker
+from plain.http import Request as HttpRequest
+from plain.http import multipartparser
+from plain.http import request as _http_request
 from plain.http.request import MediaType
+from plain.server.http import request as _server_request
 from plain.server.http.request import _decode_path
+from plain.utils import http as _utils_http
 from plain.utils.http import _parseparam
 
 from plain_gevent_h2.app import safe_parsers as parsers
@@ -59,6 +65,10 @@ def test_a_weight_is_that_of_plain(weight: str) -> None:
     assert parsers.quality(media_type) == media_type.quality
 
 
+def test_without_a_weight_it_is_1() -> None:
+    assert parsers.quality(MediaType("a/b;c=d")) == 1
+
+
 @pytest.mark.parametrize("weight", ["", "x", "\xe9", "nan", "inf", "-1", "2", "1_0", "\u0663"])
 def test_a_weight_that_is_none(weight: str) -> None:
     assert parsers.quality(MediaType(f"a/b;q={weight}")) == 0
@@ -69,9 +79,9 @@ def test_without_accept_all_types_are() -> None:
 
 
 def test_past_their_number_media_types_and_parameters_are_not_looked_at() -> None:
-    many = parsers.MAX_MEDIA_TYPES + 1
-    types = parsers.accepted_types(Request(Accept=",".join(f"a/{i}" for i in range(many))))
-    assert [t.sub_type for t in types] == [str(i) for i in range(many - 1)]
+    many = parsers.MAX_MEDIA_TYPES
+    types = parsers.accepted_types(Request(Accept=",".join(f"a/{i}" for i in range(many + 5))))
+    assert [t.sub_type for t in types] == [str(i) for i in range(many)]
     parts = list(parsers.split_parameters(";a" * (parsers.MAX_PARAMETERS + 10)))
     assert len(parts) == parsers.MAX_PARAMETERS + 1
     assert parts[-1] == ";".join("a" * 10)
@@ -127,6 +137,23 @@ def test_charsets(name: str) -> None:
     assert parsers.unquote_parameter("%61", name) == "a"
 
 
+def test_a_parameter_is_in_its_encoding() -> None:
+    assert parsers.unquote_parameter("%E9", "latin-1") == "\xe9"
+    assert parsers.unquote_parameter("%C3%A9", "utf-8") == "\xe9"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "nope", "hex", ""])
+def test_the_line_of_a_part_keeps_its_file_whatever_its_encoding(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"form-data; name=\"a\"; filename*={encoding}''b%21.txt"
+    monkeypatch.setattr(_utils_http, "unquote", parsers.unquote_parameter)
+    kind, parameters = parsers.part_parameters(line)
+    assert (kind, parameters["name"]) == ("form-data", "a")
+    expected = "b!.txt" if encoding == "utf-8" else f"{encoding}''b%21.txt"
+    assert parameters["filename"] == expected
+
+
 @pytest.mark.parametrize(
     "name", ["", "hex", "Rot-13", "utf-7", "unicode-escape", "idna", "x", "utf-8\xe9", "aliases"]
 )
@@ -141,5 +168,34 @@ def test_no_charsets(name: str) -> None:
     "body", [b'{"a":"\xe9"}', b"[" * 100_000, b"1" * 5000, b"{", b"", b"\xff\xfe", b'"\\ud8"']
 )
 def test_json_that_is_none(body: bytes) -> None:
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(json.JSONDecodeError) as raised:
         parsers.load_json(body)
+    cause = raised.value.__cause__
+    if cause is not None:  # what is wrong, of nowhere in particular
+        assert (raised.value.msg, raised.value.doc, raised.value.pos) == (str(cause), "", 0)
+
+
+def test_they_stand_for_plains() -> None:
+    """And for no longer than the block: other tests compare with those of Plain."""
+    ours = (
+        (_server_request, "_decode_path", parsers.decode_path),
+        (_utils_http, "_parseparam", parsers.split_parameters),
+        (_utils_http, "unquote", parsers.unquote_parameter),
+        (multipartparser, "parse_header_parameters", parsers.part_parameters),
+    )
+    before = [vars(module)[name] for module, name, _ in ours]
+    with as_in_a_worker():
+        for module, name, function in ours:
+            assert vars(module)[name] is function
+        assert _http_request.codecs.lookup is parsers.find_charset
+        with pytest.raises(json.JSONDecodeError):
+            _http_request.json.loads(b"\xff")
+        assert _http_request.json.JSONDecodeError is json.JSONDecodeError
+        assert MediaType("a/b;q=x").quality == 0
+        request = HttpRequest(method="GET", path="/", headers={"Accept": "a/b;q=0.5, c/d"})
+        assert [str(kind) for kind in request.accepted_types] == ["c/d", "a/b; q=0.5"]
+    assert [vars(module)[name] for module, name, _ in ours] == before
+
+
+def test_json_that_is_some() -> None:
+    assert parsers.load_json(b'{"a": [1, "\xc3\xa9"]}') == {"a": [1, "\xe9"]}

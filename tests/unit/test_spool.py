@@ -84,6 +84,8 @@ class TestSpool:
         assert spool.waiting == 0
         assert spool.idle.is_set()
         assert read_all(spool) == b"a" * 600 + b"b" * 400
+        assert disk.calls == ["seek"]
+        assert disk.files[0].name is None
         spool.close()
         assert disk.files[0].closed
 
@@ -98,6 +100,7 @@ class TestSpool:
         assert disk.calls == ["_write"]
         assert written == [6]
         assert spool.waiting == 0
+        assert disk.files[0].name is not None  # it has one of the system's
         assert read_all(spool) == b"a" * 1000 + b"b" + b"c" * 5
         spool.close()
         yield_to_others()
@@ -170,14 +173,19 @@ class TestSpool:
         yield_to_others()
         assert disk.calls == ["_write", "close"]
 
-    def test_a_file_that_cannot_be_closed_is_nobodys_fault(self, disk: Disk) -> None:
-        spool, _ = counted()
+    def test_a_file_that_cannot_be_closed_is_nobodys_fault(
+        self, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        printed: list[object] = []
+        monkeypatch.setattr(gevent.get_hub(), "print_exception", lambda *args: printed.append(args))
+        spool = Spool(0, lambda _: None)
         spool.write(b"a")
         spool.idle.wait()
         disk.error = OSError(28, "No space left on device")
         spool.close()
         yield_to_others()
         assert disk.calls == ["_write", "close"]
+        assert printed == []
 
     def test_large_reads_of_a_file_go_to_a_thread(self, disk: Disk) -> None:
         spool, _ = counted()
@@ -192,6 +200,18 @@ class TestSpool:
             disk.calls.clear()
             assert spool.read(size) == b"a" * 10
             assert disk.calls == ["read"]
+        spool.close()
+
+    @pytest.mark.parametrize("memory", [0, MEMORY])
+    def test_parts(self, disk: Disk, memory: int) -> None:
+        spool = Spool(memory, lambda _: None)
+        spool.write(b"abcdef")
+        spool.seek(0)
+        assert [spool.read(size) for size in (1, 0, 2, 100, 1, -1)] == [
+            *(b"a", b"", b"bc", b"def", b"", b""),
+        ]
+        spool.seek(4)
+        assert [spool.read(), spool.read()] == [b"ef", b""]
         spool.close()
 
     @pytest.mark.parametrize("memory", [0, MEMORY])
@@ -297,9 +317,9 @@ class TestSpooledBody:
         other.feed(b"y" * 4000)
         assert evictions == [1]
         assert budget.used == 4000
-        with pytest.raises(BodyBudgetExceeded):
+        with pytest.raises(BodyBudgetExceeded, match="5000"):
             slow.feed(b"x")
-        with pytest.raises(BodyBudgetExceeded):
+        with pytest.raises(BodyBudgetExceeded, match="5000"):
             slow.end()
         slow.close()
         assert budget.used == 4000
@@ -335,6 +355,17 @@ class TestSpooledBody:
             body.close()
             other.feed(b"x" * 4500)
         assert evictions == []
+
+    def test_how_slow_it_is_counts_what_just_came(self, disk: Disk) -> None:
+        budget = UploadBudget(None)
+        body = self.make(budget)
+        for now in range(30):
+            budget.tick(now)
+            body.feed(b"x" * 10)
+        assert body.seconds_at_rate() == body.seconds_at_rate(0)
+        assert 20 < body.seconds_at_rate() < 31
+        assert body.seconds_at_rate(300) < body.seconds_at_rate()  # it came fast
+        body.close()
 
     def test_one_that_waits_for_the_disk_is_not_slow(self, disk: Disk) -> None:
         budget = UploadBudget(5000)

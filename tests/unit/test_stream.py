@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from plain.server.http.errors import InvalidHeader
 from plain_gevent_h2 import stream as stream_module
 from plain_gevent_h2.app.deadline import DeadlinePassed
 from plain_gevent_h2.app.pipeline import ResponseBodyFailed
+from plain_gevent_h2.app.plain_internals import WEBSOCKET_CLOSE_TIMEOUT
 from plain_gevent_h2.app.spool import BodyNotWritten
 from plain_gevent_h2.net import metrics
 from plain_gevent_h2.net.fairness import yield_to_others
@@ -35,7 +37,8 @@ class Handled:
         self.promised.append(promised)
         yield from self._pieces()
 
-    def run_websocket(self, _transport: object, _timeout: object) -> Generator[bytes]:
+    def run_websocket(self, transport: object, timeout: Callable[[], float]) -> Generator[bytes]:
+        self.served = (transport, timeout())
         yield from self._pieces()
 
     def close(self, status: int | None) -> None:
@@ -66,7 +69,8 @@ class Worker:
         self.pipeline = self
         self._handle = handle
 
-    def handle(self, _request: object, **_: object) -> Handled:
+    def handle(self, request: object, *, extended_connect: bool, stream: object) -> Handled:
+        self.handled = (request, extended_connect, stream)
         return self._handle()
 
     def client_left(self) -> None:
@@ -100,6 +104,7 @@ class Protocol(Stream):
 
     def upgrade(self, response: Response) -> Any:
         self.websocket_transport = Transport()  # type: ignore[assignment]
+        self.upgraded = response
         self.sent.append("upgrade")
         return self.websocket_transport
 
@@ -173,11 +178,17 @@ def active(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str]]:
 def accesses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statuses in the access log."""
     statuses: list[str] = []
-    monkeypatch.setattr(
-        stream_module, "log_access", lambda response, *_: statuses.append(response.status)
-    )
+
+    def log_access(response: Any, request: Any, elapsed: timedelta) -> None:
+        assert request.path == "/x"
+        assert timedelta() <= elapsed < timedelta(seconds=60)
+        statuses.append(response.status)
+
+    monkeypatch.setattr(stream_module, "log_access", log_access)
     return statuses
 
+
+UNWRITTEN = "Request body could not be written to a temporary file (see TMPDIR)"
 
 FAILURES = [ValueError("on purpose"), SystemExit(1), GreenletExit(), ClientGone(), gevent.Timeout()]
 
@@ -192,7 +203,19 @@ class TestRun:
         assert accesses == ["200"]
         assert request.stream.greenlet_done
         assert request.handled is not None
-        assert request.handled.response.headers["Content-Length"] == "5"
+        assert ("Content-Length", "5") in request.handled.response.headers.items()
+        assert request.worker.handled == (request.stream.logged_request, False, request.stream)
+
+    def test_before_its_run(self) -> None:
+        stream = Request(Response()).stream
+        assert (stream.began_at, stream.gone_at, stream.greenlet) == (0.0, None, None)
+        assert stream.stop_body(0)  # there is nothing to stop
+
+    def test_a_request_without_a_method(self, active: list[object]) -> None:
+        request = Request(Response())
+        request.stream.method = ""
+        request.run()
+        assert active == [(1, "", "https"), (-1, "", "https")]
 
     @pytest.mark.parametrize("failure", FAILURES, ids=lambda exc: type(exc).__name__)
     @pytest.mark.parametrize("where", ["view", "build", "headers", "body"])
@@ -239,26 +262,46 @@ class TestRun:
             Request(StreamingResponse(iter([b"x"])), failure).run()
         assert len(caplog.records) == lines
         for line in caplog.records:
+            assert line.getMessage() == "Error handling request"
             assert line.path == "/x"  # type: ignore[attr-defined]
             assert line.exc_info is not None
 
     @pytest.mark.parametrize(
-        ("failure", "status"),
+        ("failure", "status", "line"),
         [
-            (ValueError("x"), 400),
-            (LookupError("x"), 400),
-            (BodyNotWritten(28, "No space left"), 500),
+            (ValueError("x"), 400, "Invalid request"),
+            (LookupError("x"), 400, "Invalid request"),
+            (BodyNotWritten(28, "No space left"), 500, UNWRITTEN),
         ],
     )
     def test_a_request_that_cannot_be_built(
-        self, active: list[object], failure: Exception, status: int
+        self,
+        active: list[object],
+        caplog: pytest.LogCaptureFixture,
+        failure: Exception,
+        status: int,
+        line: str,
     ) -> None:
         request = Request(Response())
         request.stream.cannot_build = failure
-        assert request.run() == [("error", status), "cleaned up"]
+        with caplog.at_level("WARNING", "plain.server"):
+            assert request.run() == [("error", status), "cleaned up"]
+        (record,) = caplog.records
+        assert (record.getMessage(), record.error) == (line, str(failure))  # type: ignore[attr-defined]
+        assert record.exc_info is None
         assert request.handled is None
         assert active == []
         assert request.succeeded
+
+    def test_one_that_something_is_thrown_into_as_it_begins(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        request = Request(Response())
+        request.stream.cannot_build = failure = gevent.Timeout()  # type: ignore[assignment]
+        assert request.run() == [("error", 500), "cleaned up"]
+        (record,) = caplog.records
+        assert record.exc_info is not None
+        assert record.exc_info[1] is failure
 
     def test_a_client_that_left_before_its_turn(self, active: list[object]) -> None:
         request = Request(Response())
@@ -328,6 +371,13 @@ class TestSend:
         assert request.handled is not None
         assert request.handled.promised == [9]
 
+    def test_so_does_a_stream_that_promises_one(self) -> None:
+        response = StreamingResponse(iter([b"x"]), headers={"Content-Length": "3"})
+        request = Request(response, b"abc")
+        assert request.run() == [("headers", 200, False), b"abc", "end", "cleaned up"]
+        assert request.handled is not None
+        assert request.handled.promised == [3]
+
     def test_empty_pieces_are_no_data(self) -> None:
         request = Request(StreamingResponse(iter([b"x"])), b"", b"a", b"", b"b")
         assert request.run() == [("headers", 200, False), b"a", b"b", "end", "cleaned up"]
@@ -381,12 +431,15 @@ class TestPromisedLength:
     def test_numbers(self, value: str, length: int) -> None:
         assert promised_length(Response(headers={"Content-Length": value})) == length
 
-    @pytest.mark.parametrize("value", ["", "-1", "+1", "1.0", "1_0", "9" * 20, "1 1", "\xb2"])
+    @pytest.mark.parametrize(
+        "value", ["", "-1", "+1", "1.0", "1_0", "9" * 20, "1 1", "\xb2", "1\xa0"]
+    )
     def test_what_is_none(self, value: str) -> None:
         response = Response()
         response.headers["Content-Length"] = value
-        with pytest.raises(InvalidHeader):
+        with pytest.raises(InvalidHeader) as raised:
             promised_length(response)
+        assert raised.value.hdr == f"Content-Length: {value!r}"
 
     def test_there_is_none(self) -> None:
         assert promised_length(Response()) is None
@@ -411,7 +464,25 @@ class TestWebSocket:
     def test_what_its_view_sends(self) -> None:
         request = self.make(b"a", b"b")
         assert request.run() == ["upgrade", b"a", b"b", "end", "cleaned up"]
+        assert request.handled is not None
+        assert request.handled.served == (
+            request.stream.websocket_transport,
+            WEBSOCKET_CLOSE_TIMEOUT,
+        )
+        assert request.stream.upgraded is request.handled.response
         assert request.stream.websocket_transport.told == ["lost"]  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("is_connect", [False, True])
+    def test_a_connect_is_told_to_the_pipeline(self, is_connect: bool) -> None:
+        """Over HTTP/2 alone there is one."""
+
+        class Connect(Protocol):
+            is_extended_connect = is_connect
+
+        request = self.make(b"a")
+        request.stream = Connect(request.worker)
+        request.run()
+        assert request.worker.handled == (request.stream.logged_request, is_connect, request.stream)
 
     def test_it_is_lost_after_a_failure(self) -> None:
         request = self.make(b"a", ValueError("on purpose"))
