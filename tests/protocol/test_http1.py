@@ -134,6 +134,20 @@ class TestConnection:
             assert client.read().status == 408
             assert client.closed()
 
+    @pytest.mark.parametrize("method", ["HEAD", "GET"])
+    def test_the_workers_own_error_page_has_a_body_but_for_head(
+        self, plaintext: Serving, method: str
+    ) -> None:
+        """RFC 9110 section 9.3.2. That of a 408 is none of Plain's."""
+        with Client(plaintext.connect()) as client:
+            client.send(request("/echo", "Content-Length: 100", method=method) + b"half")
+            client.sock.shutdown(socket.SHUT_WR)
+            answer = client.read(method)
+            assert answer.status == 408
+            assert int(answer.all("content-length")[0]) > 0
+            assert bool(answer.body) == (method == "GET")
+            assert client.closed()
+
     @pytest.mark.parametrize("block", [False, True], ids=["yields", "blocks"])
     def test_a_body_is_closed_when_its_client_leaves(self, either: Serving, block: bool) -> None:
         name = f"http1-{either.port}-{block}"

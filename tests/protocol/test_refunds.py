@@ -1,10 +1,13 @@
 """What a connection takes it gives back, and what it counts it counts anew."""
 
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import GoAwayFrame, WindowUpdateFrame
+from http1client import Client, request
+from hyperframe.frame import GoAwayFrame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
 from memory_server import MemoryServer
 from raw import (
     WINDOW,
@@ -19,10 +22,13 @@ from raw import (
 )
 from virtual_time import advance
 
+from plain_gevent_h2.http2.connection import BLOCK_NOT_CHARGED
 from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
 from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.state_machine import CONNECTION_WINDOW
 from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME
+from plain_gevent_h2.limits.header_budget import UNFINISHED_LIMIT
+from plain_gevent_h2.limits.unread_responses import MAX_UNTAKEN
 
 Serve = Callable[..., MemoryServer]
 
@@ -186,6 +192,142 @@ class TestCompressionState:
             assert client.expect_response(stream).status == 200
 
 
+class TestRequestsWithoutAView:
+    """What a request holds is given back, however it ends before its view has begun."""
+
+    LONG = tuple((f"x-{i}", "y" * 4000) for i in range(4))
+
+    @staticmethod
+    def held(server: MemoryServer) -> tuple[int, int]:
+        """Bytes of header fields, and of bodies."""
+        advance(0.1)
+        left = server.worker.left()
+        return left.get("bytes of headers", 0), left.get("bytes of bodies", 0)
+
+    @pytest.mark.parametrize("end", ["reset", "too much", "malformed trailers", "too slow", "gone"])
+    def test_over_http2(self, server: MemoryServer, end: str) -> None:
+        with RawClient(server) as client:
+            fields = [*request_fields("/echo", "POST", ("content-length", "5000")), *self.LONG]
+            stream_id = client.open(fields, end_stream=False)
+            client.send(data(stream_id, bytes(1000), end=False))
+            client.expect_alive()
+            size_of_headers, size_of_body = self.held(server)
+            assert size_of_headers > 10_000
+            assert size_of_body == 1000
+            if end == "reset":
+                client.send(rst_stream(stream_id))
+            elif end == "too much":
+                client.send(data(stream_id, bytes(5000)))
+                client.expect_stream_error(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            elif end == "malformed trailers":
+                client.send(headers(stream_id, client.block([("X", "y")])))
+                client.expect_stream_error(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            elif end == "too slow":
+                advance(60)
+                assert client.expect_response(stream_id).status == 408
+                advance(10)
+            else:
+                client.sock.close()
+            assert self.held(server) == (0, 0)
+
+    @pytest.mark.parametrize("end", ["reset", "gone"])
+    def test_one_that_waits_for_its_place(self, serve: Serve, end: str) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
+        with RawClient(server) as other, RawClient(server) as client:
+            other.open(request_fields("/sleep?s=20"))
+            other.expect_alive()
+            stream_id = client.open(
+                [*request_fields("/echo", "POST"), *self.LONG], end_stream=False
+            )
+            client.send(data(stream_id, bytes(1000)))
+            client.expect_alive()
+            size_of_headers, size_of_body = self.held(server)
+            assert size_of_headers > 10_000
+            assert size_of_body == 1000
+            if end == "reset":
+                client.send(rst_stream(stream_id))
+                client.expect_alive()
+            else:
+                client.sock.close()
+            assert self.held(server) == (0, 0)
+
+    @pytest.mark.parametrize("end", ["too slow", "bad chunks", "half-closed", "gone"])
+    def test_over_http1(self, either: MemoryServer, end: str) -> None:
+        fields = [f"{name}: {value}" for name, value in self.LONG]
+        with Client(either.connect("http/1.1")) as client:
+            chunked = request("/echo", "Transfer-Encoding: chunked", *fields, method="POST")
+            client.send(chunked + b"3e8\r\n" + bytes(1000))
+            size_of_headers, size_of_body = self.held(either)
+            assert size_of_headers > 10_000
+            assert size_of_body == 1000
+            if end == "too slow":
+                advance(60)
+                assert client.read().status == 408
+            elif end == "bad chunks":
+                client.send(b"\r\nx\r\n")
+                assert client.read().status == 400
+                assert client.closed()
+            elif end == "half-closed":
+                client.sock.shutdown(socket.SHUT_WR)
+                assert client.read().status == 408
+                assert client.closed()
+        assert self.held(either) == (0, 0)
+
+
+class TestRoom:
+    """Who has to go when what all clients leave is too much."""
+
+    @pytest.mark.parametrize("slow", ["h2", "http/1.1"])
+    @pytest.mark.parametrize("fast", ["h2", "http/1.1"])
+    def test_a_body_that_stalls_makes_room_for_another(
+        self, serve: Serve, slow: str, fast: str
+    ) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": "50000"})
+        fields = request("/echo", "Content-Length: 40001", method="POST")
+        with (
+            RawClient(server) as client,
+            RawClient(server) as other,
+            Client(server.connect("http/1.1")) as old,
+            Client(server.connect("http/1.1")) as another,
+        ):
+            # No part of it comes for a while. (Its rate is that of the last seconds.)
+            stream_id = 0
+            if slow == "h2":
+                stream_id = client.open(request_fields("/echo", "POST"), end_stream=False)
+                for _ in range(4):
+                    client.send(data(stream_id, bytes(10_000), end=False))
+            else:
+                old.send(fields + bytes(40_000))
+            advance(14)
+            if fast == "h2":
+                second = other.open(request_fields("/echo", "POST"), end_stream=False)
+                for i in range(4):
+                    other.send(data(second, bytes(10_000), end=i == 3))
+                assert other.finish(second).status == 200
+            else:
+                another.send(fields + bytes(40_001))
+                assert another.read().status == 200
+            assert (client.finish(stream_id) if slow == "h2" else old.read()).status == 503
+            assert server.log().count("Upload evicted") == (slow == "h2")
+
+    def test_whole_responses_that_nobody_takes_are_given_up(self, serve: Serve) -> None:
+        """Those of the connection that leaves most; the largest response is spared."""
+        server = serve()
+        size = MAX_UNTAKEN // 4
+        with ExitStack() as stack:
+            clients = [stack.enter_context(RawClient(server, {WINDOW: 0})) for _ in range(5)]
+            for client in (clients[0], *clients):
+                stream_id = client.open(request_fields(f"/bytes?n={size}"))
+                client.expect(HeadersFrame, stream_id)
+            advance(2)
+            clients[0].expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+            for client in clients[1:]:
+                client.expect_alive()
+                assert not client.received(RstStreamFrame)
+            assert server.worker.limits.unsent.total == 4 * size
+            assert "responses that are not taken" in server.log()
+
+
 class TestCounts:
     def test_continuations_are_those_of_one_block(self, server: MemoryServer) -> None:
         with RawClient(server) as client:
@@ -227,6 +369,40 @@ class TestCounts:
             client.expect_alive()
             client.send(*[late] * 200)
             client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    @pytest.mark.parametrize("kind", ["malformed", "refused"])
+    def test_streams_that_come_to_nothing_have_one(self, serve: Serve, kind: str) -> None:
+        """They cost as much as those that the client resets."""
+        server = serve(env={"PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": "1"})
+        burst = FRAME_LIMITS[FrameType.RST_STREAM].burst
+        with RawClient(server) as client:
+            if kind == "refused":
+                client.open(request_fields("/echo", "POST"), end_stream=False)
+            more = [("X-Upper", "1")] if kind == "malformed" else []
+            for _ in range(burst + burst // 2):
+                client.send(
+                    headers(client.new_stream_id(), client.block([*request_fields(), *more]))
+                )
+            client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+            assert len(client.received(RstStreamFrame)) == burst + 1
+
+    def test_header_blocks_without_an_end_have_one_for_the_worker(
+        self, server: MemoryServer
+    ) -> None:
+        """Those that were begun first make room."""
+        fragment = bytes(16384)
+        size = 7 * len(fragment) - BLOCK_NOT_CHARGED
+        number = UNFINISHED_LIMIT // size
+        with ExitStack() as stack:
+            clients = [stack.enter_context(RawClient(server)) for _ in range(number + 2)]
+            for client in clients:
+                client.send(headers(1, fragment, end_headers=False))
+                for _ in range(6):
+                    client.send(continuation(1, fragment, end_headers=False))
+                advance(0.01)
+            for client in clients[:2]:
+                client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+            assert not any(client.received(GoAwayFrame) for client in clients[2:])
 
 
 class TestClientsThatDoNotRead:

@@ -3,6 +3,7 @@
 `server/test_slow_clients.py`, `test_drain.py` and `test_bodies.py` wait for one of each kind.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pytest
 from gevent import socket
 from h2.errors import ErrorCodes
 from http1client import Client, request
-from hyperframe.frame import DataFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, PingFrame, RstStreamFrame
 from load_client import MAX_STREAM_ID, REFUSED_STREAM, Http1Client, Http2Client
 from memory_server import MemoryServer
 from raw import (
@@ -34,7 +35,10 @@ from plain_gevent_h2.app.plain_internals import (
     LINGER_CLOSE_TIMEOUT,
     RECV_PROGRESS_TIMEOUT,
 )
+from plain_gevent_h2.http1 import output
 from plain_gevent_h2.http1.client_presence import ASK_AFTER, HALF_CLOSED_SILENCE
+from plain_gevent_h2.http2.frames import FRAME_HEADER_SIZE
+from plain_gevent_h2.http2.receiver import DISCARD_BYTES
 from plain_gevent_h2.http2.shutdown import DRAIN_GAP, DRAIN_PING_TIMEOUT, LINGER_TIMEOUT
 from plain_gevent_h2.http2.timeouts import (
     BLOCK_TIMEOUT,
@@ -43,7 +47,11 @@ from plain_gevent_h2.http2.timeouts import (
     PREFACE_TIMEOUT,
 )
 from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
-from plain_gevent_h2.limits.send_timeout import MIN_PROGRESS, SEND_TIMEOUT_WHEN_FULL
+from plain_gevent_h2.limits.send_timeout import (
+    MIN_PROGRESS,
+    SEND_TIMEOUT_UNDER_PRESSURE,
+    SEND_TIMEOUT_WHEN_FULL,
+)
 from plain_gevent_h2.net.fairness import SWEEP_INTERVAL
 from plain_gevent_h2.stream import STOP_GRACE
 
@@ -136,6 +144,11 @@ class TestIdle:
             stream_id = client.open(request_fields("/bytes?n=100"))
             advance(5)
             assert server.worker.readers() == 1
+            # Nor if the stream came after a sweep had found the connection idle.
+            (connection,) = server.worker._connections.http2()
+            connection.park()
+            advance(0.1)
+            assert server.worker.readers() == 1
             client.send(window_update(stream_id, 100))
             assert client.finish(stream_id).body == b"x" * 100
 
@@ -168,6 +181,16 @@ class TestIdle:
                 assert third.request().body == b"hello"
                 assert [g.error_code for g in first.expect_close()] == [0]
             second.expect_alive()
+
+    def test_a_busy_one_does_not(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "2"})
+        with Client(server.connect("http/1.1")) as old, RawClient(server) as client:
+            old.send(request("/sleep?s=25"))
+            stream_id = client.open(request_fields("/sleep?s=25"))
+            client.expect_alive()
+            advance(10 * LEAST_IDLE)
+            assert not server.connect("h2").recv(100).startswith(b"\0")  # no SETTINGS
+            assert old.read().body == client.finish(stream_id).body == b"slept"
 
 
 class TestEnd:
@@ -217,10 +240,29 @@ class TestEnd:
                 assert client.expect(RstStreamFrame, stream_id).error_code == 0
             assert client.request().body == b"hello"
 
+    @pytest.mark.parametrize("pad", [None, 100])
+    def test_of_which_no_more_is_taken_than_may_be_under_way(
+        self, server: MemoryServer, pad: int | None
+    ) -> None:
+        """Padding counts: the client's window does for it as well."""
+        with RawClient(server) as client, takes(0, 0.1):
+            too_large = ("content-length", "1000000000")
+            stream_id = client.open(request_fields("/echo", "POST", too_large), end_stream=False)
+            assert client.expect_response(stream_id).status == 413
+            frame = data(stream_id, bytes(8192), end=False, pad=pad)
+            for _ in range(DISCARD_BYTES // (len(frame) - FRAME_HEADER_SIZE)):
+                client.send(frame)
+            client.expect_alive()
+            assert not client.received(RstStreamFrame)
+            client.send(frame)
+            assert client.expect(RstStreamFrame, stream_id).error_code == 0
+            assert client.request().body == b"hello"
+
 
 class TestDrain:
     @pytest.mark.parametrize("acknowledged", [True, False], ids=["ack", "no-ack"])
     def test_two_goaways(self, serve: Serve, acknowledged: bool) -> None:
+        """An acknowledgement of what was not asked for is none."""
         server = serve()
         with Http2Client(server, ack_pings=False) as client:
             slow = client.open("/sleep?s=10")
@@ -232,8 +274,7 @@ class TestDrain:
             assert (first.last_stream_id, first.error_code) == (MAX_STREAM_ID, 0)
             crossing = client.open("/")
             assert client.answer(crossing).body == b"hello"
-            if acknowledged:
-                client.ack_ping(client.pings[0])
+            client.ack_ping(client.pings[0] if acknowledged else PingFrame(opaque_data=b"anything"))
             with takes(0 if acknowledged else DRAIN_PING_TIMEOUT, 0.3):
                 client.until(lambda: len(client.goaways) == 2, "second GOAWAY")
             second = client.goaways[1]
@@ -370,12 +411,37 @@ class TestResponses:
                 until_over(impatient)
         assert "unread" in watched(impatient)["ended"]
 
-    def test_they_give_way_when_places_are_short(self, serve: Serve) -> None:
+    @pytest.mark.parametrize("held_by", ["stream", "connection", "socket"])
+    def test_they_give_way_when_places_are_short(self, serve: Serve, held_by: str) -> None:
+        """A socket may be slow for longer than a window may be shut."""
         server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
-        with RawClient(server, {WINDOW: 0}) as client, RawClient(server) as other:
+        window = 0 if held_by == "stream" else 2**30
+        with (
+            RawClient(server, {WINDOW: window}, update_windows=False) as client,
+            RawClient(server) as other,
+        ):
+            if held_by == "socket":
+                client.send(window_update(0, 2**30))
             client.open(request_fields("/endless?name=hog&wait=0&size=100000"))
-            client.expect_alive()
-            with takes(SEND_TIMEOUT_WHEN_FULL):
+            if held_by != "socket":
+                client.expect_alive()
+            slow = SEND_TIMEOUT_UNDER_PRESSURE
+            with takes(slow if held_by == "socket" else SEND_TIMEOUT_WHEN_FULL):
+                assert other.request().body == b"hello"
+
+    @pytest.mark.parametrize("takes_some", [False, True])
+    def test_over_http1_too(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, takes_some: bool
+    ) -> None:
+        """By what their kernels have acknowledged: a socket pair has no such count."""
+        taken = itertools.count(0, MIN_PROGRESS if takes_some else 0)
+        monkeypatch.setattr(output, "bytes_acknowledged", lambda _sock: next(taken))
+        env = {"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1", "PLAIN_SERVER_SEND_TIMEOUT": "20"}
+        server = serve(env=env)
+        with Client(server.connect("http/1.1")) as client, RawClient(server) as other:
+            client.send(request("/endless?name=hog1&wait=0&size=100000"))
+            client.read_head()
+            with takes(20 if takes_some else SEND_TIMEOUT_WHEN_FULL):
                 assert other.request().body == b"hello"
 
     def test_http1(self, impatient: MemoryServer) -> None:
