@@ -231,7 +231,7 @@ class TestRequestsWithoutAView:
             assert self.held(server) == (0, 0)
 
     @pytest.mark.parametrize("end", ["reset", "gone"])
-    def test_one_that_waits_for_its_place(self, serve: Serve, end: str) -> None:
+    def test_one_that_waits_for_its_slot(self, serve: Serve, end: str) -> None:
         server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "1"})
         with RawClient(server) as other, RawClient(server) as client:
             other.open(request_fields("/sleep?s=20"))

@@ -232,14 +232,18 @@ class TestClientless:
 
     @pytest.mark.parametrize("held", [0, 1, 2, 4])
     def test_who_waits_is_refused_once_they_hold_half_of_the_places(
-        self, slots: Slots, end: Event, held: int
+        self, slots: Slots, end: Event, held: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.leave(slots, self.start(slots, end, 4))
         self.leave(slots, self.start(slots, end, 4)[:held])
         source = Source(Stream(), Stream())
         slots.start_from(source)
-        slots.refuse_waiting()
+        with caplog.at_level("WARNING", "plain.server"):
+            for _ in range(2):
+                slots.refuse_waiting()
         assert source.refused == (2 if held >= 2 else 0)
+        lines = [line for line in caplog.records if "without their clients" in line.getMessage()]
+        assert [vars(line)["clientless"] for line in lines] == ([4 + held] if held >= 2 else [])
         end.set()
 
     def test_nobody_is_refused_while_there_are_places(self, slots: Slots, end: Event) -> None:
@@ -310,7 +314,7 @@ class TestGreenlets:
             current.rawlink(taken_back)
             current.unlink(taken_back)
             current.unlink(taken_back)
-            current.rawlink(lambda _: heard.append("over"))
+            current.rawlink(lambda of: heard.append("over" if of is current else "another"))
 
         run(slots, view)
         assert heard == ["over"]
@@ -391,11 +395,11 @@ class TestTurns:
         for stream in streams:
             slots.start_from(Source(stream))
         assert sum(bool(stream.greenlet) for stream in streams) == AHEAD
-        assert not slots.is_full()  # they wait for their turn, not for a place
+        assert not slots.is_full()  # they wait for their turn, not for a slot
         for stream in streams:
             assert stream.over.wait(60)
 
-    def test_it_is_full_while_someone_waits_for_a_place(self) -> None:
+    def test_it_is_full_while_someone_waits_for_a_slot(self) -> None:
         slots = Slots(2, lambda: None)
         goes_on = Event()
         slots.start_from(Source(Stream(goes_on.wait), Stream(goes_on.wait)))
@@ -407,7 +411,7 @@ class TestTurns:
         assert not slots.is_full()
         goes_on.set()
 
-    def test_a_place_that_becomes_free_is_for_the_first_that_waits(self) -> None:
+    def test_a_slot_that_becomes_free_is_for_the_first_that_waits(self) -> None:
         """Also if another comes before the hub has given it away."""
         slots = Slots(1, lambda: None)
         order: list[str] = []

@@ -136,7 +136,7 @@ class TestNumber:
             yield_to_others()
         assert ran(streams) == [True, True, True, False, True]
 
-    def test_the_place_of_one_without_a_client_is_for_another(self, connection: Connection) -> None:
+    def test_the_slot_of_one_without_a_client_is_for_another(self, connection: Connection) -> None:
         """Up to as many again: then the connection waits for what it has left behind."""
         first, second, third, fourth = (connection.open(3) for _ in range(4))
         connection.leave(*first)
@@ -187,8 +187,8 @@ class TestNumber:
         assert connection.queue._clientless == 0
 
 
-class TestPlaces:
-    def test_it_waits_for_a_place_of_the_worker(self, unsent: UnsentBytes) -> None:
+class TestSlots:
+    def test_it_waits_for_a_slot_of_the_worker(self, unsent: UnsentBytes) -> None:
         slots = Slots(1, lambda: None)
         first, second = Connection(slots, unsent), Connection(slots, unsent)
         (running,), (waiting,) = first.open(), second.open()
