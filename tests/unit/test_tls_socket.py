@@ -268,7 +268,7 @@ class TestHandshake:
         handshake = spawn(TlsSocket(sockets[0], context, served, HandshakeTurns()).handshake)
         with pytest.raises(ssl.SSLError, match=r"(?i)no application protocol"):
             Client(sockets[1], client_context(offered)).handshake()
-        with pytest.raises(NoCommonProtocol) as raised:
+        with pytest.raises(NoCommonProtocol, match=r"ALPN offers \[b") as raised:
             handshake.get()
         assert why_handshake_failed(raised.value) == "no protocol in common (ALPN)"
 
@@ -309,7 +309,7 @@ class TestHandshake:
 
     def test_a_client_that_leaves(self, server: TlsSocket, peer: gsocket.socket) -> None:
         peer.close()
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError, match=r"^closed in the TLS handshake$"):
             server.handshake()
 
     def test_in_pieces_of_three_bytes(self, server: TlsSocket, peer: gsocket.socket) -> None:
@@ -333,7 +333,7 @@ class TestHandshake:
         self, server: TlsSocket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tls_socket, "HANDSHAKE_TIMEOUT", 0.02)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"^TLS handshake$"):
             server.handshake()
 
 
