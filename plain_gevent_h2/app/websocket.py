@@ -33,6 +33,10 @@ MIN_READ = 16 * 1024
 MAX_EARLY = 64 * 1024
 
 
+def _nobody(*_: int) -> None:
+    """The callbacks of the stream, once the view is over."""
+
+
 class WebSocketTransport:
     """Both ends of the bytes of one WebSocket.
 
@@ -194,6 +198,9 @@ class WebSocketTransport:
             self.drop_messages = None  # a method of the object that holds this one
             self._gives_up = True
             self._on_report(self.waiting, 0)
+            # Plain's WebSocket is in a cycle with its task for pings, and holds this object. It
+            # should not hold the connection until the garbage collector comes.
+            self._on_read = self._on_evicted = _nobody
 
     def _notify_view(self) -> None:
         if self._loop is not None and not self._view_is_notified:
