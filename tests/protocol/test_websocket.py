@@ -28,6 +28,7 @@ from plain_gevent_h2.app.plain_internals import LINGER_CLOSE_TIMEOUT
 from plain_gevent_h2.app.unread_websockets import MAX_UNREAD
 from plain_gevent_h2.app.websocket import MAX_EARLY
 from plain_gevent_h2.http1.connection import WEBSOCKET_BACKLOG
+from plain_gevent_h2.http1.stream import Http1Stream
 from plain_gevent_h2.http2.timeouts import DISCARD_TIMEOUT
 from plain_gevent_h2.net.fairness import SWEEP_INTERVAL
 from plain_gevent_h2.net.tls_socket import RECV_SIZE
@@ -544,6 +545,23 @@ class TestHttp1:
         with Client(server.connect("http/1.1")) as client:
             client.send(request)
             assert client.read().status == 405
+
+    def test_one_that_is_accepted_as_the_drain_begins_is_told(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The 101 waits for its client: there is no transport yet that could be told."""
+        flush = Http1Stream._flush
+        server = serve()
+
+        def slow(stream: Http1Stream) -> None:
+            if stream.websocket_transport is None:
+                server.drain()
+                gevent.sleep(1)
+            flush(stream)
+
+        monkeypatch.setattr(Http1Stream, "_flush", slow)
+        with connect(server, "http/1.1") as sock:
+            expect_close(sock, 1001, "Server shutting down")
 
 
 class TestHttp2:
