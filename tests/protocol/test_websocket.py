@@ -479,6 +479,20 @@ class TestLimits:
             assert evicted == socks[1:6]
 
 
+def test_a_reset_ends_a_view_that_leaves_messages_unread(serve: Serve) -> None:
+    """The reader waits for room for one more: it does not see the end by itself."""
+    server = serve()
+    with RawClient(server) as client:
+        stream = client.open(connect_fields("/ws/deaf"), end_stream=False)
+        for _ in range(10):
+            client.send(data(stream, websocket_frame(bytes(10_000)), end=False))
+        client.expect_alive()
+        assert server.worker.left()["bytes of bodies"] > MESSAGE_BACKLOG
+        client.send(rst_stream(stream))
+        advance(VIEW_GRACE + 0.1)
+        assert server.worker.left() == {"connections": 1}
+
+
 class TestBeforeTheViewAccepts:
     """A client may send nothing yet (RFC 6455 section 4.1)."""
 
