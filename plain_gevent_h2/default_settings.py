@@ -26,7 +26,7 @@ SERVER_H2_MAX_REQUESTS_PER_CONNECTION: int = 100000
 SERVER_SEND_TIMEOUT: int = 60
 
 # The most streams (HTTP/1.1 requests included) that run at once in one worker. More than
-# these wait for a free place.
+# these wait for a free slot.
 SERVER_MAX_RUNNING_STREAMS: int = 10000
 
 # Seconds that a view may take to return its response, 0 for no limit. Past them it is stopped

@@ -340,6 +340,8 @@ class Stream(ABC):
         if self.bytes_follow:
             raise UpgradeRefused("bytes received before the upgrade completed")
         transport = self.upgrade(handled.response)
+        if not self.worker.alive:  # it began to drain while the 101 waited for its client
+            transport.worker_shuts_down()
         try:
             for piece in handled.run_websocket(transport, self._close_timeout):
                 self.send_data(piece)

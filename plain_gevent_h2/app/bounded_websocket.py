@@ -87,6 +87,7 @@ class BoundedWebSocket(WebSocket):
         self._messages = _Messages(transport)
         self._closing: asyncio.Task[None] | None = None
         transport.drop_messages = self._drop
+        transport.end_socket = self._end
         if transport.is_evicted:  # before this object was made
             self._drop()
 

@@ -58,7 +58,9 @@ class Spool:
         self._memory_left = size
         self._on_released = on_released
         self._queue: list[bytes] = []
-        self._error: BodyNotWritten | None = None
+        # Of the error of a write, for one to raise: an exception that is kept keeps the frames that
+        # it has passed, and with them the stream and its connection.
+        self._failure: tuple[Any, ...] | None = None
         self._closed = False
         self.waiting = 0  # bytes that are not written yet
         self.idle = Event()  # nobody writes
@@ -66,8 +68,7 @@ class Spool:
 
     def write(self, data: bytes) -> None:
         """Write `data` to memory, or queue it. Raises `BodyNotWritten` if a write has failed."""
-        if self._error is not None:
-            raise self._error
+        self._check_written()
         self._memory_left -= len(data)
         if self._memory_left >= 0:
             self._file.write(data)
@@ -88,7 +89,7 @@ class Spool:
                 tempfile.gettempdir()
                 write(pieces)
             except OSError as exc:
-                self._error = BodyNotWritten(*exc.args)
+                self._failure = exc.args
                 pieces += self._queue
                 self._queue.clear()
             self._left_queue(pieces)
@@ -99,6 +100,10 @@ class Spool:
     def _write(self, pieces: list[bytes]) -> None:
         self._file.write(b"".join(pieces))
 
+    def _check_written(self) -> None:
+        if self._failure is not None:
+            raise BodyNotWritten(*self._failure)
+
     def _left_queue(self, pieces: list[bytes]) -> None:
         size = sum(map(len, pieces))
         self.waiting -= size
@@ -107,8 +112,7 @@ class Spool:
     def seek(self, offset: int) -> None:
         """Go to `offset`. Blocks until all is written. Raises `BodyNotWritten`."""
         self.idle.wait()
-        if self._error is not None:
-            raise self._error
+        self._check_written()
         try:
             in_native_thread(self._file.seek)(offset)  # writes what Python has buffered
         except OSError as exc:

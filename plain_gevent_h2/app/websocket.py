@@ -33,6 +33,10 @@ MIN_READ = 16 * 1024
 MAX_EARLY = 64 * 1024
 
 
+def _nobody(*_: int) -> None:
+    """The callbacks of the stream, once the view is over."""
+
+
 class WebSocketTransport:
     """Both ends of the bytes of one WebSocket.
 
@@ -82,8 +86,10 @@ class WebSocketTransport:
         self._broken = False  # nothing more reaches the client
         self._arrived = asyncio.Event()
         self._shutdown: asyncio.Future[None] | None = None
-        #: Gives up messages. Set by `BoundedWebSocket`, cleared in the hub after the view.
+        #: Give up messages, and end the socket. Set by `BoundedWebSocket`, cleared in the hub after
+        #: the view.
         self.drop_messages: Callable[[], None] | None = None
+        self.end_socket: Callable[[], None] | None = None
 
     # -- the stream's side ----------------------------------------------------
 
@@ -191,9 +197,12 @@ class WebSocketTransport:
         finally:
             self.lost()
             call.wait(call.is_done)
-            self.drop_messages = None  # a method of the object that holds this one
+            self.drop_messages = self.end_socket = None  # of the object that holds this one
             self._gives_up = True
             self._on_report(self.waiting, 0)
+            # Plain's WebSocket is in a cycle with its task for pings, and holds this object. It
+            # should not hold the connection until the garbage collector comes.
+            self._on_read = self._on_evicted = _nobody
 
     def _notify_view(self) -> None:
         if self._loop is not None and not self._view_is_notified:
@@ -222,11 +231,14 @@ class WebSocketTransport:
         self._arrived.set()
         assert self._sent is not None
         self._sent.close()
+        # The reader may wait for room for a message: it would not see the end before the next ping.
+        if (end := self.end_socket) is not None:
+            end()
 
     def _drop(self) -> None:
         self._received.clear()
-        if self.drop_messages is not None:
-            self.drop_messages()
+        if (drop := self.drop_messages) is not None:
+            drop()
 
     def _shut_down(self) -> None:
         assert self._shutdown is not None

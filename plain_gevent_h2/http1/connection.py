@@ -92,7 +92,7 @@ class Http1Connection:
 
         # Changed by the slots, the worker and the streams as well.
         self._unstarted: Http1Stream | None = None  # the request, until it has its greenlet
-        self._is_refused = False  # the request under way got no place
+        self._is_refused = False  # the request under way got no slot
         self._drain_since: float | None = None
         self._abort_later: gevent.Greenlet[..., None] | None = None  # after a WebSocket
 
@@ -183,7 +183,7 @@ class Http1Connection:
         if expects_continue(parsed):
             self.output.send_continue()
         began = time.monotonic()
-        sink = self._take_body(parsed, response)
+        sink = self._take_body(parsed, response, began)
         if sink is None:
             return False
         stream = Http1Stream(self, parsed, response, sink, time.monotonic() - began)
@@ -195,13 +195,12 @@ class Http1Connection:
             self._error_pages.send(503)
         return stream.keep_alive or self._linger()
 
-    def _take_body(self, parsed: ParsedRequest, response: Any) -> SpooledBody | None:
+    def _take_body(self, parsed: ParsedRequest, response: Any, began: float) -> SpooledBody | None:
         """The whole body of a request; None if the request was answered with an error page.
 
-        Raises `OSError` if the client has left.
+        `began` (monotonic) is for the access log. Raises `OSError` if the client has left.
         """
         sink = self._bodies.new_sink()
-        began = time.monotonic()
         try:
             self._bodies.read(sink, parsed)
         except (IncompleteBody, BodyNotWritten, ParseException) as exc:
@@ -296,7 +295,7 @@ class Http1Connection:
             self._leave_queue(self._unstarted)
 
     def _leave_queue(self, stream: Http1Stream) -> None:
-        """Give up a request that has no place yet, and with it the connection."""
+        """Give up a request that has no slot yet, and with it the connection."""
         self._limits.slots.leave(self)
         self._unstarted = None
         stream.greenlet_done = True

@@ -38,13 +38,12 @@ def call_in_new_thread(function: Callable[[], Any], stop: Callable[[], object]) 
 
     A greenlet that is stopped meanwhile calls `stop()`, and waits until `function` has returned.
     """
-    outcome: tuple[Any, BaseException | None]
+    outcomes: list[tuple[Any, BaseException | None]] = []
     is_done = Lock()
     is_done.acquire()
 
     def work() -> None:
-        nonlocal outcome
-        outcome = _outcome(function, (), {})
+        outcomes.append(_outcome(function, (), {}))
         native.destroy_hub()
         is_done.release()
 
@@ -55,7 +54,7 @@ def call_in_new_thread(function: Callable[[], Any], stop: Callable[[], object]) 
         stop()
         is_done.acquire()
         raise
-    return _settle(*outcome)
+    return _settle(*outcomes.pop())  # so that this frame does not have the exception
 
 
 def _outcome(
@@ -70,5 +69,8 @@ def _outcome(
 
 def _settle(result: Any, exc: BaseException | None) -> Any:
     if exc is not None:
-        raise exc
+        try:
+            raise exc
+        finally:
+            del exc  # its traceback has this frame: the two would keep all callers' frames
     return result

@@ -28,6 +28,7 @@ from plain_gevent_h2.app.plain_internals import LINGER_CLOSE_TIMEOUT
 from plain_gevent_h2.app.unread_websockets import MAX_UNREAD
 from plain_gevent_h2.app.websocket import MAX_EARLY
 from plain_gevent_h2.http1.connection import WEBSOCKET_BACKLOG
+from plain_gevent_h2.http1.stream import Http1Stream
 from plain_gevent_h2.http2.timeouts import DISCARD_TIMEOUT
 from plain_gevent_h2.net.fairness import SWEEP_INTERVAL
 from plain_gevent_h2.net.tls_socket import RECV_SIZE
@@ -478,6 +479,20 @@ class TestLimits:
             assert evicted == socks[1:6]
 
 
+def test_a_reset_ends_a_view_that_leaves_messages_unread(serve: Serve) -> None:
+    """The reader waits for room for one more: it does not see the end by itself."""
+    server = serve()
+    with RawClient(server) as client:
+        stream = client.open(connect_fields("/ws/deaf"), end_stream=False)
+        for _ in range(10):
+            client.send(data(stream, websocket_frame(bytes(10_000)), end=False))
+        client.expect_alive()
+        assert server.worker.left()["bytes of bodies"] > MESSAGE_BACKLOG
+        client.send(rst_stream(stream))
+        advance(VIEW_GRACE + 0.1)
+        assert server.worker.left() == {"connections": 1}
+
+
 class TestBeforeTheViewAccepts:
     """A client may send nothing yet (RFC 6455 section 4.1)."""
 
@@ -544,6 +559,23 @@ class TestHttp1:
         with Client(server.connect("http/1.1")) as client:
             client.send(request)
             assert client.read().status == 405
+
+    def test_one_that_is_accepted_as_the_drain_begins_is_told(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The 101 waits for its client: there is no transport yet that could be told."""
+        flush = Http1Stream._flush
+        server = serve()
+
+        def slow(stream: Http1Stream) -> None:
+            if stream.websocket_transport is None:
+                server.drain()
+                gevent.sleep(1)
+            flush(stream)
+
+        monkeypatch.setattr(Http1Stream, "_flush", slow)
+        with connect(server, "http/1.1") as sock:
+            expect_close(sock, 1001, "Server shutting down")
 
 
 class TestHttp2:

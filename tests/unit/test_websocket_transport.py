@@ -79,7 +79,7 @@ async def echo(transport: WebSocketTransport, _shutdown: "asyncio.Future[None]")
 
 
 class TestTransport:
-    def test_what_the_view_takes_is_on_readd_and_what_it_sends_comes(self, stream: Stream) -> None:
+    def test_what_the_view_takes_is_consumed_and_what_it_sends_comes(self, stream: Stream) -> None:
         stream.transport.accept()
         serving = stream.run(echo)
         for piece in (b"one", b"two", b"x" * 994):
