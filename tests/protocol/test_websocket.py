@@ -570,7 +570,7 @@ class TestHttp1:
         def slow(stream: Http1Stream) -> None:
             if stream.websocket_transport is None:
                 server.drain()
-                gevent.sleep(1)
+                advance(1.0)
             flush(stream)
 
         monkeypatch.setattr(Http1Stream, "_flush", slow)
