@@ -256,10 +256,11 @@ class Http1Connection:
 
     def _refuse_body(
         self, parsed: ParsedRequest, response: Any, exc: Exception, seconds: float
-    ) -> bool:
+    ) -> None:
         """Answer a request whose body failed with `exc`. Called while that is handled."""
         if isinstance(exc, IncompleteBody):
-            return self._refuse(408, "Incomplete request body")
+            self._refuse(408, "Incomplete request body")
+            return
         if isinstance(exc, BodyNotWritten):
             log_unwritten(exc)
             status, message = 500, ""
@@ -267,10 +268,11 @@ class Http1Connection:
             log_no_room(exc, self.client)
             status, message = 503, str(exc)
         else:  # a 413 for `LimitRequestBody`, a 400 for bad chunks or trailers
-            return self._refuse_exception(parsed, exc)
+            self._refuse_exception(parsed, exc)
+            return
         response.status = str(status)
         log_access(response, parsed, timedelta(seconds=seconds))
-        return self._refuse(status, message)
+        self._refuse(status, message)
 
     def _linger(self) -> bool:
         """End the connection so that its last response arrives. No request follows: False."""
