@@ -29,6 +29,9 @@ from hpack.hpack import encode_integer
 #: Bytes sent in one call.
 BATCH = 32 * 1024
 
+#: DATA frames of one stream sent in one call: a server may take a second for 100,000.
+MOST_FRAMES = 1000
+
 #: Seconds that the server has to answer the end of an attack.
 ANSWER_TIMEOUT = 30.0
 
@@ -350,7 +353,8 @@ class _WebSockets:
     def _data(self, stream: int) -> bytes:
         """DATA of one stream's turn, as many bytes as its windows have."""
         windows, start = self._windows, self._offsets[stream]
-        size = max(0, min(BATCH, windows[stream], windows[0]))
+        most = min(BATCH, self._attack.piece * MOST_FRAMES)
+        size = max(0, min(most, windows[stream], windows[0]))
         payload = self._attack.payload[start : start + size]
         self._offsets[stream] += len(payload)
         windows[stream] -= len(payload)
