@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
+from threading import Lock
 
 import raw
 from h2.errors import ErrorCodes
@@ -381,11 +382,35 @@ class _WebSockets:
 # -- the attacker -----------------------------------------------------------------------------
 
 
-def _filled(pending: bytes, chunks: Iterator[bytes]) -> bytes:
-    """`pending`, and more until it is a batch."""
-    while len(pending) < BATCH and (chunk := next(chunks, b"")):
-        pending += chunk
-    return pending
+class _Replay:
+    """What an attack sends, in batches. They are made once, for all connections of all threads."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._made: list[bytes] = []
+        self._making = Lock()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for i in itertools.count():
+            with self._making:
+                if i == len(self._made):
+                    self._made.append(self._next())
+            if not self._made[i]:
+                return
+            yield self._made[i]
+
+    def _next(self) -> bytes:
+        """More than `BATCH` bytes, or what is left."""
+        chunks, size = [], 0
+        while size < BATCH and (chunk := next(self._chunks, b"")):
+            chunks.append(chunk)
+            size += len(chunk)
+        return b"".join(chunks)
+
+
+def _filled(pending: bytes, batches: Iterator[bytes]) -> bytes:
+    """`pending`, and more if it is less than a batch."""
+    return pending if len(pending) >= BATCH else pending + next(batches, b"")
 
 
 class _Attacker:
@@ -398,11 +423,11 @@ class _Attacker:
         self.closed = ""
         self.sent = 0
 
-    def attack(self, pending: bytes, chunks: Iterator[bytes]) -> None:
+    def attack(self, pending: bytes, batches: Iterator[bytes]) -> None:
         """Send until the server closes."""
         while not self.closed:
             pending = pending[self._send(pending) :]
-            pending = _filled(pending, chunks)
+            pending = _filled(pending, batches)
         self._sock.close()
 
     def _send(self, pending: bytes) -> int:
@@ -453,14 +478,14 @@ class _Attacker:
             del received[: 9 + length]
 
 
-def run(name: str, port: int, cafile: str, seconds: float, reads: bool) -> Outcome:
+def run(replay: _Replay, port: int, cafile: str, seconds: float, reads: bool) -> Outcome:
     """Attack for so many seconds, with a new connection whenever one is closed."""
     outcome = Outcome()
     until = time.monotonic() + seconds
     while not outcome.connections or time.monotonic() < until:
-        chunks = ATTACKS[name]()
+        batches = iter(replay)
         # Before the server waits for the preface: on a busy machine it takes 20 threads seconds.
-        first = _filled(raw.PREFACE + raw.settings(), chunks)
+        first = _filled(raw.PREFACE + raw.settings(), batches)
         started = time.monotonic()
         try:
             attacker = _Attacker(port, cafile, reads=reads)
@@ -468,7 +493,7 @@ def run(name: str, port: int, cafile: str, seconds: float, reads: bool) -> Outco
             if not LATE < time.monotonic() - started < ANSWER_TIMEOUT:
                 raise
             continue  # 20 threads on a busy machine: this one came too late
-        attacker.attack(first, chunks)
+        attacker.attack(first, batches)
         outcome.connections += 1
         outcome.sent += attacker.sent
         if attacker.goaway:
@@ -483,8 +508,9 @@ def run_at_once(
 ) -> Outcome:
     """`run()` for so many attackers at the same time; what became of all their connections."""
     os.nice(10)  # the machine's second core is for the client that is measured
+    replay = _Replay(ATTACKS[name]())
     with ThreadPoolExecutor(number) as pool:
-        runs = [pool.submit(run, name, port, cafile, seconds, reads) for _ in range(number)]
+        runs = [pool.submit(run, replay, port, cafile, seconds, reads) for _ in range(number)]
     total = Outcome()
     for outcome in (run.result() for run in runs):
         total.connections += outcome.connections

@@ -24,7 +24,7 @@ from plain_gevent_h2.http2.receiver import MANY_STREAMS
 SECONDS = 0.5
 
 #: Requests that are measured before an attack, and after it.
-REQUESTS = 100
+REQUESTS = 50
 
 #: What the median latency of the client beside an attack may come to: three times the
 #: unattacked one, or of these seconds if that was less (a client in Python on a machine that
@@ -143,7 +143,6 @@ def test_attack_by_one_who_never_reads(
     comes_back(server, memory)
 
 
-@pytest.mark.alone
 def test_memory_comes_back_each_time(
     attackers: ProcessPoolExecutor, server: Server, memory: int
 ) -> None:
