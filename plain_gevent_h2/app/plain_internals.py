@@ -187,7 +187,8 @@ def drain_expired(worker: HasDrainDeadline) -> bool:
 
 def http1_response(parsed: ParsedRequest, output: ResponseOutput, *, is_tls: bool) -> Http1Response:
     """The response to `parsed`, which frames what it sends and writes it to `output`."""
-    return Http1Response(parsed, cast(Any, output), is_ssl=is_tls)
+    stream_writer: Any = output
+    return Http1Response(parsed, stream_writer, is_ssl=is_tls)
 
 
 def answer_error(
@@ -220,7 +221,8 @@ def http2_request(
     stream: ReceivedStream, client: Any, server: Any, scheme: str
 ) -> "tuple[h2.H2Request, Request, h2.H2Response]":
     """The request as the access log sees it, as the app sees it, and the logged response."""
-    return h2._prepare_stream_request(cast(Any, stream), client, server, scheme)
+    h2_stream: Any = stream
+    return h2._prepare_stream_request(h2_stream, client, server, scheme)
 
 
 # -- the request handler ----------------------------------------------------------
