@@ -5,7 +5,6 @@ import ssl
 import struct
 import time
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Any, Self
 
 from harness import WAIT, Server
@@ -110,13 +109,12 @@ class Socket(ABC):
     def __enter__(self) -> Self:
         return self
 
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
     @abstractmethod
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None: ...
+    def leave(self) -> None:
+        """End it without a close."""
 
     def send(self, message: str | bytes) -> None:
         if isinstance(message, str):
@@ -199,12 +197,7 @@ class Http1Socket(Socket):
         fields = (line.partition(": ") for line in lines)
         self.headers = {name.lower(): value for name, _, value in fields}
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def leave(self) -> None:
         self.sock.close()
 
     def send_bytes(self, raw: bytes, *, end: bool = False) -> None:
@@ -237,12 +230,7 @@ class Http2Socket(Socket):
         self.ended = "END_STREAM" in frame.flags
         self._window = client.server_settings[SettingsFrame.INITIAL_WINDOW_SIZE]
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def leave(self) -> None:
         if self.reset is None and not self.ended:
             self.client.send(rst_stream(self.stream_id))
 

@@ -21,6 +21,8 @@ from plain_gevent_h2.app.asyncio_bridge import (
 )
 from plain_gevent_h2.net.fairness import yield_to_others
 
+pytestmark = pytest.mark.usefixtures("hub_has_a_timer")
+
 
 class Stream:
     """As much of a stream as waits for a coroutine."""
@@ -33,18 +35,6 @@ class Stream:
         self.gone_at = 1.0
         if self.cancel is not None:
             self.cancel()
-
-
-@pytest.fixture(autouse=True)
-def _time_limit() -> Iterator[None]:
-    """A hub that waits for another thread alone ends (`LoopExit`). A worker's has its sweeps."""
-    with gevent.Timeout(60):
-        yield
-
-
-@pytest.fixture(scope="module")
-def bridge() -> AsyncioThread:
-    return AsyncioThread()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
 from plain.http import AsyncStreamingResponse, FileResponse, Response, StreamingResponse
 
@@ -21,6 +20,8 @@ from plain_gevent_h2.app.pipeline import (
     ResponseBodyFailed,
 )
 from plain_gevent_h2.app.plain_internals import ResponseOwner
+
+pytestmark = pytest.mark.usefixtures("hub_has_a_timer")
 
 IN_CONTEXT = contextvars.ContextVar("in_context", default=False)
 
@@ -65,13 +66,6 @@ class Body:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
-
-
-@pytest.fixture(autouse=True)
-def _time_limit() -> Iterator[None]:
-    """A hub that waits for another thread alone ends (`LoopExit`). A worker's has its sweeps."""
-    with gevent.Timeout(60):
-        yield
 
 
 @cache

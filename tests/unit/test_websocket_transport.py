@@ -1,7 +1,7 @@
 """The bytes of one WebSocket, on their way between its stream and its view."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import gevent
@@ -13,17 +13,7 @@ from plain_gevent_h2.app.upload_budget import UploadBudget
 from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, WebSocketTransport
 from plain_gevent_h2.net.fairness import yield_to_others
 
-
-@pytest.fixture(autouse=True)
-def _time_limit() -> Iterator[None]:
-    """A hub that waits for another thread alone ends (`LoopExit`). A worker's has its sweeps."""
-    with gevent.Timeout(60):
-        yield
-
-
-@pytest.fixture(scope="module")
-def bridge() -> AsyncioThread:
-    return AsyncioThread()
+pytestmark = pytest.mark.usefixtures("hub_has_a_timer")
 
 
 class Stream:
