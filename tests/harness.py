@@ -47,6 +47,14 @@ def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
         return int(s.getsockname()[1])
 
 
+def _runs(process: psutil.Process) -> bool:
+    """False for a zombie, too: one whose parent has ended stays so if process 1 reaps none."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class ServerProcess(ABC):
     """A server in a subprocess, on a port of its own, for the life of a `with` block.
 
@@ -137,8 +145,9 @@ class ServerProcess(ABC):
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        _, left = psutil.wait_procs(family, timeout=1)
-        for process in left:
+        with suppress(AssertionError):
+            wait_for(lambda: not any(map(_runs, family)), "end of its processes", 1)
+        for process in filter(_runs, family):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 

@@ -30,12 +30,17 @@ def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def chunks(nodeids: list[str]) -> dict[str, str]:
-    """The chunk of each test."""
-    return {
-        nodeid: f"{file} {run} {i // CHUNK}"
-        for run, (file, group) in enumerate(groupby(nodeids, file_of))
-        for i, nodeid in enumerate(group)
-    }
+    """The chunk of each test.
+
+    Those of a file that are alone are one chunk: in two processes they would wait for each other.
+    """
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    for file, group in groupby(nodeids, file_of):
+        for i, nodeid in enumerate(group):
+            found[nodeid] = f"{file} alone" if file in seen else f"{file} {i // CHUNK}"
+        seen.add(file)
+    return found
 
 
 class ChunkScheduling(LoadScopeScheduling):

@@ -110,7 +110,9 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def reloading(serve: Serve, project: Project) -> Server:
-    server = serve("--reload", project=project.folder)
+    # Python knows what it has compiled by the size and the second: "one" and "two" may have both.
+    env = {"PYTHONDONTWRITEBYTECODE": "1"}
+    server = serve("--reload", project=project.folder, env=env)
     project.wait_watched(server.worker().pid)
     return server
 

@@ -22,11 +22,12 @@ def test_all_are_there_in_order_and_those_that_are_alone_come_last(
 
 def test_chunks_are_of_one_file_and_small() -> None:
     nodeids = [f"{file}.py::test[{i}]" for file in "ab" for i in range(3 * CHUNK + 1)]
-    nodeids += [f"a.py::test_alone[{i}]" for i in range(2)]
-    found = chunks(nodeids)
-    assert list(found) == nodeids
+    alone = [f"a.py::test_alone[{i}]" for i in range(CHUNK + 1)]
+    found = chunks([*nodeids, *alone])
+    assert list(found) == [*nodeids, *alone]
     assert len(set(found.values())) == 4 + 4 + 1
     for _, chunk in groupby(nodeids, found.__getitem__):
         members = list(chunk)
         assert len(members) <= CHUNK
         assert len({file_of(nodeid) for nodeid in members}) == 1
+    assert len({found[nodeid] for nodeid in alone}) == 1
