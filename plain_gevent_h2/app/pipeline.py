@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import closing
 from copy import copy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from opentelemetry import trace
@@ -23,7 +23,6 @@ from .extended_connect import (
     without_a_page,
 )
 from .plain_internals import (
-    PendingView,
     RequestHandler,
     Resolve,
     ResponseOwner,
@@ -209,20 +208,21 @@ class Pipeline:
         self, request: "Request", context: contextvars.Context, stream: WaitingStream
     ) -> Response:
         handler = self._request_handler
-        response = context.run(handler.run_until_view_returns, request)
-        if handler.is_pending(response):
-            pending: PendingView = response
+        outcome = context.run(handler.run_until_view_returns, request)
+        if handler.is_pending(outcome):
             try:
-                view = handler.await_view(request, pending)
+                view = handler.await_view(request, outcome)
                 response = self._bridge.run(view, context, stream)
             except Abandoned:
-                pending.coroutine.close()  # it may never have started
+                outcome.coroutine.close()  # it may never have started
                 # For the middleware, which gives back what it holds for the request.
                 response = Response(status_code=CLIENT_LEFT)
-            response = context.run(handler.finish_pipeline, request, response, pending)
+            response = context.run(handler.finish_pipeline, request, response, outcome)
+        else:
+            response = outcome
         if is_extended_connect in context:
             response = context.run(without_a_page, response)
-        return cast(Response, response)
+        return response
 
 
 def _with_view(match: Any, view_class: type[View]) -> Any:

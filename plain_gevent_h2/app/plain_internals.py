@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeIs, cast
 
 import plain.http
 import plain.internal
@@ -319,13 +319,14 @@ class RequestHandler:
         """Put `wrap(resolve)` in place of the function that finds the view of a request."""
         vars(self._handler)["_resolve_request"] = wrap(self._handler._resolve_request)
 
-    def run_until_view_returns(self, request: "Request") -> Any:
-        """Run middleware and view; the response, or a `PendingView` of an async one."""
-        return self._handler._run_sync_pipeline(request)
+    def run_until_view_returns(self, request: "Request") -> Response | PendingView:
+        """Run middleware and view; the response, or what is left to do of an async one."""
+        outcome: Response | PendingView = self._handler._run_sync_pipeline(request)
+        return outcome
 
     @staticmethod
-    def is_pending(response: Any) -> bool:
-        return isinstance(response, base._AsyncViewPending)
+    def is_pending(outcome: Response | PendingView) -> TypeIs[PendingView]:
+        return isinstance(outcome, base._AsyncViewPending)
 
     async def await_view(self, request: "Request", pending: PendingView) -> Response:
         """An async view's response, or the error response for what it raised."""
