@@ -33,7 +33,8 @@ def http1(server: Server, path: str, **options: Any) -> ClientConnection:
         # it writes, 1 of some 300 requests was never sent, to Plain's own server as well.
         tls.maximum_version = ssl.TLSVersion.TLSv1_2
     options = {"max_size": None, "open_timeout": WAIT, "proxy": None, **options}
-    connection: ClientConnection = connect(uri, ssl=tls, **options)
+    # A test may hold it without a `with` block, which is what `legacy` allows.
+    connection: ClientConnection = connect(uri, ssl=tls, legacy=True, **options)
     return connection
 
 
