@@ -239,6 +239,10 @@ class SpooledBody(BodySink):
         return self._spool is not None and not self._spool.idle.is_set()
 
     def wait_for_room(self) -> None:
-        """If more than `BACKLOG` waits for the disk, block until nothing does."""
+        """If more than `BACKLOG` waits for the disk, block until nothing does.
+
+        Raises `BodyBudgetExceeded` if the body was evicted: the reader is to wait for no more.
+        """
         if self._spool is not None and self._spool.waiting > BACKLOG:
             self._spool.idle.wait()
+        self._check_not_evicted()
