@@ -85,7 +85,6 @@ class Http1Connection:
         self._error_pages = ErrorPages(worker, self.output, self._heads, client)
 
         # Changed by the connection's greenlet alone.
-        self._requests = 0
         self._idle_since: float | None = time.monotonic()
         self._head_charged = 0  # bytes of the head under way, in the worker's header budget
         self._stream: Http1Stream | None = None  # the request under way
@@ -162,7 +161,7 @@ class Http1Connection:
         return self._serve_parsed(parsed, response)
 
     def _parse(self, head: bytes) -> ParsedRequest:
-        parsed = ParsedRequest(self._is_tls, head, self.client, self._requests + 1)
+        parsed = ParsedRequest(self._is_tls, head, self.client)
         check_request(parsed)
         parsed.version = min(parsed.version, _HIGHEST_VERSION)
         return parsed
@@ -215,7 +214,6 @@ class Http1Connection:
     def _run_stream(self, stream: Http1Stream) -> None:
         """Start `stream` when it has a slot, and wait until the connection may go on."""
         stream.header_bytes, self._head_charged = self._head_charged, 0
-        self._requests += 1
         stream.bytes_follow = bool(self.socket_reader.received)
         self._stream = self._unstarted = stream
         self._limits.slots.start_from(self)
