@@ -344,11 +344,16 @@ class MemoryServer:
         return bool(self.greenlet.dead)
 
     def expect_nothing_left(self) -> None:
-        """The worker holds nothing for its clients, once these are gone and were given time."""
+        """The worker holds nothing for its clients, once these are gone and were given time.
+
+        Whatever they did was none of what should not happen.
+        """
         for sock in self._sockets:
             sock.close()
         for _ in range(LEFT_FOR_GOOD):
             if not self.worker.left():
-                return
+                break
             advance(1.0)
-        raise AssertionError(f"left behind: {self.worker.left()}\n{self.log()[-8000:]}")
+        else:
+            raise AssertionError(f"left behind: {self.worker.left()}\n{self.log()[-8000:]}")
+        assert "Unexpected connection error" not in self.log(), self.log()[-8000:]
