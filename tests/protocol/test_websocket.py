@@ -5,6 +5,7 @@
 """
 
 import json
+import logging
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -459,8 +460,11 @@ class TestLimits:
             sock.send(b"last")
             assert sock.recv() == str(100 * size + 4)
 
-    def test_those_that_hold_most_are_evicted(self, serve: Serve, protocol: str) -> None:
+    def test_those_that_hold_most_are_evicted(
+        self, serve: Serve, protocol: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Over HTTP/2 by a reset, over HTTP/1.1 by a close with 1013."""
+        caplog.set_level(logging.DEBUG, "plain.server")
         server = serve()
         size = 2**20 - 14
         with ExitStack() as stack:
@@ -477,6 +481,10 @@ class TestLimits:
                     evicted.append(sock)
             # As many as bring what is held to the low water: the oldest, but for the largest.
             assert evicted == socks[1:6]
+        lines = [r for r in caplog.records if r.getMessage() == "WebSocket holds too much"]
+        assert len(lines) == 5
+        assert {line.client[0] for line in lines} == {"127.0.0.1"}  # type: ignore[attr-defined]
+        assert {line.levelno for line in lines} == {logging.DEBUG}
 
 
 def test_a_reset_ends_a_view_that_leaves_messages_unread(serve: Serve) -> None:

@@ -414,7 +414,30 @@ class TestHttp1:
             client.send(request("/echo", "Content-Length: 100", method="POST") + b"half")
             answer = client.read()
             assert answer.status_line == "HTTP/1.1 408 Request Timeout"
-            assert b"Incomplete request body" in answer.body
+            assert answer.body.splitlines()[-3].strip() == b"Incomplete request body"
+
+    def test_a_client_that_leaves_before_its_error_page(
+        self, either: MemoryServer, log: Log
+    ) -> None:
+        with Client(either.connect("http/1.1")) as client:
+            client.send(request("/echo", "Content-Length: 100", method="POST") + b"half")
+        advance(1)
+        log.expect(logging.DEBUG, "Client left before its error page")
+        assert "Traceback" not in either.log()
+
+    def test_a_body_without_room(self, serve: Serve, log: Log) -> None:
+        """The client may come again."""
+        server = serve(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": "1000"})
+        with Client(server.connect("http/1.1")) as client:
+            client.send(request("/echo", "Content-Length: 1001", method="POST") + bytes(1001))
+            answer = client.read()
+            assert (answer.status, answer.all("retry-after")) == (503, ["1"])
+            (line,) = (r for r in log._caplog.records if "No room" in r.getMessage())
+            error = line.error  # type: ignore[attr-defined]
+            assert "1000" in error
+            assert answer.body.splitlines()[-3].strip() == error.encode()
+            assert client.closed()
+        log.expect(logging.WARNING, line.getMessage(), error)
 
     @pytest.mark.parametrize(
         ("sent", "status"),
@@ -438,6 +461,27 @@ class TestHttp1:
             assert client.closed()
         (line,) = (r for r in caplog.records if r.getMessage().startswith("Invalid request"))
         assert line.levelno == logging.WARNING
+        assert line.ip == "127.0.0.1"  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize(
+        ("framing", "body", "status"),
+        [
+            ("Content-Length: 1000000000000", b"", 413),
+            ("Transfer-Encoding: chunked", b"x\r\n", 400),
+        ],
+    )
+    def test_one_whose_body_is_refused_is_in_the_access_log(
+        self, either: MemoryServer, framing: str, body: bytes, status: int
+    ) -> None:
+        """Its head is whole: it says who has asked for what."""
+        marker = f"refused={status}-{either.port}"
+        with Client(either.connect("http/1.1")) as client:
+            client.send(request(f"/echo?{marker}", framing, method="POST") + body)
+            assert client.read().status == status
+            assert client.closed()
+        line = TestAccessLog.line(either, marker)
+        assert f" status={status} " in line
+        assert "127.0.0.1" in line
 
 
 def test_http2_without_alpn_is_asked_for_http1(either: MemoryServer) -> None:

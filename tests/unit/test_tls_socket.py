@@ -3,6 +3,7 @@
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -410,11 +411,21 @@ class TestRecords:
         assert max(sizes) <= MAX_RECORDS
         assert len(sizes) < 20
 
-    def test_one_read_takes_so_many_bytes(self, pair: tuple[TlsSocket, Client]) -> None:
+    @pytest.mark.parametrize("size", [1, 999, 1000, 1001, 1500, 1999])
+    def test_one_read_takes_so_many_bytes(self, pair: tuple[TlsSocket, Client], size: int) -> None:
+        """If so many are here, and no more."""
         server, client = pair
-        client.sock.sendall(client.records(b"x" * 1000, b"y" * 1000))
-        assert server.recv(1500) == b"x" * 1000 + b"y" * 500
-        assert server.recv(1500) == b"y" * 500
+        sent = b"x" * 1000 + b"y" * 1000
+        client.sock.sendall(client.records(sent[:1000], sent[1000:]))
+        assert server.recv(size) == sent[:size]
+        assert server.recv(2000) == sent[size:]
+
+    def test_one_read_takes_what_is_here(self, pair: tuple[TlsSocket, Client]) -> None:
+        """Of all records, though OpenSSL is given no more than so many bytes of them at once."""
+        server, client = pair
+        contents = [bytes([i]) * 10_000 for i in range(5)]
+        client.sock.sendall(client.records(*contents))
+        assert server.recv(10**6) == b"".join(contents)
 
     def test_no_read_waits_with_data_in_hand(self, pair: tuple[TlsSocket, Client]) -> None:
         server, client = pair
@@ -431,6 +442,14 @@ class TestRecords:
         client.sock.sendall(client.records(b"last"))
         client.sock.shutdown(socket.SHUT_WR)
         assert server.recv(100) == b"last"
+        assert server.recv(100) == b""
+
+    @pytest.mark.parametrize("cut", [3, 20])
+    def test_the_end_within_a_record(self, pair: tuple[TlsSocket, Client], cut: int) -> None:
+        server, client = pair
+        client.sock.sendall(client.records(b"x" * 100)[:cut])
+        client.sock.shutdown(socket.SHUT_WR)
+        assert server.recv(100) == b""
         assert server.recv(100) == b""
 
     def test_close_notify_is_the_end(self, pair: tuple[TlsSocket, Client]) -> None:
@@ -507,6 +526,19 @@ class TestPieces:
         with pytest.raises(RecordFlood):
             server._end_of_piece(record(0))
 
+    def test_those_with_data_are_not_and_forgive_none_of_the_others(
+        self, pair: tuple[TlsSocket, Client]
+    ) -> None:
+        server, client = pair
+        for _ in range(RECORDS_WITHOUT_DATA_BURST // 50 - 1):
+            server._end_of_piece(record(0) * 50)
+            client.sock.sendall(client.records(*[b"x"] * 10))
+            assert b"".join(server.recv(1) for _ in range(10)) == b"x" * 10
+        server._refilled_at += 3600  # the time that this has taken refills nothing
+        server._end_of_piece(record(0) * 40)  # the handshake had some
+        with pytest.raises(RecordFlood):
+            server._end_of_piece(record(0) * 10)
+
     def test_those_with_data_are_not(self, pair: tuple[TlsSocket, Client]) -> None:
         server, client = pair
         for _ in range(2 * RECORDS_WITHOUT_DATA_BURST // 50):
@@ -537,6 +569,18 @@ class TestSending:
         assert client.read(4) == b"more"
         server.settimeout(None)
 
+    def test_two_greenlets_that_send(self, pair: tuple[TlsSocket, Client]) -> None:
+        """One after the other: records must not be mixed, nor sent twice."""
+        server, client = pair
+        bodies = [bytes([i]) * 2**20 for i in range(3)]
+        sending = []
+        for body in bodies:
+            server.encrypt(body)
+            sending.append(spawn(server.flush))
+        assert client.read(3 * 2**20) == b"".join(bodies)
+        gevent.joinall(sending, raise_error=True)
+        assert server.send_now()
+
     def test_afterwards_a_read_waits_as_before(self, pair: tuple[TlsSocket, Client]) -> None:
         server, client = pair
         server.encrypt(b"x")
@@ -556,6 +600,43 @@ class TestSending:
             server.flush()
         with pytest.raises(OSError, match="pipe"):
             server.send_now()
+
+    def test_closing_our_side_waits_for_nobody(self, pair: tuple[TlsSocket, Client]) -> None:
+        """The kernel's buffer is full. What waits there is sent before the end."""
+        server, client = pair
+        server.settimeout(5.0)
+        body = bytes(2**22)
+        server.encrypt(body)
+        assert not server.send_now()
+        server.settimeout(5.0)
+        close_our_side(server)
+        assert server.underlying.gettimeout() == 5.0
+        with pytest.raises(AssertionError):  # the end comes first
+            client.read(len(body))
+
+    def test_nor_does_it_raise(self, pair: tuple[TlsSocket, Client]) -> None:
+        server, client = pair
+        client.sock.close()
+        close_our_side(server)
+        close_our_side(server)
+        server.close()
+        close_our_side(server)
+
+    def test_what_the_peer_has_not_taken_is_known(self, pair: tuple[TlsSocket, Client]) -> None:
+        server, client = pair
+        server.encrypt(b"x")
+        server.flush()
+        client.read(1)  # and what the handshake has left
+        assert server.unsent() == 0
+        server.encrypt(bytes(1000))
+        assert server.send_now()
+        held = server.unsent()
+        server.encrypt(bytes(10_000))
+        assert server.send_now()
+        if sys.platform.startswith("linux"):
+            assert 1000 <= held <= server.unsent() - 10_000
+        client.read(11_000)
+        assert server.unsent() == 0
 
     def test_our_side_is_closed(self, pair: tuple[TlsSocket, Client]) -> None:
         server, client = pair
