@@ -254,6 +254,7 @@ class MemoryWorker(GeventWorker):
             "bytes unsent": limits.unsent.total,
             "bytes of bodies": limits.uploads.used,
             "bytes of headers": limits.headers.used,
+            "holders of headers": len(limits.headers._held | limits.headers._unfinished),
         }
         return {name: count for name, count in counts.items() if count}
 

@@ -129,6 +129,17 @@ class TestReset:
             assert not end.resets()
             end.close()
 
+    def test_a_body_is_cut_in_time_when_the_worker_ends(self, serve: Serve) -> None:
+        """Though it waits for something else."""
+        server = serve(env={"PLAIN_SERVER_GRACEFUL_TIMEOUT": "3"})
+        with Client(server.connect("http/1.1")) as client:
+            client.send(request("/endless?name=cut1&block=1"))
+            client.read_head()
+            server.drain()
+            advance(10)
+            assert server.has_ended()
+            assert "Worker stops before its requests have ended" not in server.log()
+
     def test_when_the_client_has_left(self, either: MemoryServer) -> None:
         """There is nobody to take what would still be sent."""
         with Client(either.connect("http/1.1")) as client:
@@ -185,14 +196,18 @@ class TestEviction:
 
 class TestWebSocket:
     def test_the_connection_waits_for_its_view(self, either: MemoryServer) -> None:
-        """It counts, and drains, until the view is over, which may work on for a while."""
-        with Http1Socket(either, "/ws/ticks?name=ends"):
-            connection = connection_of(either)
-            stream = connection._stream
+        """Its client has closed its side alone, and may still read."""
+        with Http1Socket(either, "/ws/deaf") as sock:
+            stream = connection_of(either)._stream
             assert isinstance(stream, Http1Stream)
-        while not stream.greenlet_done:
-            assert either.worker.left()["connections"] == 1
-            advance(0.05)
+            sock.send_bytes(b"", end=True)
+            turns = 0
+            while not stream.greenlet_done:
+                assert either.worker.left()["connections"] == 1
+                advance(0.05)
+                turns += 1
+            assert turns > 10
+            sock.until_closed()
 
     def test_a_flood_of_records_is_told(
         self,

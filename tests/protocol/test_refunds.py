@@ -27,7 +27,7 @@ from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
 from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.state_machine import CONNECTION_WINDOW
 from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME
-from plain_gevent_h2.limits.header_budget import UNFINISHED_LIMIT
+from plain_gevent_h2.limits.header_budget import FREE, UNFINISHED_LIMIT
 from plain_gevent_h2.limits.unread_responses import MAX_UNTAKEN
 
 Serve = Callable[..., MemoryServer]
@@ -403,6 +403,18 @@ class TestCounts:
             for client in clients[:2]:
                 client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
             assert not any(client.received(GoAwayFrame) for client in clients[2:])
+
+    def test_heads_without_an_end_have_it_too(self, plaintext: MemoryServer) -> None:
+        size = 60_000 - FREE
+        number = UNFINISHED_LIMIT // size
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Client(plaintext.connect())) for _ in range(number + 2)]
+            for client in clients:
+                client.send(request()[:-2].ljust(60_000, b"x"))
+                advance(0.001)
+            for client in clients[:2]:
+                assert client.closed()
+            assert plaintext.worker.left()["connections"] == number
 
 
 class TestClientsThatDoNotRead:

@@ -182,6 +182,25 @@ class TestIdle:
                 assert [g.error_code for g in first.expect_close()] == [0]
             second.expect_alive()
 
+    @pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["nothing", "half-a-head"])
+    def test_over_http1_too(self, serve: Serve, sent: bytes) -> None:
+        """Whoever has sent half a head is as idle as who has sent nothing."""
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "2"})
+        with (
+            Client(server.connect("http/1.1")) as first,
+            Client(server.connect("http/1.1")) as second,
+        ):
+            for client in (first, second):
+                assert client.get().body == b"hello"
+            advance(2)
+            first.send(sent)
+            advance(LEAST_IDLE - 1.5)
+            with Client(server.connect("http/1.1")) as third:
+                assert third.get().body == b"hello"
+                assert first.closed()
+                assert second.get().body == b"hello"
+                assert third.get().body == b"hello"
+
     def test_a_busy_one_does_not(self, serve: Serve) -> None:
         server = serve(env={"PLAIN_SERVER_CONNECTIONS": "2"})
         with Client(server.connect("http/1.1")) as old, RawClient(server) as client:
