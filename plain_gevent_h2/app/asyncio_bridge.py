@@ -193,7 +193,6 @@ class AsyncioThread:
     def __init__(self) -> None:
         #: Calls for the hub. From the loop's thread there is no other way that is safe.
         self.hub = Mailbox(gevent.get_hub().loop.run_callback_threadsafe)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._mailbox: Mailbox | None = None
         self._starting = BoundedSemaphore(1)
         self.penalty_box = AsyncPenaltyBox()  # the loop's

@@ -4,12 +4,13 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
-from typing import Any
+from typing import Any, Self
 
 import gevent
 import pytest
 from gevent.event import AsyncResult
 
+from plain_gevent_h2.app import asyncio_bridge
 from plain_gevent_h2.app.asyncio_bridge import (
     BACKLOG,
     BACKLOG_BYTES,
@@ -20,6 +21,7 @@ from plain_gevent_h2.app.asyncio_bridge import (
     Pieces,
 )
 from plain_gevent_h2.net.fairness import yield_to_others
+from plain_gevent_h2.patching.threads import shared_threads
 
 pytestmark = pytest.mark.usefixtures("hub_has_a_timer")
 
@@ -161,6 +163,48 @@ def test_it_runs_in_its_context_on_another_thread(bridge: AsyncioThread) -> None
     assert thread != threading.get_ident()
 
 
+def test_its_thread_is_shared_by_requests_and_has_a_hub_of_its_own(bridge: AsyncioThread) -> None:
+    """A greenlet that is started there has its turn while the loop waits."""
+
+    async def view() -> bool:
+        assert threading.get_ident() in shared_threads
+        assert asyncio.get_event_loop() is asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        had_its_turn: asyncio.Future[bool] = loop.create_future()
+        gevent.spawn(loop.call_soon_threadsafe, had_its_turn.set_result, True)
+        return await had_its_turn
+
+    assert start(bridge, view(), Stream()).get(timeout=60)  # type: ignore[arg-type]
+
+
+def test_greenlets_that_start_the_loop_at_once_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    start_new_thread = asyncio_bridge._start_new_thread
+
+    def start_thread(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        started.append(function)
+        start_new_thread(function, args)
+
+    monkeypatch.setattr(asyncio_bridge, "_start_new_thread", start_thread)
+    bridge = AsyncioThread()
+    first, second = gevent.spawn(bridge.loop), gevent.spawn(bridge.loop)
+    assert first.get(timeout=60) is second.get(timeout=60) is bridge.loop()
+    assert len(started) == 1
+
+
+def test_calls_for_the_loop_have_nothing_of_their_callers_context(bridge: AsyncioThread) -> None:
+    variable = contextvars.ContextVar("variable", default="none")
+    found: list[str] = []
+
+    def post() -> None:
+        variable.set("of the caller")
+        bridge.loop().post(lambda: found.append(variable.get()))
+
+    contextvars.Context().run(post)
+    wait_for(lambda: found)
+    assert found == ["none"]
+
+
 @pytest.mark.parametrize("exc", [SystemExit(1), KeyboardInterrupt()], ids=repr)
 def test_one_that_wants_to_end_the_process_ends_no_other(
     bridge: AsyncioThread, view: Coroutine[Any, Any, str], said: list[str], exc: BaseException
@@ -261,6 +305,14 @@ class TestCall:
         call.notify()  # nobody waits
         call.wait(lambda: True)
 
+    def test_the_hub_is_woken_only_for_who_waits(self) -> None:
+        woken: list[Callable[[], None]] = []
+        call = Call(Mailbox(woken.append))
+        call.notify()
+        call.wait(lambda: True)
+        call.notify()
+        assert woken == []
+
     def test_it_is_done_when_its_task_is(self, call: Call) -> None:
         async def coroutine() -> str:
             return "value"
@@ -355,6 +407,14 @@ class TestPieces:
                 next(taking)
             assert posted == []
 
+    def test_the_loop_is_woken_only_for_who_waits(
+        self, pieces: Pieces, posted: list[Callable[[], None]]
+    ) -> None:
+        for _ in range(BACKLOG + 1):
+            pieces.put(b"x")
+        assert len(list(pieces.take())) == BACKLOG + 1
+        assert posted == []
+
     def test_nobody_waits_for_one_that_is_closed(
         self, pieces: Pieces, has_room: Callable[[], bool]
     ) -> None:
@@ -403,6 +463,22 @@ class TestIterate:
             chunks = list(bridge.iterate(stream, contextvars.Context()))
         assert chunks == [b"%d" % i for i in range(200)]
         assert said[-2:] == ["closed", "outer closed"]
+
+    def test_one_that_has_nothing_to_close(self, bridge: AsyncioThread) -> None:
+        class Plain:
+            left = 3
+
+            def __aiter__(self) -> Self:
+                return self
+
+            async def __anext__(self) -> bytes:
+                if not self.left:
+                    raise StopAsyncIteration
+                self.left -= 1
+                return b"x"
+
+        with gevent.Timeout(60):
+            assert list(bridge.iterate(Plain(), contextvars.Context())) == [b"x"] * 3
 
     def test_what_it_raises_comes_after_its_chunks(
         self, bridge: AsyncioThread, said: list[str]

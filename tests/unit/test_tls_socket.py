@@ -299,6 +299,7 @@ class TestHandshake:
         with pytest.raises(ssl.SSLError) as raised:
             server.handshake()
         assert why_handshake_failed(raised.value) == why
+        assert not isinstance(raised.value, ProxyHeader) or raised.value.args == ("PROXY protocol",)
 
     def test_a_reason_without_words_of_its_own(self) -> None:
         exc = ssl.SSLError()
