@@ -62,7 +62,7 @@ class Slots:
     @property
     def busy(self) -> int:
         """How many streams run, with their clients or without."""
-        return self.running + self.clientless
+        return self.running + min(self.clientless, self._limit)  # those past the limit hold slots
 
     def is_full(self) -> bool:
         """Whether streams wait for others to end."""

@@ -222,6 +222,7 @@ class TestClientless:
         for places in (4, 4):
             self.leave(slots, self.start(slots, end, places))
         assert (slots.running, slots.clientless) == (4, 8)
+        assert slots.busy == 8
         waiting = Stream()
         slots.start_from(Source(waiting))
         yield_to_others()
