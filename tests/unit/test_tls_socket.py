@@ -428,6 +428,15 @@ class TestRecords:
         client.sock.sendall(client.records(*contents))
         assert server.recv(10**6) == b"".join(contents)
 
+    def test_nothing_is_kept_of_what_was_read(self, pair: tuple[TlsSocket, Client]) -> None:
+        """Even an empty view keeps all that it was cut from."""
+        server, client = pair
+        for _ in range(2):
+            client.sock.sendall(client.records(b"x" * 10_000, b"y" * 10_000))
+            assert len(server.recv(10**6)) == 20_000
+            assert type(server._received) is bytes
+            assert server._received == b""
+
     def test_no_read_waits_with_data_in_hand(self, pair: tuple[TlsSocket, Client]) -> None:
         server, client = pair
         wire = client.records(b"first", b"second")
@@ -507,7 +516,7 @@ class TestPieces:
     def test_records_without_data_are_counted(self, server: TlsSocket, clock: Clock) -> None:
         for _ in range(RECORDS_WITHOUT_DATA_BURST // 50):
             server._end_of_piece(record(0) * 50)
-        with pytest.raises(RecordFlood):
+        with pytest.raises(RecordFlood, match=r"^TLS records without data$"):
             server._end_of_piece(record(0))
         clock.now += 1
         # The one above counts, too.
