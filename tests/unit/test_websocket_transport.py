@@ -1,16 +1,18 @@
 """The bytes of one WebSocket, on their way between its stream and its view."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
 
 from plain_gevent_h2.app.asyncio_bridge import AsyncioThread
 from plain_gevent_h2.app.unread_websockets import UnreadBudget
 from plain_gevent_h2.app.upload_budget import UploadBudget
-from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, WebSocketTransport
+from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, REPORT_AFTER, WebSocketTransport
 from plain_gevent_h2.net.fairness import yield_to_others
 
 pytestmark = pytest.mark.usefixtures("hub_has_a_timer")
@@ -88,6 +90,89 @@ class TestTransport:
         stream.transport.accept()
         stream.feed(b"x" * 5000)
         assert (stream.transport.waiting, stream.budget.used, stream.consumed) == (5000, 5000, 0)
+
+    def test_what_is_read_ahead_of_the_view_is_counted_to_the_byte(self, stream: Stream) -> None:
+        """Of a frame, of a message that is not whole, and of messages that the view has not taken.
+
+        Its client has its window back as soon as it was read.
+        """
+        steps: list[tuple[int, int, int]] = []  # bytes: of the window, of the budget, that wait
+
+        async def step() -> None:
+            """Let the hub see what is reported."""
+            done = asyncio.get_running_loop().create_future()
+            goes_on = asyncio.get_running_loop().call_soon_threadsafe
+
+            def look() -> None:
+                state = (stream.consumed, stream.budget.used, stream.transport.waiting)
+                steps.append(state)
+                goes_on(done.set_result, None)
+
+            stream._bridge.hub.post(look)
+            await done
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            assert len(await transport.recv(20_000)) == 20_000
+            await step()
+            transport.frame_was_read(19_000)  # without its header
+            await step()
+            assert len(await transport.recv(1000)) == 1000  # too few to be reported
+            await step()
+            assert len(await transport.recv(50_000)) == 9000  # all
+            await step()
+            transport.frame_was_read(REPORT_AFTER)
+            await step()
+            transport.frame_was_read(REPORT_AFTER - 1)  # too few to be counted
+            await step()
+
+        stream.transport.accept()
+        assert not stream.transport.is_evicted
+        stream.feed(b"x" * 30_000)
+        stream.transport.end()
+        stream.run(view).get(timeout=60)
+        assert steps == [
+            (20_000, 30_000, 10_000),
+            (20_000, 29_000, 10_000),
+            (20_000, 29_000, 10_000),
+            (30_000, 29_000, 0),
+            (30_000, REPORT_AFTER, 0),
+            (30_000, 0, 0),
+        ]
+        assert stream.budget.used == 0
+
+    def test_what_comes_beside_what_is_read_ahead_is_counted(self, stream: Stream) -> None:
+        end = gevent.event.Event()
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            await transport.recv(20_000)
+            while not end.is_set():
+                await asyncio.sleep(0)
+
+        stream.transport.accept()
+        stream.feed(b"x" * 20_000)
+        serving = stream.run(view)
+        wait_for(lambda: stream.consumed == 20_000)
+        stream.feed(b"x" * 500)
+        assert (stream.budget.used, stream.transport.waiting) == (20_500, 500)
+        end.set()
+        serving.get(timeout=60)
+        assert stream.budget.used == 0
+
+    def test_its_view_runs_in_the_context_of_its_stream(self, stream: Stream) -> None:
+        found: list[str] = []
+        variable = contextvars.ContextVar("variable", default="none")
+
+        async def view(_transport: object, _: "asyncio.Future[None]") -> None:
+            found.append(variable.get())
+            variable.set("of the view")
+
+        def serve() -> None:
+            variable.set("of the stream")
+            list(stream.transport.serve(stream._bridge, view))
+            found.append(variable.get())
+
+        gevent.spawn(serve).get(timeout=60)
+        assert found == ["of the stream", "of the stream"]
 
     def test_before_the_view_accepts_few_bytes_may_come(self, stream: Stream) -> None:
         stream.feed(b"x" * MAX_EARLY)
