@@ -9,7 +9,7 @@ import gevent
 import gevent.event
 import pytest
 
-from plain_gevent_h2.app.asyncio_bridge import AsyncioThread
+from plain_gevent_h2.app.asyncio_bridge import BACKLOG, AsyncioThread
 from plain_gevent_h2.app.unread_websockets import UnreadBudget
 from plain_gevent_h2.app.upload_budget import UploadBudget
 from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, REPORT_AFTER, WebSocketTransport
@@ -228,6 +228,48 @@ class TestTransport:
         stream.transport.lost()
         serving.get(timeout=60)
         assert told == ["told"]
+
+    def test_a_view_that_sends_much_waits_and_goes_on(self, stream: Stream) -> None:
+        number = 10 * BACKLOG
+
+        async def view(transport: WebSocketTransport, _shutdown: "asyncio.Future[None]") -> None:
+            for _ in range(number):
+                await transport.sendall(b"x" * 10)
+
+        stream.run(view).get(timeout=60)
+        assert stream.sent == b"x" * 10 * number
+
+    def test_a_view_that_reads_in_small_pieces_gets_them_all(self, stream: Stream) -> None:
+        got = bytearray()
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            while data := await transport.recv(2):
+                got.extend(data)
+
+        sent = bytes(range(256)) * 40
+        stream.transport.accept()
+        stream.feed(sent)
+        stream.transport.end()
+        stream.run(view).get(timeout=60)
+        assert got == sent
+        assert stream.consumed == len(sent)
+
+    def test_what_is_reported_after_the_view_has_ended_counts_no_more(self, stream: Stream) -> None:
+        reported = gevent.event.Event()
+
+        async def view(transport: WebSocketTransport, _: "asyncio.Future[None]") -> None:
+            def late() -> None:
+                transport.frame_was_read(50_000)
+                stream._bridge.hub.post(reported.set)
+
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, late)  # behind what ends the view's task
+
+        stream.run(view).get(timeout=60)
+        assert reported.wait(60)
+        assert stream.budget.used == 0
+        stream.feed(b"x" * 10)
+        assert (stream.budget.used, stream.consumed) == (0, 10)
 
     def test_closing_the_iterator_ends_the_view(self, stream: Stream) -> None:
         ended: list[str] = []
