@@ -7,16 +7,27 @@ import threading
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from plain.http import AsyncStreamingResponse, FileResponse, Response, StreamingResponse
+from plain.http import (
+    AsyncStreamingResponse,
+    FileResponse,
+    Request,
+    Response,
+    StreamingResponse,
+)
+from plain.views import View
 
 from plain_gevent_h2.app.asyncio_bridge import AsyncioThread
+from plain_gevent_h2.app.deadline import with_deadline
+from plain_gevent_h2.app.extended_connect import NotAWebSocket, is_extended_connect
 from plain_gevent_h2.app.pipeline import (
     FILE_BLOCK_SIZE,
     BodyTooShort,
     Handled,
+    Pipeline,
     ResponseBodyFailed,
 )
 from plain_gevent_h2.app.plain_internals import ResponseOwner
@@ -298,3 +309,54 @@ class TestFiles:
         response, _ = handled(FileResponse(Memory(b"abc")))
         assert b"".join(response.chunks(3)) == b"abc"
         assert set(threads) <= {threading.get_native_id()}
+
+
+class TestViews:
+    """Which view class a request gets, of what Plain's handler has found."""
+
+    class Handler:
+        """As much of Plain's as resolves."""
+
+        def __init__(self, view_class: type[View]) -> None:
+            self.match = SimpleNamespace(view_class=view_class, route="x")
+
+        def _resolve_request(self, request: object) -> Any:
+            return self.match
+
+    @staticmethod
+    def make(**attributes: Any) -> type[View]:
+        return type("Page", (View,), {"get": lambda _self: Response("page"), **attributes})
+
+    def resolve(
+        self, view_class: type[View], deadline: float, *, extended_connect: bool = False
+    ) -> Any:
+        handler = self.Handler(view_class)
+        Pipeline(handler, deadline)
+        context = contextvars.Context()
+        if extended_connect:
+            context.run(is_extended_connect.set, True)
+        request = Request(method="GET", path="/", headers={})
+        match = context.run(handler._resolve_request, request)
+        assert match.route == "x"
+        assert handler.match.view_class is view_class  # other requests have it, too
+        return match
+
+    def test_without_a_deadline_it_is_its_own(self) -> None:
+        view_class = self.make()
+        assert self.resolve(view_class, 0).view_class is view_class
+
+    def test_the_setting_is_for_all(self) -> None:
+        view_class = self.make()
+        assert self.resolve(view_class, 5).view_class is with_deadline(view_class, 5)
+
+    @pytest.mark.parametrize("setting", [0, 5])
+    def test_its_own_takes_precedence(self, setting: float) -> None:
+        view_class = self.make(request_deadline=2)
+        assert self.resolve(view_class, setting).view_class is with_deadline(view_class, 2)
+        without = self.make(request_deadline=0)
+        assert self.resolve(without, setting).view_class is without
+
+    @pytest.mark.parametrize("deadline", [0, 5])
+    def test_one_that_is_no_websocket_answers_no_extended_connect(self, deadline: float) -> None:
+        match = self.resolve(self.make(), deadline, extended_connect=True)
+        assert match.view_class is NotAWebSocket
