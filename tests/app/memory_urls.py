@@ -2,7 +2,16 @@
 
 from plain.urls import Router, path
 
-from . import body_views, failure_views, header_views, length_views, stream_views, views, ws_views
+from . import (
+    body_views,
+    failure_views,
+    header_views,
+    left_views,
+    length_views,
+    stream_views,
+    views,
+    ws_views,
+)
 
 
 class MemoryRouter(Router):
@@ -21,6 +30,7 @@ class MemoryRouter(Router):
         path("endless", views.Endless),
         path("slow", views.Slow),
         path("together", views.Together),
+        path("left/async", left_views.Async),
         *body_views.urls,
         *failure_views.urls,
         *header_views.urls,

@@ -663,6 +663,13 @@ class TestHttp2:
             assert ("sec-websocket-version", "13") in response.headers
             client.expect_alive()
 
+    def test_nor_does_its_view_run(self, server: MemoryServer) -> None:
+        """It would do for nothing what a GET asks for."""
+        with RawClient(server) as client:
+            fields = connect_fields("/slow?name=connected&s=0")
+            assert client.finish(client.open(fields, end_stream=False)).status == 405
+            assert "connected" not in json.loads(client.request("/watched").body)["began"]
+
     def test_another_version_is_refused(self, server: MemoryServer) -> None:
         with RawClient(server) as client:
             fields = [

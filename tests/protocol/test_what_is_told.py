@@ -239,6 +239,26 @@ class TestAccessLog:
         ):
             assert part.replace('"', "") in line.replace('"', ""), line
 
+    @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+    def test_an_async_view_whose_client_has_left(
+        self, server: MemoryServer, protocol: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is cancelled, and has a status that HTTP has not."""
+        name = f"left-{protocol[-1]}"
+        path = f"/left/async?name={name}"
+        if protocol == "h2":
+            with RawClient(server) as client:
+                client.open(request_fields(path))
+                client.expect_alive()
+                advance(0.5)
+        else:
+            with Client(server.connect("http/1.1")) as old:
+                old.send(request(path))
+                advance(0.5)
+        advance(3)
+        assert " status=499 " in self.line(server, f"name={name}")
+        assert capfd.readouterr().err.count(f"{name} cleaned up.") == 1
+
     def test_a_path_is_as_it_was_sent(self, server: MemoryServer) -> None:
         """Decoded it could be a line of its own."""
         with RawClient(server) as client:
