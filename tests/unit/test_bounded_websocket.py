@@ -234,3 +234,22 @@ def test_of_a_message_too_large_no_more_is_kept_than_its_limit() -> None:
         assert socket.close_code == 1009
 
     run(transport, view)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [frame_bytes(NEXT, b"x")],
+        [frame_bytes(FIRST_TEXT, b"x"), frame_bytes(TEXT, b"x")],
+        [frame_bytes(TEXT, b"x"), frame_bytes(LAST, b"x")],
+    ],
+)
+def test_fragments_that_are_out_of_order(frames: list[bytes]) -> None:
+    """RFC 6455 section 5.4. The client is told what is wrong."""
+    transport = Transport(*frames)
+
+    async def view(socket: BoundedWebSocket) -> None:
+        assert (socket.close_code, socket.close_reason) == (1002, "Fragments out of order")
+
+    run(transport, view)
+    assert transport.sent.endswith(b"\x03\xeaFragments out of order")

@@ -294,6 +294,24 @@ class TestGreenlets:
         assert greenlet not in slots.greenlets.idle
         assert run(slots).raised is None
 
+    def test_one_that_something_is_thrown_into_as_a_stream_is_to_begin(self, slots: Slots) -> None:
+        """It was meant for the stream before. The next one runs undisturbed; then both end."""
+        run(slots)
+        goes_on = Event()
+        stream = Stream(goes_on.wait)
+        gevent.get_hub().loop.run_callback(lambda: stream.greenlet.throw(ValueError))
+        slots.start_from(Source(stream))
+        greenlet = stream.greenlet
+        for _ in range(3):  # what was to begin it has its turn, too
+            yield_to_others()
+        assert stream.ran_in == id(greenlet)
+        assert not stream.over.is_set()
+        goes_on.set()
+        assert stream.over.wait(60)
+        assert stream.raised is None
+        wait_while(lambda: not greenlet.dead)
+        assert greenlet not in slots.greenlets.idle
+
     def test_a_stream_that_raises_gives_its_place_back(
         self, slots: Slots, monkeypatch: pytest.MonkeyPatch
     ) -> None:
