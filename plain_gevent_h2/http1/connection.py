@@ -85,8 +85,9 @@ class Http1Connection:
         self._error_pages = ErrorPages(worker, self.output, self._heads, client)
 
         # Changed by the connection's greenlet alone.
-        self._idle_since: float | None = time.monotonic()
-        self._head_charged = 0  # bytes of the head under way, in the worker's header budget
+        self._idle_since: float | None = None  # monotonic, while it waits for a request
+        # Bytes of the head under way, in the worker's header budget, until its stream has them.
+        self._head_charged = 0
         self._stream: Http1Stream | None = None  # the request under way
 
         # Changed by the slots, the worker and the streams as well.
@@ -110,7 +111,7 @@ class Http1Connection:
             close_our_side(self._sock)  # the client has closed its own
         finally:
             self._sock.close()
-            self._release_head()
+            self._limits.headers.release(self, self._head_charged)
             self._limits.headers.forget(self)
             if self._abort_later is not None:
                 self._abort_later.kill(block=False)
@@ -119,7 +120,6 @@ class Http1Connection:
     def _wait_for_request(self) -> bool:
         """Wait for the first bytes of a request, idle. Return False if the client has closed."""
         reader = self.socket_reader
-        self._release_head()
         self._idle_since = time.monotonic()
         self._limits.idle.add(self)
         reader.skip_empty_lines()
@@ -171,11 +171,6 @@ class Http1Connection:
         if not self._limits.headers.charge(self, size):
             raise _NoRoomForHead
         self._head_charged = size
-
-    def _release_head(self) -> None:
-        if self._head_charged:
-            self._limits.headers.release(self, self._head_charged)
-            self._head_charged = 0
 
     def _serve_parsed(self, parsed: ParsedRequest, response: Any) -> bool:
         """Take in the body and run the stream. Return True if another request may follow."""
@@ -298,7 +293,6 @@ class Http1Connection:
         """Give up a request that has no slot yet, and with it the connection."""
         self._limits.slots.leave(self)
         self._unstarted = None
-        stream.greenlet_done = True
         stream.clean_up()
 
     # -- what a stream asks: see `StreamConnection` -----------------------------

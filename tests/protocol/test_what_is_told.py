@@ -335,7 +335,9 @@ class TestDisk:
                 for _ in range(3):
                     old.send(b"7d0\r\n" + bytes(2000) + b"\r\n")
                     advance(0.1)
-                assert old.read().status == 500
+                answer = old.read()
+                assert answer.status == 500
+                assert answer.body.splitlines()[-3].strip() == b""  # nothing of the disk
                 assert old.closed()
             assert "status=500" in small.log()
         (line,) = (r for r in caplog.records if "temporary file" in r.getMessage())
