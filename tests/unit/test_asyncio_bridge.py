@@ -464,6 +464,18 @@ class TestIterate:
         assert chunks == [b"%d" % i for i in range(200)]
         assert said[-2:] == ["closed", "outer closed"]
 
+    def test_it_runs_in_its_context(self, bridge: AsyncioThread) -> None:
+        variable = contextvars.ContextVar("variable", default=b"none")
+        context = contextvars.Context()
+        context.run(variable.set, b"value")
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield variable.get()
+
+        with gevent.Timeout(60):
+            assert list(bridge.iterate(stream(), context)) == [b"value"]
+        assert variable.get() == b"none"
+
     def test_one_that_has_nothing_to_close(self, bridge: AsyncioThread) -> None:
         class Plain:
             left = 3
