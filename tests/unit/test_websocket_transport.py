@@ -9,7 +9,7 @@ import gevent
 import gevent.event
 import pytest
 
-from plain_gevent_h2.app.asyncio_bridge import BACKLOG, AsyncioThread
+from plain_gevent_h2.app.asyncio_bridge import BACKLOG, AsyncioThread, Mailbox
 from plain_gevent_h2.app.unread_websockets import UnreadBudget
 from plain_gevent_h2.app.upload_budget import UploadBudget
 from plain_gevent_h2.app.websocket import MAX_EARLY, MIN_READ, REPORT_AFTER, WebSocketTransport
@@ -139,6 +139,16 @@ class TestTransport:
             (30_000, 0, 0),
         ]
         assert stream.budget.used == 0
+
+    def test_the_view_is_told_once_of_all_that_has_come(self, stream: Stream) -> None:
+        told = Mailbox(lambda _run: None)
+        stream.transport.accept()
+        stream.transport._loop = told
+        for _ in range(2):
+            for _ in range(3):
+                stream.feed(b"x")
+            assert len(told._calls) == 1
+            told._run()
 
     def test_what_comes_beside_what_is_read_ahead_is_counted(self, stream: Stream) -> None:
         end = gevent.event.Event()
