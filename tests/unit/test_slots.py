@@ -84,12 +84,14 @@ def test_a_greenlet_runs_one_stream_after_another(slots: Slots) -> None:
 
 def test_links_that_are_still_to_be_called_are_no_leftovers(slots: Slots) -> None:
     """As those of each request that logs: `threading.current_thread()` makes one."""
-    ran_in = []
+    made: list[str] = []  # one for each greenlet; their identities come again
 
     def view() -> None:
         current: Any = gevent.getcurrent()
         current.rawlink(lambda _greenlet: None)
-        ran_in.append(id(current))
+        if not hasattr(current, "known"):
+            current.known = True
+            made.append("one")
 
     streams = [Stream(view) for _ in range(100)]
     slots.start_from(Source(*streams))
@@ -97,7 +99,7 @@ def test_links_that_are_still_to_be_called_are_no_leftovers(slots: Slots) -> Non
     more = [Stream(view) for _ in range(100)]
     slots.start_from(Source(*more))  # none of the links above was called
     assert more[-1].over.wait(60)
-    assert len(set(ran_in)) < 2 * AHEAD
+    assert len(made) < AHEAD + 2 * STREAMS_IN_A_TURN
 
 
 class TestLeftovers:
