@@ -163,8 +163,6 @@ class TlsSocket:
                     yield_to_others()
                 if not self._fill(size):
                     return b""
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
         return self._sock.recv(size)
 
     def _read(self, size: int) -> bytes:
