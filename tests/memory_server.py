@@ -255,8 +255,22 @@ class MemoryWorker(GeventWorker):
             "bytes of bodies": limits.uploads.used,
             "bytes of headers": limits.headers.used,
             "holders of headers": len(limits.headers._held | limits.headers._unfinished),
+            "bytes of unfinished headers": limits.headers._unfinished_size,
         }
         return {name: count for name, count in counts.items() if count}
+
+    def remembered(self) -> list[object]:
+        """The connections that the limits know of."""
+        headers, idle, box = self.limits.headers, self.limits.idle, self.limits.penalty_box
+        return [
+            *headers._held,
+            *headers._unfinished,
+            *idle._idle,
+            *idle._handshakes,
+            *idle._closing,
+            *idle._faulty,
+            *box._queue,
+        ]
 
 
 @contextmanager
@@ -353,6 +367,7 @@ class MemoryServer:
             sock.close()
         for _ in range(LEFT_FOR_GOOD):
             if not self.worker.left():
+                assert not self.worker.remembered()
                 break
             advance(1.0)
         else:

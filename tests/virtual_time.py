@@ -160,6 +160,13 @@ class VirtualHub(gevent.hub.Hub):
     def __init__(self) -> None:
         super().__init__(VirtualLoop(default=False))  # the default one belongs to gevent's own hub
         self.loop.hub = self
+        #: What greenlets and callbacks raised, and nobody caught.
+        self.errors: list[BaseException] = []
+
+    def handle_error(self, context: Any, type: Any, value: Any, tb: Any) -> None:
+        super().handle_error(context, type, value, tb)
+        if not issubclass(type, self.NOT_ERROR):
+            self.errors.append(value)
 
 
 @contextmanager

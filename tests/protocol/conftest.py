@@ -60,9 +60,11 @@ def serve() -> Iterator[Callable[..., MemoryServer]]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(hub: VirtualHub) -> Iterator[None]:
-    """After each test no server holds anything for its clients."""
+    """After each test no server holds anything for its clients, and nothing has failed unseen."""
     hub.loop.not_stuck()
+    hub.errors.clear()
     yield
+    assert not hub.errors
     for server in MemoryServer.started:
         server.expect_nothing_left()
 
