@@ -11,6 +11,7 @@ from hyperframe.frame import GoAwayFrame, HeadersFrame, RstStreamFrame, WindowUp
 from memory_server import MemoryServer
 from raw import (
     WINDOW,
+    Field,
     RawClient,
     continuation,
     data,
@@ -21,16 +22,29 @@ from raw import (
     window_update,
 )
 from virtual_time import advance
+from ws import connect_fields
 
+from plain_gevent_h2.app.websocket import MAX_EARLY
 from plain_gevent_h2.http2.connection import BLOCK_NOT_CHARGED
 from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
 from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.state_machine import CONNECTION_WINDOW
-from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS, RESET_FRAME
-from plain_gevent_h2.limits.header_budget import FREE, UNFINISHED_LIMIT
+from plain_gevent_h2.http2.token_buckets import (
+    DATA_ON_CLOSED_STREAM,
+    FRAME_LIMITS,
+    LONG_PATH_COST,
+    OVERSIZED_HEADERS_COST,
+    RESET_FRAME,
+    RESET_FRAMES_FOR_RESPONSE,
+)
+from plain_gevent_h2.limits.header_budget import FREE, LONG_BLOCK, UNFINISHED_LIMIT
 from plain_gevent_h2.limits.unread_responses import MAX_UNTAKEN
+from plain_gevent_h2.net import metrics
 
 Serve = Callable[..., MemoryServer]
+
+RST_STREAM = FrameType.RST_STREAM
+CHARGED = (RST_STREAM, RESET_FRAME, DATA_ON_CLOSED_STREAM)
 
 
 def connection_window(client: RawClient) -> int:
@@ -415,6 +429,136 @@ class TestCounts:
             for client in clients[:2]:
                 assert client.closed()
             assert plaintext.worker.left()["connections"] == number
+
+
+def open_upload(client: RawClient, *more: Field) -> int:
+    return client.open(request_fields("/echo", "POST", *more), end_stream=False)
+
+
+def a_reset(client: RawClient) -> None:
+    client.send(rst_stream(open_upload(client)))
+
+
+def a_late_reset(client: RawClient) -> None:
+    stream_id = client.open()
+    client.expect_response(stream_id)
+    client.send(rst_stream(stream_id))
+
+
+def a_malformed_request(client: RawClient) -> None:
+    client.open([*request_fields(), ("X", "y")])
+
+
+def many_fields(client: RawClient) -> None:
+    open_upload(client, *[(f"x-{i}", "") for i in range(150)])
+
+
+def a_path(size: int) -> Callable[[RawClient], None]:
+    def act(client: RawClient) -> None:
+        client.open(request_fields("/" + "x" * (size - 1), "POST"), end_stream=False)
+
+    return act
+
+
+def less_than_promised(client: RawClient) -> None:
+    client.open(request_fields("/echo", "POST", ("content-length", "5")))
+
+
+def more_than_promised(client: RawClient) -> None:
+    client.send(data(open_upload(client, ("content-length", "5")), b"123456", end=False))
+
+
+def malformed_trailers(client: RawClient) -> None:
+    client.send(headers(open_upload(client), client.block([("X", "y")])))
+
+
+def trailers_without_an_end(client: RawClient) -> None:
+    client.send(headers(open_upload(client), client.block([("x", "y")]), end_stream=False))
+
+
+def a_reset_of_ours(client: RawClient) -> None:
+    client.send(window_update(open_upload(client), 0))
+
+
+def headers_after_a_reset_of_ours(client: RawClient) -> None:
+    a_reset_of_ours(client)
+    client.send(headers(1, client.block([("x", "y")])))
+
+
+def data_after_a_reset_of_ours(client: RawClient) -> None:
+    a_reset_of_ours(client)
+    client.send(data(1, bytes(1000), end=False))
+
+
+def an_evicted_websocket(client: RawClient) -> None:
+    path = connect_fields("/ws/slow-to-accept?s=3")
+    stream_id = client.open(path, end_stream=False)
+    client.send(*[data(stream_id, bytes(16000), end=False)] * (MAX_EARLY // 16000 + 1))
+
+
+def responses_after_resets(client: RawClient) -> None:
+    for _ in range(20):
+        a_reset(client)
+    for _ in range(3):
+        client.request()
+
+
+#: What the metric counts of a reset: the code, and whether the client sent it.
+BY_CLIENT = ("CANCEL", True)
+FOR_FAULT = ("PROTOCOL_ERROR", False)
+
+
+class TestCosts:
+    """What a client is charged for, and what the metric of resets counts."""
+
+    @pytest.mark.parametrize(
+        ("act", "tokens", "resets"),
+        [
+            (a_reset, {RST_STREAM: 1, RESET_FRAME: 1}, [BY_CLIENT]),
+            (a_late_reset, {RESET_FRAME: 1}, []),
+            (a_malformed_request, {RST_STREAM: 1}, [FOR_FAULT]),
+            (many_fields, {RST_STREAM: OVERSIZED_HEADERS_COST}, []),
+            (a_path(LONG_BLOCK - 1), {RST_STREAM: LONG_PATH_COST}, []),
+            (a_path(LONG_BLOCK), {RST_STREAM: OVERSIZED_HEADERS_COST}, []),
+            (less_than_promised, {RST_STREAM: 1}, [FOR_FAULT]),
+            (more_than_promised, {RST_STREAM: 1}, [FOR_FAULT]),
+            (malformed_trailers, {RST_STREAM: 1}, [FOR_FAULT]),
+            (trailers_without_an_end, {RST_STREAM: 1}, [FOR_FAULT]),
+            (a_reset_of_ours, {RST_STREAM: 1}, [FOR_FAULT]),
+            (headers_after_a_reset_of_ours, {RST_STREAM: 2}, [FOR_FAULT]),
+            (
+                data_after_a_reset_of_ours,
+                {RST_STREAM: 1, DATA_ON_CLOSED_STREAM: 1},
+                [FOR_FAULT],
+            ),
+            (an_evicted_websocket, {RST_STREAM: 1}, [("ENHANCE_YOUR_CALM", False)]),
+            (
+                responses_after_resets,
+                {RST_STREAM: 20 - 3, RESET_FRAME: 20 - 3 * RESET_FRAMES_FOR_RESPONSE},
+                [BY_CLIENT] * 20,
+            ),
+        ],
+    )
+    def test_of(
+        self,
+        server: MemoryServer,
+        monkeypatch: pytest.MonkeyPatch,
+        act: Callable[[RawClient], object],
+        tokens: dict[int, int],
+        resets: list[tuple[str, bool]],
+    ) -> None:
+        counted: list[tuple[str, bool]] = []
+        monkeypatch.setattr(
+            metrics, "stream_reset", lambda code, *, by_client: counted.append((code, by_client))
+        )
+        with RawClient(server) as client:
+            act(client)
+            client.expect_alive()
+            (connection,) = server.worker._connections.http2()
+            left = connection._buckets._left
+            taken = {kind: FRAME_LIMITS[kind].burst - number for kind, number in left.items()}
+            assert {kind: taken[kind] for kind in CHARGED if taken.get(kind)} == tokens
+            assert counted == resets
 
 
 class TestClientsThatDoNotRead:

@@ -5,6 +5,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ import pytest
 from gevent import socket
 from h2.errors import ErrorCodes
 from http1client import Client, request
-from hyperframe.frame import DataFrame, PingFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, RstStreamFrame
 from load_client import MAX_STREAM_ID, REFUSED_STREAM, Http1Client, Http2Client
 from memory_server import MemoryServer
 from raw import (
@@ -21,6 +22,7 @@ from raw import (
     RawClient,
     continuation,
     data,
+    goaway,
     headers,
     ping,
     request_fields,
@@ -215,11 +217,13 @@ class TestIdle:
 class TestEnd:
     """What is left of an HTTP/2 connection after its GOAWAY."""
 
-    def test_linger(self, server: MemoryServer) -> None:
+    @pytest.mark.parametrize("why", ["fault", "going away"])
+    def test_linger(self, server: MemoryServer, why: str) -> None:
         """The client does not close: it has had its time to read the GOAWAY."""
         with RawClient(server) as client, takes(LINGER_TIMEOUT):
-            client.send(data(0))
-            client.expect_connection_error(ErrorCodes.PROTOCOL_ERROR)
+            client.send(data(0) if why == "fault" else goaway())
+            code = ErrorCodes.PROTOCOL_ERROR if why == "fault" else ErrorCodes.NO_ERROR
+            assert [frame.error_code for frame in client.expect_close()] == [code]
             client.send(ping(), ping())
             assert client.send_error is None
             until_over(server)
@@ -231,16 +235,21 @@ class TestEnd:
         with takes(0, 0.1):
             until_over(server)
 
-    def test_what_the_kernel_holds_has_the_send_timeout(self, serve: Serve) -> None:
+    @pytest.mark.parametrize(("at_fault", "seconds"), [(False, 20), (True, LINGER_TIMEOUT)])
+    def test_what_the_kernel_holds_has_the_send_timeout(
+        self, serve: Serve, at_fault: bool, seconds: float
+    ) -> None:
+        """But for a client that broke the protocol."""
         server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "20"})
         with RawClient(server, {WINDOW: 2**20}) as client:
             client.send(window_update(0, 2**20))
             client.open(request_fields("/bytes?n=100000"))
             advance(1)
-            server.drain()
-            advance(15)
-            assert server.worker.left()["connections"] == 1
-            with takes(4):
+            if at_fault:
+                client.send(data(0))
+            else:
+                server.drain()
+            with takes(seconds):
                 until_over(server)
 
     def test_a_header_block_without_an_end(self, server: MemoryServer) -> None:
@@ -276,6 +285,110 @@ class TestEnd:
             client.send(frame)
             assert client.expect(RstStreamFrame, stream_id).error_code == 0
             assert client.request().body == b"hello"
+
+
+def whole_second() -> float:
+    """Wait for one. Sums with it, as below, are exact."""
+    advance(math.ceil(now()) - now())
+    return now()
+
+
+def let_all_run() -> None:
+    """Return when all have done what they can, at this moment."""
+    for _ in range(10):
+        advance(0)
+
+
+def no_preface(client: RawClient) -> None:
+    client.send_bytes(PREFACE)
+
+
+def nothing(client: RawClient) -> None:
+    client.handshake()
+    client.expect_alive()
+
+
+def a_header_block(client: RawClient) -> None:
+    client.handshake()
+    client.send(headers(1, client.block(request_fields()), end_headers=False))
+
+
+def an_answered_upload(client: RawClient) -> None:
+    nothing(client)
+    too_large = ("content-length", "1000000000")
+    stream_id = client.open(request_fields("/echo", "POST", too_large), end_stream=False)
+    assert client.expect_response(stream_id).status == 413
+
+
+def a_response_without_window(client: RawClient) -> None:
+    client.handshake({WINDOW: 0})
+    client.open(request_fields("/bytes?n=100"))
+    client.expect_alive()
+
+
+def a_response_that_is_not_read(client: RawClient) -> None:
+    client.handshake({WINDOW: 2**30})
+    client.send(window_update(0, 2**30))
+    client.open(request_fields("/endless?name=second&wait=0&size=100000"))
+
+
+def an_end(client: RawClient) -> None:
+    client.handshake()
+    client.send(goaway())
+    client.expect_close()
+
+
+class TestLastMoment:
+    """A timeout has passed after its last moment, and not at it."""
+
+    @pytest.mark.parametrize(
+        ("of", "seconds"),
+        [
+            (nothing, PARK_AFTER),
+            (nothing, 60),  # SERVER_KEEPALIVE_TIMEOUT
+            (no_preface, PREFACE_TIMEOUT),
+            (a_header_block, BLOCK_TIMEOUT),
+            (an_answered_upload, DISCARD_TIMEOUT),
+            (a_response_without_window, 30),  # SERVER_SEND_TIMEOUT
+            (a_response_that_is_not_read, 30),  # the same
+            (an_end, LINGER_TIMEOUT),
+        ],
+    )
+    def test_of_http2(self, serve: Serve, of: Callable[[RawClient], None], seconds: float) -> None:
+        env = {"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "60", "PLAIN_SERVER_SEND_TIMEOUT": "30"}
+        server = serve(env=env)
+        worker, began = server.worker, whole_second()
+        with RawClient(server, handshake=False) as client:
+            of(client)
+
+            def after(seconds: float) -> object:
+                """What there is of the connection, if it is checked then."""
+                let_all_run()
+                for connection in worker._connections.http2():
+                    connection.sweep(began + seconds)
+                let_all_run()
+                return worker.readers(), worker.is_closing(), worker.left()
+
+            before = after(0.75 * seconds)
+            assert after(seconds) == before
+            assert now() == began
+            assert after(seconds + 0.001) != before
+
+    def test_of_a_drain(self, serve: Serve) -> None:
+        server = serve()
+        began = whole_second()
+        with RawClient(server, acknowledge=False) as client:
+            client.expect_alive()
+            (connection,) = server.worker._connections.http2()
+            connection.drain()
+            first = began + 2 * DRAIN_GAP
+            last = first + DRAIN_PING_TIMEOUT
+            for at, goaways in (began, 0), (first, 1), (last, 1):
+                connection.sweep(at)
+                client.expect_alive()
+                assert len(client.received(GoAwayFrame)) == goaways
+            connection.sweep(last + 0.001)
+            assert len(client.expect_close()) == 2
 
 
 class TestDrain:
