@@ -240,7 +240,7 @@ class Receiver:
             cost = LONG_PATH_COST if is_long_path else OVERSIZED_HEADERS_COST
             self._buckets.take(FrameType.RST_STREAM, cost)
         log.warning("Invalid request", extra={"client": self.client, "error": str(exc)})
-        method = dict(event.headers).get(b":method", b"").decode("latin-1")
+        method = dict(event.headers)[b":method"].decode("latin-1")
         self._open(event.stream_id, RequestHead(method, "/", None, [])).send_error(exc.status)
 
     def _take_long_headers(self, stream: Http2Stream, head: RequestHead) -> bool:

@@ -28,6 +28,7 @@ from plain_gevent_h2.app.websocket import MAX_EARLY
 from plain_gevent_h2.http2.connection import BLOCK_NOT_CHARGED
 from plain_gevent_h2.http2.frame_filter import MAX_CONTINUATIONS
 from plain_gevent_h2.http2.frames import FrameType
+from plain_gevent_h2.http2.receiver import FEW_STREAMS, MANY_STREAMS
 from plain_gevent_h2.http2.state_machine import CONNECTION_WINDOW
 from plain_gevent_h2.http2.token_buckets import (
     DATA_ON_CLOSED_STREAM,
@@ -342,6 +343,29 @@ class TestRoom:
             assert "responses that are not taken" in server.log()
 
 
+class TestOpenStreams:
+    @pytest.mark.parametrize(
+        ("max_running_streams", "very_many"),
+        [(1000, MANY_STREAMS), (MANY_STREAMS, 2 * MANY_STREAMS)],
+    )
+    def test_while_a_worker_has_very_many_a_connection_may_have_a_few(
+        self, serve: Serve, max_running_streams: int, very_many: int
+    ) -> None:
+        """Very many are also more than may run and wait."""
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": str(max_running_streams)})
+        with RawClient(server) as client:
+            for _ in range(FEW_STREAMS):
+                open_upload(client)
+            client.expect_alive()
+            elsewhere = very_many - FEW_STREAMS - 1
+            server.worker.limits.open_streams += elsewhere
+            open_upload(client)
+            client.expect_alive()
+            assert not client.received(RstStreamFrame)
+            client.expect_stream_error(open_upload(client), ErrorCodes.REFUSED_STREAM)
+            server.worker.limits.open_streams -= elsewhere
+
+
 class TestCounts:
     def test_continuations_are_those_of_one_block(self, server: MemoryServer) -> None:
         with RawClient(server) as client:
@@ -431,6 +455,9 @@ class TestCounts:
             assert plaintext.worker.left()["connections"] == number
 
 
+MANY = [(f"x-{i}", "") for i in range(150)]
+
+
 def open_upload(client: RawClient, *more: Field) -> int:
     return client.open(request_fields("/echo", "POST", *more), end_stream=False)
 
@@ -449,8 +476,14 @@ def a_malformed_request(client: RawClient) -> None:
     client.open([*request_fields(), ("X", "y")])
 
 
+def one_that_is_taken_back(client: RawClient) -> None:
+    """As `h2` sees its header block, the stream is closed already."""
+    block = client.block([*request_fields(), ("X", "y")])
+    client.send(headers(client.new_stream_id(), block), rst_stream(1, ErrorCodes.NO_ERROR))
+
+
 def many_fields(client: RawClient) -> None:
-    open_upload(client, *[(f"x-{i}", "") for i in range(150)])
+    open_upload(client, *MANY)
 
 
 def a_path(size: int) -> Callable[[RawClient], None]:
@@ -517,6 +550,11 @@ class TestCosts:
             (a_reset, {RST_STREAM: 1, RESET_FRAME: 1}, [BY_CLIENT]),
             (a_late_reset, {RESET_FRAME: 1}, []),
             (a_malformed_request, {RST_STREAM: 1}, [FOR_FAULT]),
+            (
+                one_that_is_taken_back,
+                {RST_STREAM: 1, RESET_FRAME: 1},
+                [FOR_FAULT, ("NO_ERROR", True)],
+            ),
             (many_fields, {RST_STREAM: OVERSIZED_HEADERS_COST}, []),
             (a_path(LONG_BLOCK - 1), {RST_STREAM: LONG_PATH_COST}, []),
             (a_path(LONG_BLOCK), {RST_STREAM: OVERSIZED_HEADERS_COST}, []),

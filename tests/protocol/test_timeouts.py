@@ -17,6 +17,7 @@ from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, RstStreamFrame
 from load_client import MAX_STREAM_ID, REFUSED_STREAM, Http1Client, Http2Client
 from memory_server import MemoryServer
 from raw import (
+    DEFAULT_WINDOW,
     PREFACE,
     WINDOW,
     RawClient,
@@ -47,6 +48,7 @@ from plain_gevent_h2.http2.timeouts import (
     DISCARD_TIMEOUT,
     PARK_AFTER,
     PREFACE_TIMEOUT,
+    STALLED,
 )
 from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
 from plain_gevent_h2.limits.send_timeout import (
@@ -103,7 +105,9 @@ class TestIdle:
             assert client.request().body == b"hello"
             with takes(20):
                 goaways = client.expect_close()
-            assert [(g.error_code, g.last_stream_id) for g in goaways] == [(0, 1)]
+            (goaway,) = goaways
+            assert (goaway.error_code, goaway.last_stream_id) == (0, 1)
+            assert goaway.additional_data == b""
 
     def test_pings_do_not_keep_a_connection(self, serve: Serve) -> None:
         server = serve(env={"PLAIN_SERVER_KEEPALIVE_TIMEOUT": "20"})
@@ -251,6 +255,41 @@ class TestEnd:
                 server.drain()
             with takes(seconds):
                 until_over(server)
+
+    @pytest.mark.parametrize("at_fault", [True, False])
+    def test_who_broke_the_protocol_makes_room_at_once(self, serve: Serve, at_fault: bool) -> None:
+        """Another has the time that it takes to read its last frames."""
+        server = serve(env={"PLAIN_SERVER_CONNECTIONS": "1"})
+        with RawClient(server) as client:
+            client.send(data(0) if at_fault else goaway())
+            client.expect_close()
+            with Client(server.connect("http/1.1")) as other:
+                other.send(request())
+                assert other.read().status == (200 if at_fault else 503)
+
+    def test_nothing_more_is_done_after_it(self, serve: Serve) -> None:
+        """Whoever still knows of the connection: the worker, its limits, another connection."""
+        server = serve()
+        with RawClient(server) as client:
+            client.request()
+            (connection,) = server.worker._connections.http2()
+            for is_over in (False, True):
+                connection.abort()
+                if is_over:
+                    until_over(server)
+                connection.sweep(now() + 1000)
+                connection.drain()
+                connection.evict()
+                connection.park()
+                connection.close_for_penalties()
+                connection.close_for_headers()
+                connection.close_for_responses()
+                assert connection.untaken() == []
+                assert connection.active_streams == 0
+            while client.receive(now() + 1) is not None:
+                pass
+            assert not client.received(GoAwayFrame)
+        assert "abuse" not in server.log()
 
     def test_a_header_block_without_an_end(self, server: MemoryServer) -> None:
         with RawClient(server) as client, takes(BLOCK_TIMEOUT):
@@ -582,6 +621,57 @@ class TestResponses:
             with takes(10):
                 until_over(impatient)
         assert "unread1" in watched(impatient)["ended"]
+
+
+class TestUntaken:
+    """Whole responses of which a client takes nothing, as `UnreadResponses` asks for them."""
+
+    SIZE = 4 * 2**20
+
+    @staticmethod
+    def untaken(server: MemoryServer) -> list[int]:
+        (connection,) = server.worker._connections.http2()
+        return connection.untaken()
+
+    @pytest.mark.parametrize("taken", [0, MIN_PROGRESS - 1, MIN_PROGRESS])
+    def test_by_the_window_of_a_stream(self, server: MemoryServer, taken: int) -> None:
+        with RawClient(server, {WINDOW: 0}) as client:
+            paths = [f"/bytes?n={self.SIZE}", "/bytes?n=0", "/endless?name=untaken&wait=0&size=9"]
+            first, *_ = (client.open(request_fields(path)) for path in paths)
+            client.expect_alive()
+            assert self.untaken(server) == [self.SIZE]
+            if taken:
+                client.send(window_update(first, taken))
+                client.expect_data(first, taken)
+                took = taken == MIN_PROGRESS
+                assert self.untaken(server) == ([] if took else [self.SIZE - taken])
+            advance(2 * SWEEP_INTERVAL)
+            assert self.untaken(server) == [self.SIZE - taken]
+
+    def test_by_the_window_of_the_connection(self, server: MemoryServer) -> None:
+        with RawClient(server, {WINDOW: 2**30}) as client:
+            stream_id = client.open(request_fields(f"/bytes?n={self.SIZE}"))
+            client.expect_data(stream_id, DEFAULT_WINDOW)
+            assert self.untaken(server) == []
+            advance(2 * SWEEP_INTERVAL)
+            assert self.untaken(server) == [self.SIZE - DEFAULT_WINDOW]
+
+    def test_by_a_socket_that_takes_nothing_for_a_while(self, server: MemoryServer) -> None:
+        with RawClient(server, {WINDOW: 2**30}) as client:
+            client.send(window_update(0, 2**30))
+            client.open(request_fields(f"/bytes?n={self.SIZE}"))
+            let_all_run()
+            (connection,) = server.worker._connections.http2()
+            writer = connection._writer
+            for after in (1, 2):
+                writer.sweep(now() + after)
+            assert writer.taken_lately == 0
+            assert connection.untaken() == []  # its socket may take more in a moment
+            advance(STALLED)
+            assert connection.untaken() == []
+            advance(0.1)
+            (left,) = connection.untaken()
+            assert 0 < left < self.SIZE
 
 
 class TestViews:
