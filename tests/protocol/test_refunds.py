@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 from h2.errors import ErrorCodes
+from hpack.hpack import encode_integer
 from http1client import Client, request
 from hyperframe.frame import GoAwayFrame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
 from memory_server import MemoryServer
@@ -423,6 +424,23 @@ class TestCounts:
                 )
             client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
             assert len(client.received(RstStreamFrame)) == burst + 1
+
+    @pytest.mark.parametrize("more", [-BLOCK_NOT_CHARGED + 1, 0, 1])
+    def test_bytes_of_a_header_block_without_its_end(self, server: MemoryServer, more: int) -> None:
+        with RawClient(server) as client:
+            value = b"y" * 20_000
+            block = client.block(request_fields()) + b"\0\1x"
+            block += bytes(encode_integer(len(value), 7)) + value
+            size = BLOCK_NOT_CHARGED + more
+            cuts = range(10_000, size, 10_000)
+            client.send(headers(1, block[:size], end_headers=False, cuts=cuts))
+            advance(0.01)
+            left = server.worker.left()
+            assert left.get("bytes of unfinished headers", 0) == max(0, more)
+            client.send(continuation(1, block[size : size + 10_000], end_headers=False))
+            client.send(continuation(1, block[size + 10_000 :]))
+            assert client.finish(1).status == 200
+            assert server.worker.left() == {"connections": 1}
 
     def test_header_blocks_without_an_end_have_one_for_the_worker(
         self, server: MemoryServer

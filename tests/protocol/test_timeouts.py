@@ -256,6 +256,14 @@ class TestEnd:
             with takes(seconds):
                 until_over(server)
 
+    def test_a_header_block_with_one_is_no_matter(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            block = client.block(request_fields("/sleep?s=20"))
+            client.send(headers(1, block[:5], end_headers=False))
+            advance(1)
+            client.send(continuation(1, block[5:]))
+            assert client.finish(1).body == b"slept"
+
     @pytest.mark.parametrize("at_fault", [True, False])
     def test_who_broke_the_protocol_makes_room_at_once(self, serve: Serve, at_fault: bool) -> None:
         """Another has the time that it takes to read its last frames."""
@@ -263,6 +271,7 @@ class TestEnd:
         with RawClient(server) as client:
             client.send(data(0) if at_fault else goaway())
             client.expect_close()
+            assert any(server.worker.remembered()) == at_fault  # it is not idle
             with Client(server.connect("http/1.1")) as other:
                 other.send(request())
                 assert other.read().status == (200 if at_fault else 503)
@@ -275,6 +284,7 @@ class TestEnd:
             (connection,) = server.worker._connections.http2()
             for is_over in (False, True):
                 connection.abort()
+                assert not server.worker.remembered()
                 if is_over:
                     until_over(server)
                 connection.sweep(now() + 1000)

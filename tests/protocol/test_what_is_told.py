@@ -1,10 +1,13 @@
 """What the log says of requests that are refused and connections that are closed, and what clients
 are told."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import gevent
 import pytest
 from h2.errors import ErrorCodes
 from hpack.hpack import encode_integer
@@ -23,13 +26,18 @@ from raw import (
     window_update,
 )
 from virtual_time import advance, now
+from ws import connect_fields
 
-from plain_gevent_h2.http2.connection import DECODING_A_BYTE
+from plain_gevent_h2.app.websocket import MAX_EARLY
+from plain_gevent_h2.http2 import connection as connection_module
+from plain_gevent_h2.http2.connection import DECODING_A_BYTE, Http2Connection
+from plain_gevent_h2.http2.frame_filter import MAX_RUN
 from plain_gevent_h2.http2.frames import FrameType
 from plain_gevent_h2.http2.timeouts import BLOCK_TIMEOUT, PREFACE_TIMEOUT
 from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS
-from plain_gevent_h2.limits.header_budget import LONG_BLOCKS_BURST
-from plain_gevent_h2.net.fairness import PENALTY, PENALTY_FOR_TURN
+from plain_gevent_h2.limits.header_budget import FREE, LONG_BLOCKS_BURST
+from plain_gevent_h2.net.fairness import PENALTY, PENALTY_FOR_TURN, TURN, yield_to_others
+from plain_gevent_h2.net.tls_socket import RECORD_SIZE, RECV_SIZE
 
 Serve = Callable[..., MemoryServer]
 
@@ -136,6 +144,37 @@ class TestHttp2:
             expect_goaway(client, ErrorCodes.ENHANCE_YOUR_CALM, reason)
         log.expect(logging.WARNING, "Connection closed for abuse", reason)
 
+    @pytest.mark.parametrize(
+        ("verb", "reason"),
+        [
+            (Http2Connection.close_for_penalties, "too many penalties"),
+            (Http2Connection.close_for_headers, "too many bytes of header fields"),
+            (Http2Connection.close_for_responses, "responses that are not taken"),
+        ],
+    )
+    def test_one_that_makes_room_for_others(
+        self,
+        server: MemoryServer,
+        log: Log,
+        verb: Callable[[Http2Connection], None],
+        reason: str,
+    ) -> None:
+        """It waits in the penalty box. Asked again for room there, it has none to read the why."""
+        with RawClient(server) as client:
+            client.send(ping() * (FRAME_LIMITS[FrameType.PING].burst // 2))
+            client.expect_alive()
+            (connection,) = server.worker._connections.http2()
+            assert connection.penalties == 1
+            assert server.worker.remembered() == [connection, connection]  # idle, and in the box
+            verb(connection)
+            assert server.worker.remembered() == [connection]  # at fault
+            expect_goaway(client, ErrorCodes.ENHANCE_YOUR_CALM, reason)
+            client.send(ping())
+            connection.close_for_penalties()
+            advance(0.1)
+            assert not server.worker.left()
+        log.expect(logging.WARNING, "Connection closed for abuse", reason)
+
     def test_no_preface(self, server: MemoryServer) -> None:
         with RawClient(server, handshake=False, acknowledge=False) as client:
             client.send_bytes(PREFACE[:10])
@@ -159,14 +198,66 @@ class TestHttp2:
             advance(20)
         log.expect(logging.DEBUG, "Client does not read")
 
+    def test_answers_that_are_not_read(self, serve: Serve, log: Log) -> None:
+        server = serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "5"})
+        path = f"/lengths/wire?part=value&value={'y' * 3000}"
+        with RawClient(server) as client:
+            for i in range(100):
+                client.open(request_fields(f"{path}{i}", "HEAD"))
+                advance(0)
+            advance(3)
+            assert server.worker.readers() == 1  # it waits, and not for what the client sends
+            advance(10)
+            assert not server.worker.left()
+        log.expect(logging.WARNING, "Connection closed for abuse", "answers that are not read")
+
+    def test_an_upload_that_makes_room(self, serve: Serve, log: Log) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_INFLIGHT_BODY_SIZE": "20000"})
+        with RawClient(server) as client, RawClient(server) as other:
+            stream_id = client.open(request_fields("/echo", "POST"), end_stream=False)
+            client.send(data(stream_id, bytes(15_000), end=False))
+            advance(14)
+            second = other.open(request_fields("/echo", "POST"), end_stream=False)
+            other.send(data(second, bytes(15_000)))
+            assert other.expect_response(second).status == 200
+            assert client.expect_response(stream_id).status == 503
+        log.expect(logging.WARNING, "Upload evicted")
+
+    def test_a_websocket_that_holds_too_much(self, server: MemoryServer, log: Log) -> None:
+        with RawClient(server) as client:
+            fields = connect_fields("/ws/slow-to-accept?s=3")
+            stream_id = client.open(fields, end_stream=False)
+            client.send(*[data(stream_id, bytes(16_000), end=False)] * (MAX_EARLY // 16_000 + 1))
+            client.expect_stream_error(stream_id, ErrorCodes.ENHANCE_YOUR_CALM)
+        log.expect(logging.DEBUG, "WebSocket holds too much")
+
+    @pytest.mark.parametrize(
+        ("size", "reason"),
+        [
+            (4096, "Oversized header block: more than 4096 bytes"),
+            (4097, "header block of more than 4096 bytes"),  # none of which is decoded
+        ],
+    )
+    def test_a_block_of_too_many_bytes(
+        self, serve: Serve, log: Log, size: int, reason: str
+    ) -> None:
+        """It is more than twice the limit of a header list: up to that there is an answer."""
+        server = serve(env={"PLAIN_SERVER_H2_MAX_HEADER_LIST_SIZE": "2048"})
+        with RawClient(server) as client:
+            client.send(headers(1, b"\x82" * size))
+            expect_goaway(client, ErrorCodes.ENHANCE_YOUR_CALM, reason)
+        log.expect(logging.WARNING, "Connection closed for abuse", reason)
+
 
 class TestPages:
     """The server's own, over HTTP/2."""
 
     @pytest.mark.parametrize("method", ["POST", "HEAD"])
     @pytest.mark.parametrize("status", [413, 431, 501])
-    def test_one(self, server: MemoryServer, status: int, method: str) -> None:
-        fields = request_fields("/echo", method)
+    @pytest.mark.parametrize("long", [False, True])
+    def test_one(self, server: MemoryServer, status: int, method: str, long: bool) -> None:
+        more = (("x-long", "y" * FREE),) if long else ()
+        fields = request_fields("/echo", method, *more)
         if status == 413:
             fields = [*fields, ("content-length", "1000000000000")]
         elif status == 431:
@@ -199,6 +290,19 @@ class TestPages:
             response = client.request(path)
             assert (response.status == 200) == (type is not None)
             assert type is None or dict(response.headers)["content-type"] == type
+
+
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+def test_a_view_knows_both_ends(server: MemoryServer, protocol: str) -> None:
+    if protocol == "h2":
+        with RawClient(server) as client:
+            body = client.request("/meta").body
+    else:
+        with Client(server.connect("http/1.1")) as old:
+            body = old.get("/meta").body
+    meta = json.loads(body)
+    assert (meta["scheme"], meta["client_ip"]) == ("https", "127.0.0.1")
+    assert (meta["server_name"], meta["server_port"]) == ("127.0.0.1", "443")
 
 
 class TestAccessLog:
@@ -348,7 +452,7 @@ class TestDisk:
 class TestHeaderFieldsOfOthers:
     """They fill the worker: a request whose own are long is to come again."""
 
-    @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+    @pytest.mark.parametrize("protocol", ["h2", "http/1.1", "websocket"])
     def test_a_503(self, serve: Serve, caplog: pytest.LogCaptureFixture, protocol: str) -> None:
         server = serve()
         server.worker.limits.headers._limit = 15_000
@@ -360,9 +464,11 @@ class TestHeaderFieldsOfOthers:
         ):
             held = other.open([*request_fields("/sleep?s=5"), *long[:2]])
             other.expect_alive()
-            if protocol == "h2":
-                response = client.finish(client.open([*request_fields(), *long]))
+            if protocol != "http/1.1":
+                fields = request_fields() if protocol == "h2" else connect_fields("/ws/echo")
+                response = client.finish(client.open([*fields, *long]))
                 assert response.status == 503
+                assert server.worker.left()["running streams"] == 1  # the other's
                 assert dict(response.headers)["retry-after"] == "1"
                 assert client.request("/").body == b"hello"  # without
             else:
@@ -397,6 +503,68 @@ class TestPenalties:
             client.send(ping() * (burst // 10))
             assert self.seconds(lambda: ask(client)) >= PENALTY
             assert self.seconds(lambda: ask(other)) == 0
+
+    def test_they_are_forgotten_after_a_turn_without_one(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            client.send(ping() * (FRAME_LIMITS[FrameType.PING].burst // 5))
+            advance(0.1)
+            (connection,) = server.worker._connections.http2()
+            assert connection.penalties > 0
+            advance(2)  # in which its tokens come back
+            client.expect_alive()
+            advance(0)
+            assert connection.penalties == 0
+
+    def test_the_time_of_a_penalty_refills_nothing(self, server: MemoryServer) -> None:
+        burst = FRAME_LIMITS[FrameType.WINDOW_UPDATE].burst
+        with RawClient(server) as client:
+            client.send(window_update(0, 1) * burst)
+            client.expect_alive()
+            client.send(window_update(0, 1))
+            client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def test_how_much_is_read_at_once(self, server: MemoryServer) -> None:
+        """Much of a body, little of a flood: one that waits holds what was read."""
+        with RawClient(server) as client:
+            client.expect_alive()
+            (connection,) = server.worker._connections.http2()
+            receiver = connection._receiver
+            assert receiver.recv_size == RECORD_SIZE
+            client.send(data(client.open(request_fields("/echo", "POST"), end_stream=False)))
+            client.expect_alive()
+            assert receiver.recv_size == RECV_SIZE
+            client.send(ping() * (FRAME_LIMITS[FrameType.PING].burst // 2))
+            advance(0.1)
+            assert receiver.recv_size == RECORD_SIZE
+            client.send(data(0))
+            client.expect_connection_error(ErrorCodes.PROTOCOL_ERROR)
+            advance(0.1)
+            assert receiver.recv_size == RECV_SIZE  # to be thrown away
+
+    @pytest.mark.parametrize("takes_time", [False, True])
+    def test_others_have_a_turn_amid_what_takes_time(
+        self, server: MemoryServer, monkeypatch: pytest.MonkeyPatch, takes_time: bool
+    ) -> None:
+        if takes_time:
+            calls = itertools.count()
+            clock = SimpleNamespace(monotonic=lambda: now() + next(calls) * 2 * TURN)
+            monkeypatch.setattr(connection_module, "time", clock)
+        runs = 6
+        with RawClient(server) as client:
+            client.expect_alive()
+            turns = 0
+
+            def take_turns() -> None:
+                nonlocal turns
+                while True:
+                    yield_to_others()
+                    turns += 1
+
+            others = gevent.spawn(take_turns)
+            client.send(ping() * (runs * MAX_RUN - 1))
+            client.expect_alive()
+            others.kill()
+            assert (turns > runs) == takes_time
 
     def test_long_header_blocks(self, server: MemoryServer) -> None:
         value = b"y" * 40_000
