@@ -488,12 +488,16 @@ class RawClient(Closing):
         return self.received(GoAwayFrame)
 
     def expect_connection_error(self, *codes: int) -> GoAwayFrame:
-        """A GOAWAY with one of these codes, then a clean close (RFC 9113 section 5.4.1)."""
+        """A GOAWAY with one of these codes, then a clean close (RFC 9113 section 5.4.1).
+
+        It is the last frame of all.
+        """
         goaways = self.expect_close()
         wanted = _names(codes)
         assert goaways, f"closed without a GOAWAY({wanted}); {self.describe()}"
         got = goaways[-1].error_code
         assert got in codes, f"GOAWAY({_names([got])}), not ({wanted}); {self.describe()}"
+        assert self.frames[-1] is goaways[-1], f"frames after the GOAWAY; {self.describe()}"
         return goaways[-1]
 
     def expect_stream_error(self, stream_id: int, *codes: int, strict: bool = True) -> None:

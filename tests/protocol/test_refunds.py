@@ -218,7 +218,9 @@ class TestRequestsWithoutAView:
         """Bytes of header fields, and of bodies."""
         advance(0.1)
         left = server.worker.left()
-        return left.get("bytes of headers", 0), left.get("bytes of bodies", 0)
+        size = left.get("bytes of headers", 0)
+        assert left.get("holders of headers", 0) == bool(size)
+        return size, left.get("bytes of bodies", 0)
 
     @pytest.mark.parametrize("end", ["reset", "too much", "malformed trailers", "too slow", "gone"])
     def test_over_http2(self, server: MemoryServer, end: str) -> None:
@@ -245,6 +247,15 @@ class TestRequestsWithoutAView:
             else:
                 client.sock.close()
             assert self.held(server) == (0, 0)
+
+    def test_a_view_may_hold_them_after_its_connection(self, server: MemoryServer) -> None:
+        """Which nobody can close any more."""
+        with RawClient(server) as client:
+            client.open([*request_fields("/sleep?s=20"), *self.LONG])
+            client.expect_alive()
+        advance(0.1)
+        assert server.worker.left()["bytes of headers"] > 10_000
+        assert not server.worker.remembered()
 
     @pytest.mark.parametrize("end", ["reset", "gone"])
     def test_one_that_waits_for_its_slot(self, serve: Serve, end: str) -> None:
@@ -615,6 +626,18 @@ class TestCosts:
             taken = {kind: FRAME_LIMITS[kind].burst - number for kind, number in left.items()}
             assert {kind: taken[kind] for kind in CHARGED if taken.get(kind)} == tokens
             assert counted == resets
+
+
+def test_a_websocket_that_is_evicted_too_often_closes_its_connection(
+    server: MemoryServer,
+) -> None:
+    with RawClient(server) as client:
+        client.expect_alive()
+        (connection,) = server.worker._connections.http2()
+        connection._buckets.take(RST_STREAM, FRAME_LIMITS[RST_STREAM].burst)
+        an_evicted_websocket(client)
+        goaway = client.expect_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+        assert goaway.additional_data == b"too many RST_STREAM frames"
 
 
 class TestClientsThatDoNotRead:

@@ -24,6 +24,7 @@ class TestNoRoom:
     def check_log(self, server: MemoryServer) -> None:
         (line,) = (line for line in server.log().splitlines() if NO_ROOM in line)
         assert "In-flight request bodies exceeded 1000 bytes" in line
+        assert "127.0.0.1" in line  # the client
         assert "Invalid request" not in server.log()
 
     def test_over_http2(self, full: MemoryServer) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from attacks import websocket_frame
 from gevent import socket
 from h2.errors import ErrorCodes
 from http1client import Client, request
@@ -27,9 +28,11 @@ from raw import (
     headers,
     ping,
     request_fields,
+    rst_stream,
     window_update,
 )
 from virtual_time import advance, now
+from ws import connect_fields
 
 from plain_gevent_h2.app.plain_internals import (
     BODY_RECV_TIMEOUT,
@@ -275,6 +278,30 @@ class TestEnd:
             with Client(server.connect("http/1.1")) as other:
                 other.send(request())
                 assert other.read().status == (200 if at_fault else 503)
+
+    @pytest.mark.parametrize("held_by", ["websocket", "window", "view"])
+    def test_no_frame_follows_the_last_goaway(self, server: MemoryServer, held_by: str) -> None:
+        """RFC 9113 section 5.4.1. Whatever is given up for it would have had some."""
+        with RawClient(server, {WINDOW: 0}) as client:
+            if held_by == "websocket":
+                stream_id = client.open(connect_fields("/ws/deaf"), end_stream=False)
+                for _ in range(10):
+                    message = websocket_frame(bytes(10_000))
+                    client.send(data(stream_id, message, end=False))
+            else:
+                path = "/bytes?n=100" if held_by == "window" else "/sleep?s=1"
+                client.open(request_fields(path))
+            client.expect_alive()
+            client.send(data(0))
+            client.expect_connection_error(ErrorCodes.PROTOCOL_ERROR)
+
+    def test_a_client_that_takes_no_more_but_asks(self, server: MemoryServer) -> None:
+        with RawClient(server) as client:
+            client.expect_alive()
+            client.sock.shutdown(socket.SHUT_RD)
+            client.send(ping())
+            with takes(0, 0.1):
+                until_over(server)
 
     def test_nothing_more_is_done_after_it(self, serve: Serve) -> None:
         """Whoever still knows of the connection: the worker, its limits, another connection."""
@@ -591,6 +618,19 @@ class TestResponses:
             with takes(10):
                 until_over(impatient)
         assert "unread" in watched(impatient)["ended"]
+
+    def test_what_a_body_gave_before_it_failed_comes_before_the_reset(
+        self, server: MemoryServer
+    ) -> None:
+        """Though another response keeps the socket full meanwhile."""
+        with RawClient(server, {WINDOW: 2**30}) as client:
+            client.send(window_update(0, 2**30))
+            other = client.open(request_fields("/endless?name=full&wait=0&size=100000"))
+            advance(0.1)
+            response = client.finish(client.open(request_fields("/failing-body?after=3")))
+            assert response.body == b"chunk" * 3
+            assert response.reset == ErrorCodes.INTERNAL_ERROR
+            client.send(rst_stream(other))
 
     @pytest.mark.parametrize("held_by", ["stream", "connection", "socket"])
     def test_they_give_way_when_places_are_short(self, serve: Serve, held_by: str) -> None:

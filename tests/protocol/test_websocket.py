@@ -612,6 +612,7 @@ class TestHttp2:
         ):
             assert sock.headers["sec-websocket-protocol"] == "chat"
             assert not {"sec-websocket-accept", "upgrade", "connection"} & sock.headers.keys()
+            assert {"server", "date"} <= sock.headers.keys()
 
     def test_a_reset_by_the_client_ends_the_view_and_no_other(self, server: MemoryServer) -> None:
         with RawClient(server) as client:

@@ -333,7 +333,7 @@ class TestAccessLog:
         line = self.line(server, marker)
         assert line.startswith("[INFO] Request method=GET")
         for part in (
-            f'path="/{path}"',
+            f'path="/{path}" ',
             f'query="{marker}"',
             "status=200",
             f"size={sent} ",
