@@ -174,9 +174,10 @@ class Receiver:
             open_here >= self._few_streams and open_here >= self._most_streams()
         ):
             # Not processed in any way, so the client may send it again elsewhere (RFC 9113
-            # section 8.7).
-            metrics.stream_refused()
-            self._refuse(stream_id, ErrorCodes.REFUSED_STREAM)
+            # section 8.7). If the connection is closing, it has the GOAWAY that says so.
+            if self._shutdown.is_open:
+                metrics.stream_refused()
+                self._refuse(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._shutdown.last_stream_id = stream_id
         try:

@@ -40,7 +40,6 @@ class Shutdown:
     __slots__ = (
         "_client_is_going",
         "_closing",
-        "_closing_since",
         "_code",
         "_drain_since",
         "_final_goaway_sent",
@@ -82,10 +81,9 @@ class Shutdown:
         self._drain_since: float | None = None  # monotonic
         self._first_goaway_at: float | None = None  # the same
         self._final_goaway_sent = False
-        self._closing_since: float | None = None  # the same
         self._code = ErrorCodes.NO_ERROR  # of the final GOAWAY
         self._in_kernel = 0  # bytes, when that was last checked
-        self._last_progress = 0.0  # monotonic time at which it changed
+        self._last_progress = 0.0  # monotonic time at which it changed, or of the close
 
     @property
     def is_faulty(self) -> bool:
@@ -155,7 +153,7 @@ class Shutdown:
         if not self.is_open:
             return
         self.is_open = False
-        self._closing_since = time.monotonic()
+        self._last_progress = time.monotonic()
         self._code = code
         self._closing(code)
         if not self._final_goaway_sent or code != ErrorCodes.NO_ERROR:
@@ -200,4 +198,4 @@ class Shutdown:
         limit = LINGER_TIMEOUT
         if self._code == ErrorCodes.NO_ERROR and (in_kernel or not self._writer.idle):
             limit = self._send_timeout
-        return now - max(self._last_progress, self._closing_since or 0) > limit
+        return now - self._last_progress > limit

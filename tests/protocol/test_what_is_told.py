@@ -480,6 +480,21 @@ class TestHeaderFieldsOfOthers:
         (line,) = (r for r in caplog.records if "header fields" in r.getMessage())
         assert line.levelno == logging.WARNING
 
+    def test_who_holds_most_makes_room_for_itself(self, serve: Serve) -> None:
+        """By its end: what came with the request that had no room is not served either."""
+        server = serve()
+        server.worker.limits.headers._limit = 15_000
+        long = [("x-long", "y" * 3000)] * 4  # an entry of HPACK's table
+        with RawClient(server) as client:
+            client.open([*request_fields("/sleep?s=5"), *long])
+            client.expect_alive()
+            blocks = [client.block([*request_fields("/sleep?s=5"), *more]) for more in (long, [])]
+            client.send(*(headers(client.new_stream_id(), block) for block in blocks))
+            reason = "too many bytes of header fields"
+            expect_goaway(client, ErrorCodes.ENHANCE_YOUR_CALM, reason)
+            left = server.worker.left()
+            assert (left["streams without a client"], left.get("open streams")) == (1, None)
+
 
 class TestPenalties:
     """Who asks for much waits, while others do not."""
