@@ -280,12 +280,13 @@ class TestEnd:
                 assert other.read().status == (200 if at_fault else 503)
 
     @pytest.mark.parametrize("held_by", ["websocket", "window", "view"])
-    def test_no_frame_follows_the_last_goaway(self, server: MemoryServer, held_by: str) -> None:
+    def test_no_frame_follows_the_last_goaway(self, serve: Serve, held_by: str) -> None:
         """RFC 9113 section 5.4.1. Whatever is given up for it would have had some."""
+        server = serve(env={"PLAIN_SERVER_H2_INITIAL_WINDOW_SIZE": "65535"})
         with RawClient(server, {WINDOW: 0}) as client:
             if held_by == "websocket":
                 stream_id = client.open(connect_fields("/ws/deaf"), end_stream=False)
-                for _ in range(10):
+                for _ in range(5):  # most of its window
                     message = websocket_frame(bytes(10_000))
                     client.send(data(stream_id, message, end=False))
             else:
@@ -627,7 +628,9 @@ class TestResponses:
             client.send(window_update(0, 2**30))
             other = client.open(request_fields("/endless?name=full&wait=0&size=100000"))
             advance(0.1)
-            response = client.finish(client.open(request_fields("/failing-body?after=3")))
+            failing = client.open(request_fields("/failing-body?after=3"))
+            advance(0.1)
+            response = client.finish(failing)
             assert response.body == b"chunk" * 3
             assert response.reset == ErrorCodes.INTERNAL_ERROR
             client.send(rst_stream(other))
