@@ -315,13 +315,13 @@ class TestEnd:
                 assert not server.worker.remembered()
                 if is_over:
                     until_over(server)
-                connection.sweep(now() + 1000)
-                connection.drain()
-                connection.evict()
-                connection.park()
                 connection.close_for_penalties()
                 connection.close_for_headers()
                 connection.close_for_responses()
+                connection.evict()
+                connection.drain()
+                connection.park()
+                connection.sweep(now() + 1000)
                 assert connection.untaken() == []
                 assert connection.active_streams == 0
             while client.receive(now() + 1) is not None:
