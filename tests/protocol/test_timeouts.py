@@ -698,7 +698,7 @@ class TestUntaken:
                 client.expect_data(first, taken)
                 took = taken == MIN_PROGRESS
                 assert self.untaken(server) == ([] if took else [self.SIZE - taken])
-            advance(2 * SWEEP_INTERVAL)
+            advance(LATE)
             assert self.untaken(server) == [self.SIZE - taken]
 
     def test_by_the_window_of_the_connection(self, server: MemoryServer) -> None:
@@ -706,7 +706,7 @@ class TestUntaken:
             stream_id = client.open(request_fields(f"/bytes?n={self.SIZE}"))
             client.expect_data(stream_id, DEFAULT_WINDOW)
             assert self.untaken(server) == []
-            advance(2 * SWEEP_INTERVAL)
+            advance(LATE)
             assert self.untaken(server) == [self.SIZE - DEFAULT_WINDOW]
 
     def test_by_a_socket_that_takes_nothing_for_a_while(self, server: MemoryServer) -> None:
