@@ -469,6 +469,7 @@ class TestHeaderFieldsOfOthers:
                 response = client.finish(client.open([*fields, *long]))
                 assert response.status == 503
                 assert server.worker.left()["running streams"] == 1  # the other's
+                assert "/ws/echo" not in server.log()  # no view had it
                 assert dict(response.headers)["retry-after"] == "1"
                 assert client.request("/").body == b"hello"  # without
             else:
