@@ -43,7 +43,7 @@ from plain_gevent_h2.app.plain_internals import (
 )
 from plain_gevent_h2.http1 import output
 from plain_gevent_h2.http1.client_presence import ASK_AFTER, HALF_CLOSED_SILENCE
-from plain_gevent_h2.http2.frames import FRAME_HEADER_SIZE
+from plain_gevent_h2.http2.frames import FRAME_HEADER_SIZE, FrameType
 from plain_gevent_h2.http2.receiver import DISCARD_BYTES
 from plain_gevent_h2.http2.shutdown import DRAIN_GAP, DRAIN_PING_TIMEOUT, LINGER_TIMEOUT
 from plain_gevent_h2.http2.timeouts import (
@@ -53,6 +53,7 @@ from plain_gevent_h2.http2.timeouts import (
     PREFACE_TIMEOUT,
     STALLED,
 )
+from plain_gevent_h2.http2.token_buckets import FRAME_LIMITS
 from plain_gevent_h2.limits.idle_connections import LEAST_IDLE
 from plain_gevent_h2.limits.send_timeout import (
     MIN_PROGRESS,
@@ -309,7 +310,10 @@ class TestEnd:
         server = serve()
         with RawClient(server) as client:
             client.request()
+            client.send(ping() * (FRAME_LIMITS[FrameType.PING].burst // 2))
+            client.expect_alive()
             (connection,) = server.worker._connections.http2()
+            assert server.worker.remembered() == [connection, connection]  # in the penalty box too
             for is_over in (False, True):
                 connection.abort()
                 assert not server.worker.remembered()
