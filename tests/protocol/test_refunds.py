@@ -534,6 +534,14 @@ def malformed_trailers(client: RawClient) -> None:
     client.send(headers(open_upload(client), client.block([("X", "y")])))
 
 
+def malformed_trailers_and_a_reset(client: RawClient) -> None:
+    """As `Receiver` sees the first, the stream is closed already."""
+    stream_id = open_upload(client)
+    client.expect_alive()
+    trailers = headers(stream_id, client.block([("X", "y")]))
+    client.send(trailers, rst_stream(stream_id))
+
+
 def trailers_without_an_end(client: RawClient) -> None:
     client.send(headers(open_upload(client), client.block([("x", "y")]), end_stream=False))
 
@@ -590,6 +598,11 @@ class TestCosts:
             (less_than_promised, {RST_STREAM: 1}, [FOR_FAULT]),
             (more_than_promised, {RST_STREAM: 1}, [FOR_FAULT]),
             (malformed_trailers, {RST_STREAM: 1}, [FOR_FAULT]),
+            (
+                malformed_trailers_and_a_reset,
+                {RST_STREAM: 1, RESET_FRAME: 1},
+                [FOR_FAULT, BY_CLIENT],
+            ),
             (trailers_without_an_end, {RST_STREAM: 1}, [FOR_FAULT]),
             (a_reset_of_ours, {RST_STREAM: 1}, [FOR_FAULT]),
             (headers_after_a_reset_of_ours, {RST_STREAM: 2}, [FOR_FAULT]),
