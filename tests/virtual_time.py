@@ -91,6 +91,7 @@ class VirtualLoop(Loop):  # type: ignore[misc]
         self._stuck_at = self._time + STUCK_AFTER
         self._timers: list[tuple[float, int, VirtualTimer]] = []
         self._order = itertools.count()  # of timers that are due at the same time
+        self._idle_at = -1  # the iteration in which nobody had anything to do, threads included
         self.hub: Any = None
         # Called when a turn of the loop found nothing to do.
         self._idle = self.idle()
@@ -119,9 +120,7 @@ class VirtualLoop(Loop):  # type: ignore[misc]
     def _nothing_to_do(self) -> None:
         if self._callbacks:
             return
-        threads = self.hub._threadpool
-        if threads is not None and len(threads):
-            _sleep(_LOOK_AT_THREADS)
+        if self._threads_may_have_news():
             return
         while self._timers:
             due, entry, timer = heapq.heappop(self._timers)
@@ -136,6 +135,17 @@ class VirtualLoop(Loop):  # type: ignore[misc]
             return
         self._time = max(self._time, due)
         timer.fire()
+
+    def _threads_may_have_news(self) -> bool:
+        """Whether a native thread works, or has ended its work since the loop last polled."""
+        threads = self.hub._threadpool
+        if threads is None:
+            return False
+        if len(threads):
+            _sleep(_LOOK_AT_THREADS)
+            return True
+        idle_since, self._idle_at = self._idle_at, self.iteration
+        return bool(idle_since != self.iteration - 1)
 
     def _stop(self, why: str) -> None:
         self._stuck_at = self._time + STUCK_AFTER
