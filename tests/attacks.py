@@ -103,8 +103,8 @@ def _big_block(fields: tuple[raw.Field, ...]) -> bytes:
     return Encoder().encode(fields)
 
 
-def _in_frames(stream_id: int, block: bytes) -> Iterator[bytes]:
-    """A header block in as many frames as it takes."""
+def in_frames(stream_id: int, block: bytes) -> Iterator[bytes]:
+    """A header block in as many frames as it takes. It ends its stream."""
     yield raw.headers(stream_id, block[:16384], end_headers=len(block) <= 16384)
     for start in range(16384, len(block), 16384):
         last = start + 16384 >= len(block)
@@ -118,7 +118,7 @@ def big_headers(fields: list[raw.Field]) -> Iterator[bytes]:
 def requests(fields: list[raw.Field]) -> Iterator[bytes]:
     block = _big_block(tuple(fields))
     for stream_id in _streams():
-        yield from _in_frames(stream_id, block)
+        yield from in_frames(stream_id, block)
 
 
 def long_block() -> Iterator[bytes]:
@@ -126,7 +126,7 @@ def long_block() -> Iterator[bytes]:
     string = b"\x1c" * 540_000
     block = _request() + b"\0\x01x\xff" + bytes(encode_integer(len(string), 7))[1:] + string
     for stream_id in _streams():
-        yield from _in_frames(stream_id, block)
+        yield from in_frames(stream_id, block)
 
 
 def huffman_within_the_limit() -> Iterator[bytes]:
@@ -134,7 +134,7 @@ def huffman_within_the_limit() -> Iterator[bytes]:
     string = b"\x1c" * 60_000
     block = _request() + b"\0\x01x\xff" + bytes(encode_integer(len(string), 7))[1:] + string
     for stream_id in _streams():
-        yield from _in_frames(stream_id, block)
+        yield from in_frames(stream_id, block)
 
 
 def http2_bomb() -> Iterator[bytes]:

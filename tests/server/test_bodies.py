@@ -798,7 +798,7 @@ class TestSpool:
             wait_for(lambda: spooled(server.worker()) == 0, "end of the files")
 
     @staticmethod
-    def _server_with_little_disk(serve: Callable[..., Server]) -> Server:
+    def _server_with_little_disk(shared: Callable[..., Server]) -> Server:
         """Files of the worker end at 1,000,000 bytes, which stands for a full disk.
 
         The other limits are small: whatever a failure leaks, the next requests will miss.
@@ -808,7 +808,7 @@ class TestSpool:
             "PLAIN_SERVER_H2_MAX_CONCURRENT_STREAMS": "2",
             "PLAIN_SERVER_MAX_RUNNING_STREAMS": "2",
         }
-        server = serve(env=TestSpool.ENV | NO_FLOOR | limits)
+        server = shared(env=TestSpool.ENV | NO_FLOOR | limits)
         server.worker().rlimit(psutil.RLIMIT_FSIZE, (1_000_000, 1_000_000))
         return server
 
@@ -821,9 +821,9 @@ class TestSpool:
         ids=["large-frames", "small-frames", "at-the-end"],
     )
     def test_a_full_disk_is_a_500_of_its_stream(
-        self, serve: Callable[..., Server], sizes: list[int]
+        self, shared: Callable[..., Server], sizes: list[int]
     ) -> None:
-        server = self._server_with_little_disk(serve)
+        server = self._server_with_little_disk(shared)
         with Client(server) as client:
             beside = post(client, b"half", end=False)
             for _ in range(3):
@@ -849,9 +849,9 @@ class TestSpool:
         "sizes", [[1_500_000], [1_000_000, 100]], ids=["in-the-middle", "at-the-end"]
     )
     def test_a_full_disk_is_a_500_over_http1(
-        self, serve: Callable[..., Server], sizes: list[int]
+        self, shared: Callable[..., Server], sizes: list[int]
     ) -> None:
-        server = self._server_with_little_disk(serve)
+        server = self._server_with_little_disk(shared)
         for _ in range(3):
             refused = http1(server)
             begin_post(refused, "/echo", "Content-Length", str(sum(sizes)))
