@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import tools
-from harness import TESTS, WAIT, Server
+from harness import PLAIN, TESTS, WAIT, Server
 
 BENCHMARK = TESTS.parent / "load" / "benchmark"
 PROJECT = TESTS.parent / "load" / "project"
@@ -24,7 +24,8 @@ def bench(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def run(*arguments: str) -> dict[str, Any]:
         out = tmp_path / "result.json"
-        command = [sys.executable, str(BENCHMARK / "bench.py"), *arguments, "--json", str(out)]
+        command = [str(PLAIN.parent / "python"), str(BENCHMARK / "bench.py"), *arguments]
+        command += ["--json", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         assert "ours/it" in done.stdout
