@@ -163,6 +163,8 @@ class TlsSocket:
                     yield_to_others()
                 if not self._fill(size):
                     return b""
+            except ssl.SSLEOFError:  # what OpenSSL says after the error that _read() kept back
+                return b""
         return self._sock.recv(size)
 
     def _read(self, size: int) -> bytes:

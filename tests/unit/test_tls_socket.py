@@ -469,6 +469,14 @@ class TestRecords:
         client.sock.sendall(client.records())
         assert server.recv(100) == b""
 
+    def test_what_comes_before_a_record_that_is_none_is_read_and_then_the_end(
+        self, pair: tuple[TlsSocket, Client]
+    ) -> None:
+        server, client = pair
+        client.sock.sendall(client.records(b"last") + b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        assert server.recv(100) == b"last"
+        assert server.recv(100) == b""
+
     def test_what_is_no_record_is_an_error(self, pair: tuple[TlsSocket, Client]) -> None:
         server, client = pair
         client.sock.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)
@@ -537,14 +545,15 @@ class TestPieces:
             server._end_of_piece(record(0))
 
     def test_those_with_data_are_not_and_forgive_none_of_the_others(
-        self, pair: tuple[TlsSocket, Client]
+        self, pair: tuple[TlsSocket, Client], clock: Clock
     ) -> None:
+        """The clock stands still: no time refills the bucket."""
         server, client = pair
+        server._refilled_at = clock.now
         for _ in range(RECORDS_WITHOUT_DATA_BURST // 50 - 1):
             server._end_of_piece(record(0) * 50)
             client.sock.sendall(client.records(*[b"x"] * 10))
             assert b"".join(server.recv(1) for _ in range(10)) == b"x" * 10
-        server._refilled_at += 3600  # the time that this has taken refills nothing
         server._end_of_piece(record(0) * 40)  # the handshake had some
         with pytest.raises(RecordFlood):
             server._end_of_piece(record(0) * 10)
