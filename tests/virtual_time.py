@@ -134,6 +134,7 @@ class VirtualLoop(Loop):  # type: ignore[misc]
             self._stop("only timers that come again are left")
             return
         self._time = max(self._time, due)
+        self._idle_at = -1  # whom it wakes may give work to a thread
         timer.fire()
 
     def _threads_may_have_news(self) -> bool:
