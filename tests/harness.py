@@ -215,7 +215,9 @@ class Server(ServerProcess):
             self._args += ["--worker", worker]
         if tls:
             self._args += ["--certfile", str(tls[0]), "--keyfile", str(tls[1])]
-        environment = {**os.environ, **(env or {})}
+        # Without bytecode, each start would compile the package: 0.13 s.
+        ours = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = {**ours, **(env or {})}
         super().__init__("server", folder=tmp, project=project, env=environment)
 
     # -- life -----------------------------------------------------------------

@@ -306,6 +306,7 @@ class MemoryServer:
         self._stack = ExitStack()
         self._ports = itertools.count(50_000)
         self._log = io.StringIO()
+        self._expected = 0  # characters of it that `expect_nothing_left()` has read
         self._handler = logging.StreamHandler(self._log)
         self._handler.setFormatter(create_log_formatter("keyvalue"))
         self._sockets: weakref.WeakSet[gevent.socket.socket] = weakref.WeakSet()
@@ -372,4 +373,6 @@ class MemoryServer:
             advance(1.0)
         else:
             raise AssertionError(f"left behind: {self.worker.left()}\n{self.log()[-8000:]}")
-        assert "Unexpected connection error" not in self.log(), self.log()[-8000:]
+        log = self.log()[self._expected :]
+        self._expected = len(self.log())
+        assert "Unexpected connection error" not in log, log[-8000:]

@@ -32,7 +32,8 @@ def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
 def chunks(nodeids: list[str]) -> dict[str, str]:
     """The chunk of each test.
 
-    Those of a file that are alone are one chunk: in two processes they would wait for each other.
+    Those that are alone in a file with others are one chunk: in two processes they would wait for
+    each other.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()

@@ -64,9 +64,11 @@ def nothing_left(hub: VirtualHub) -> Iterator[None]:
     hub.loop.not_stuck()
     hub.errors.clear()
     yield
-    assert not hub.errors
-    for server in MemoryServer.started:
-        server.expect_nothing_left()
+    try:
+        for server in MemoryServer.started:
+            server.expect_nothing_left()
+    finally:
+        assert not hub.errors
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ class TestEviction:
             assert not end.resets()
             end.close()
 
-    def test_it_is_made_when_idle_for_longer(self, server: MemoryServer) -> None:
+    def test_one_is_closed_when_idle_for_longer(self, server: MemoryServer) -> None:
         """And not by an earlier sweep."""
         keepalive = server.worker.rules.keepalive_timeout
         with Client(server.connect("http/1.1")) as client:
@@ -184,7 +184,7 @@ class TestEviction:
     def test_in_a_drain_by_the_time_that_it_leaves(
         self, serve: Serve, graceful: int, grace: float
     ) -> None:
-        """A quarter of it is for requests that may be on their way: half of that has passed."""
+        """An idle one is closed once it has waited as long as is left to read requests in."""
         server = serve(env={"PLAIN_SERVER_GRACEFUL_TIMEOUT": str(graceful)})
         with Client(server.connect("http/1.1")) as client:
             assert client.get().body == b"hello"

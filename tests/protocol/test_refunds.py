@@ -371,11 +371,13 @@ class TestOpenStreams:
             client.expect_alive()
             elsewhere = very_many - FEW_STREAMS - 1
             server.worker.limits.open_streams += elsewhere
-            open_upload(client)
-            client.expect_alive()
-            assert not client.received(RstStreamFrame)
-            client.expect_stream_error(open_upload(client), ErrorCodes.REFUSED_STREAM)
-            server.worker.limits.open_streams -= elsewhere
+            try:
+                open_upload(client)
+                client.expect_alive()
+                assert not client.received(RstStreamFrame)
+                client.expect_stream_error(open_upload(client), ErrorCodes.REFUSED_STREAM)
+            finally:
+                server.worker.limits.open_streams -= elsewhere
 
 
 class TestCounts:

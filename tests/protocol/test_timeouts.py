@@ -260,7 +260,7 @@ class TestEnd:
             with takes(seconds):
                 until_over(server)
 
-    def test_a_header_block_with_one_is_no_matter(self, server: MemoryServer) -> None:
+    def test_a_header_block_that_has_ended_is_not_timed(self, server: MemoryServer) -> None:
         with RawClient(server) as client:
             block = client.block(request_fields("/sleep?s=20"))
             client.send(headers(1, block[:5], end_headers=False))

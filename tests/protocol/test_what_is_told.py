@@ -441,7 +441,7 @@ class TestDisk:
                     advance(0.1)
                 answer = old.read()
                 assert answer.status == 500
-                assert answer.body.splitlines()[-3].strip() == b""  # nothing of the disk
+                assert b"No space left" not in answer.body
                 assert old.closed()
             assert "status=500" in small.log()
         (line,) = (r for r in caplog.records if "temporary file" in r.getMessage())
@@ -620,7 +620,7 @@ class TestHttp1:
             client.send(request("/echo", "Content-Length: 100", method="POST") + b"half")
             answer = client.read()
             assert answer.status_line == "HTTP/1.1 408 Request Timeout"
-            assert answer.body.splitlines()[-3].strip() == b"Incomplete request body"
+            assert b"Incomplete request body" in answer.body
 
     def test_a_client_that_leaves_before_its_error_page(
         self, either: MemoryServer, log: Log
@@ -641,9 +641,9 @@ class TestHttp1:
             (line,) = (r for r in log._caplog.records if "No room" in r.getMessage())
             error = line.error  # type: ignore[attr-defined]
             assert "1000" in error
-            assert answer.body.splitlines()[-3].strip() == error.encode()
+            assert error.encode() in answer.body
             assert client.closed()
-        log.expect(logging.WARNING, line.getMessage(), error)
+        assert (line.levelno, line.client[0]) == (logging.WARNING, "127.0.0.1")  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
         ("sent", "status"),

@@ -163,8 +163,8 @@ class TestWindows:
     """
 
     @pytest.fixture
-    def impatient(self, shared: Serve) -> Server:
-        return shared(env={"PLAIN_SERVER_SEND_TIMEOUT": "2"})
+    def impatient(self, serve: Serve) -> Server:
+        return serve(env={"PLAIN_SERVER_SEND_TIMEOUT": "2"})
 
     @pytest.fixture(params=["tls", "plaintext"])
     def hogged(self, serve: Serve, request: pytest.FixtureRequest) -> Server:
