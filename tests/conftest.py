@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from certificate import make_certificate
 from harness import TESTS
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from scheduling import ChunkScheduling
     from xdist.remote import Producer
+
+# An example of 1 ms may take a second on a busy machine.
+settings.register_profile(
+    "busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy")
 
 #: Held by each test as it runs: shared by most, exclusive by one that is `alone`.
 _machine = os.open(TESTS, os.O_RDONLY)

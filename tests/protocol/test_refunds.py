@@ -379,6 +379,23 @@ class TestOpenStreams:
             finally:
                 server.worker.limits.open_streams -= elsewhere
 
+    def test_those_of_other_connections_count(self, serve: Serve) -> None:
+        server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "10"})
+        with RawClient(server) as other, RawClient(server) as late:
+            for _ in range(100):
+                open_upload(other)
+            other.expect_alive()
+            elsewhere = MANY_STREAMS - 100 - FEW_STREAMS
+            server.worker.limits.open_streams += elsewhere
+            try:
+                uploads = [open_upload(late) for _ in range(FEW_STREAMS + 2)]
+                for refused in uploads[FEW_STREAMS:]:
+                    late.expect_stream_error(refused, ErrorCodes.REFUSED_STREAM)
+                late.send(data(uploads[0], b"body"))
+                assert late.finish(uploads[0]).status == 200
+            finally:
+                server.worker.limits.open_streams -= elsewhere
+
 
 class TestCounts:
     def test_continuations_are_those_of_one_block(self, server: MemoryServer) -> None:

@@ -18,8 +18,6 @@ from h2client import Client
 from harness import Server, wait_for
 from hpack import Encoder
 
-from plain_gevent_h2.http2.receiver import MANY_STREAMS
-
 #: Seconds of each attack, one connection after another.
 SECONDS = 0.5
 
@@ -317,22 +315,6 @@ def test_an_honest_client_among_those_that_are_slowed_down(server: Server) -> No
             stop.set()
             sender.join()
         wait_for(lambda: "too many penalties" in server.log(), "end of some")
-
-
-def test_few_streams_for_each_where_very_many_are_open(serve: Callable[..., Server]) -> None:
-    server = serve(env={"PLAIN_SERVER_MAX_RUNNING_STREAMS": "10"})
-    block = Encoder().encode(raw.request_fields("/echo", "POST"))
-    with ExitStack() as stack:
-        for _ in range(MANY_STREAMS // 100):
-            client = stack.enter_context(raw.RawClient(server))
-            client.send(*(raw.headers(i, block, end_stream=False) for i in range(1, 200, 2)))
-            client.expect_alive()
-        late = stack.enter_context(raw.RawClient(server))
-        late.send(*(raw.headers(i, block, end_stream=False) for i in range(1, 24, 2)))
-        for stream in (21, 23):
-            late.expect_stream_error(stream, ErrorCodes.REFUSED_STREAM)
-        late.send(raw.data(1, b"body"))
-        assert late.finish(1).status == 200
 
 
 def test_300_connections_that_flood_at_once(server: Server, memory: int) -> None:

@@ -5,19 +5,16 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import pytest
 import raw
 from certificate import make_certificate
 from harness import WAIT, Server, wait_for
-from hypothesis import given
-from hypothesis import strategies as st
 from inside import Inside
 from raw import RawClient, request_fields
+from tls_hello import client_hello
 from tools import need
-
-from plain_gevent_h2.net.client_hello import ClientHello
 
 
 def handshake(server: Server, *options: str, say: str = "") -> tuple[int, str]:
@@ -262,43 +259,10 @@ def test_openssl_sees_the_alert(server: Server) -> None:
     assert "no application protocol" in output
 
 
-def client_hello(*alpn: str) -> bytes:
-    """The record with the ClientHello of Python's `ssl`."""
-    context = ssl.create_default_context()
-    if alpn:
-        context.set_alpn_protocols(alpn)
-    outgoing = ssl.MemoryBIO()
-    with suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
-    return outgoing.read()
-
-
 def in_records(hello: bytes, size: int) -> bytes:
     """The same message, in records of `size` bytes."""
     parts = [hello[i : i + size] for i in range(5, len(hello), size)]
     return b"".join(hello[:3] + len(part).to_bytes(2) + part for part in parts)
-
-
-@pytest.mark.parametrize("size", [1, 50, 16384])
-@pytest.mark.parametrize("alpn", [(), ("ftp",), ("h2", "http/1.1")], ids=str)
-def test_a_client_hello_however_it_arrives(size: int, alpn: tuple[str, ...]) -> None:
-    data = in_records(client_hello(*alpn), size)
-    for step in (1, 7, len(data)):
-        hello = ClientHello()
-        for i in range(0, len(data), step):
-            assert not hello.complete
-            hello.feed(data[i : i + step])
-        assert hello.complete
-        assert hello.alpn == ([name.encode() for name in alpn] or None)
-
-
-@given(st.data())
-def test_a_client_hello_of_any_bytes(draw: st.DataObject) -> None:
-    """Nothing is raised: OpenSSL refuses it."""
-    data = bytearray(client_hello("ftp", "h2"))
-    for _ in range(draw.draw(st.integers(0, 8))):
-        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    ClientHello().feed(bytes(data))
 
 
 def test_the_alert_comes_however_the_client_hello_arrives(server: Server) -> None:

@@ -1,8 +1,9 @@
 """The names that a TLS ClientHello offers by ALPN, in records of any size."""
 
-import ssl
-
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tls_hello import client_hello
 
 from plain_gevent_h2.net.client_hello import MAX_SIZE, ClientHello
 
@@ -53,14 +54,27 @@ def test_the_names_however_they_arrive(size: int, piece: int) -> None:
     assert not feed(wire[:-1], piece).complete
 
 
-def test_that_of_openssl() -> None:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["ftp", "h2"])
-    out = ssl.MemoryBIO()
-    tls = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost")
-    with pytest.raises(ssl.SSLWantReadError):
-        tls.do_handshake()
-    assert feed(out.read()).alpn == [b"ftp", b"h2"]
+@pytest.mark.parametrize("piece", [1, 7, 10**6])
+@pytest.mark.parametrize("size", [1, 50, 2**14])
+@pytest.mark.parametrize("names", [(), ("ftp",), ("h2", "http/1.1")], ids=str)
+def test_that_of_openssl(names: tuple[str, ...], size: int, piece: int) -> None:
+    wire = records(client_hello(*names)[5:], size)
+    hello = feed(wire, piece)
+    assert hello.complete
+    assert hello.alpn == ([name.encode() for name in names] or None)
+    assert not feed(wire[:-1], piece).complete
+
+
+OF_OPENSSL = client_hello("ftp", "h2")
+OCTETS = st.tuples(st.integers(0, len(OF_OPENSSL) - 1), st.integers(0, 255))
+
+
+@given(st.lists(OCTETS, max_size=8))
+def test_one_with_changed_octets_is_for_openssl_to_refuse(changes: list[tuple[int, int]]) -> None:
+    wire = bytearray(OF_OPENSSL)
+    for position, octet in changes:
+        wire[position] = octet
+    feed(bytes(wire))
 
 
 def test_at_first_nothing_is_known() -> None:
