@@ -37,10 +37,12 @@ def patch() -> None:
     import gevent
     from gevent import monkey
 
+    from .patching.entry_points import read_once
     from .patching.threads import give_gevent_our_lock
 
     give_gevent_our_lock()
-    monkey.patch_all()
+    with read_once():
+        monkey.patch_all()
 
     for workaround in FIRST:
         workaround()
