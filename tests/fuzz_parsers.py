@@ -28,7 +28,7 @@ MAX_FRAME_SIZE = 16384
 def _read(pieces: Iterable[bytes]) -> list[object]:
     """What a reader makes of the pieces, with what goes to h2 in a row put together."""
 
-    def check(stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+    def check(stream_id: int, size: int, length: int, *, ends: bool) -> ErrorCodes | None:
         return ErrorCodes.PROTOCOL_ERROR if (stream_id + size + ends) % 7 == 6 else None
 
     frame_filter = FrameFilter(MAX_FRAME_SIZE, check, lambda _kind: None)

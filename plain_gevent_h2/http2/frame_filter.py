@@ -9,6 +9,7 @@ in runs, and gives the others to its caller. `h2` does not parse the headers aga
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from .faults import ConnectionFault, StreamFault
@@ -50,8 +51,21 @@ SMALL_SIZE = 128
 type Run = list[RawFrame]
 
 
+class Settled(Enum):
+    """What a `DataCheck` says of a frame that is done with."""
+
+    SETTLED = auto()
+
+
 class DataCheck(Protocol):
-    def __call__(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None: ...
+    """What becomes of DATA: an error of its stream, nothing more, or `None` for `h2`.
+
+    `length` is what flow control counts, `size` the same without padding, in bytes.
+    """
+
+    def __call__(
+        self, stream_id: int, size: int, length: int, *, ends: bool
+    ) -> ErrorCodes | Settled | None: ...
 
 
 class Count(Protocol):
@@ -69,10 +83,9 @@ class FrameFilter:
     """The frames of one connection, in the order they arrived.
 
     `max_frame_size` is what we told the peer in our SETTINGS, in bytes. `check_data` is
-    asked about DATA, with everything before it handed on: the stream, the size without
-    padding, whether it ends the stream. An error code keeps that frame from `h2`. `count`
-    counts a frame of a kind that has a limit, and may raise `ConnectionFault`. A header block of
-    more than `max_block_size` bytes does: decoding 540 KB of it kept the hub for 61 ms.
+    asked about DATA, with everything before it handed on. `count` counts a frame of a kind that has
+    a limit, and may raise `ConnectionFault`. A header block of more than `max_block_size` bytes
+    does: decoding 540 KB of it kept the hub for 61 ms.
     """
 
     def __init__(
@@ -164,9 +177,9 @@ class FrameFilter:
         """The frame at `pos` if `h2` is to see it, perhaps another in its place, or a fault."""
         kind, flags, stream_id, end = header
         if kind == FrameType.DATA:
-            fault = self._check_data(flags, stream_id, pos, end)
-            if fault is not None:
-                return fault
+            outcome = self._check_data(flags, stream_id, pos, end)
+            if outcome is not None:
+                return None if outcome is Settled.SETTLED else outcome
         elif kind == FrameType.WINDOW_UPDATE and end - pos == FRAME_HEADER_SIZE + 4:
             # The reserved bit is to be ignored (RFC 9113 section 6.9); h2 does not.
             self._buffer[pos + FRAME_HEADER_SIZE] &= 0x7F
@@ -177,7 +190,9 @@ class FrameFilter:
                 return item
         return (kind, flags, stream_id, payload) if kind in _FOR_H2 else None
 
-    def _check_data(self, flags: int, stream_id: int, pos: int, end: int) -> StreamFault | None:
+    def _check_data(
+        self, flags: int, stream_id: int, pos: int, end: int
+    ) -> StreamFault | Settled | None:
         length = size = end - pos - FRAME_HEADER_SIZE
         if flags & PADDED and length:
             size -= 1 + self._buffer[pos + FRAME_HEADER_SIZE]
@@ -185,8 +200,10 @@ class FrameFilter:
                 return None  # too much padding: h2 says so
         if size < SMALL_SIZE and not flags & END_STREAM:
             self._count(FrameType.DATA if size <= 0 else SMALL_DATA)
-        code = self._check_data_of_stream(stream_id, size, ends=bool(flags & END_STREAM))
-        return None if code is None else StreamFault(stream_id, code, unseen=length)
+        outcome = self._check_data_of_stream(stream_id, size, length, ends=bool(flags & END_STREAM))
+        if outcome is None or outcome is Settled.SETTLED:
+            return outcome
+        return StreamFault(stream_id, outcome, unseen=length)
 
     def _header_at(self, pos: int) -> tuple[int, int, int, int] | None:
         """Type, flags, stream and end of the frame at `pos`; None if it is not all here."""

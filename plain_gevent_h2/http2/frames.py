@@ -74,6 +74,11 @@ def window_update(increment: int) -> bytes:
     return pack_frame(FrameType.WINDOW_UPDATE, 0, 0, struct.pack(">L", increment))
 
 
+def rst_stream(stream_id: int, code: ErrorCodes) -> bytes:
+    """A RST_STREAM frame (RFC 9113 section 6.4)."""
+    return pack_frame(FrameType.RST_STREAM, 0, stream_id, code.to_bytes(4))
+
+
 def pack_frame(kind: int, flags: int, stream_id: int, payload: bytes | memoryview = b"") -> bytes:
     return b"".join((frame_header(kind, flags, stream_id, len(payload)), payload))
 

@@ -16,7 +16,7 @@ from plain_gevent_h2.net.tls_socket import RECORD_SIZE, RECV_SIZE
 
 from .early_answers import answer_early, expects_continue
 from .faults import ConnectionFault, StreamFault
-from .frame_filter import FrameFilter, GoAway
+from .frame_filter import FrameFilter, GoAway, Settled
 from .frames import ErrorCodes, FrameType, RawFrame, error_name, window_update
 from .headers import (
     HeadersTooLarge,
@@ -97,7 +97,7 @@ class Receiver:
 
         self.frames = FrameFilter(
             worker.config.max_frame_size,
-            self._check_data_length,
+            self._check_data,
             self._count_frame,
             2 * worker.config.max_header_list_size,
         )
@@ -150,20 +150,29 @@ class Receiver:
             return
         self._buckets.take(RESET_FRAME if kind == FrameType.RST_STREAM else kind)
 
-    def _check_data_length(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
-        """Compare DATA with the request's content-length (RFC 9113 section 8.1.1).
+    def _check_data(
+        self, stream_id: int, size: int, length: int, *, ends: bool
+    ) -> ErrorCodes | Settled | None:
+        """See `DataCheck`. Raises `ConnectionFault`.
 
-        The frame filter calls it before `h2` has the frame. An END_STREAM that comes with HEADERS
-        or trailers has its check in `_stream_ended()`.
+        DATA is compared with the request's content-length (RFC 9113 section 8.1.1). An END_STREAM
+        that comes with HEADERS or trailers has its check in `_stream_ended()`.
         """
         stream = self._streams.by_id.get(stream_id)
         if stream is None:
             self._buckets.take(DATA_ON_CLOSED_STREAM)
-            return None
+            return self._settle_late_data(stream_id, length)
         if stream.content_length is None or stream.headers_sent:
             return None
         missing = stream.content_length - stream.sink.received - size
         return ErrorCodes.PROTOCOL_ERROR if missing < 0 or (ends and missing) else None
+
+    def _settle_late_data(self, stream_id: int, length: int) -> Settled | None:
+        try:
+            done = self._state_machine.settle_late_data(stream_id, length)
+        except ProtocolError as exc:
+            raise ConnectionFault(error_code(exc), str(exc)) from exc
+        return Settled.SETTLED if done else None
 
     # -- events of h2: a request ----------------------------------------------
 

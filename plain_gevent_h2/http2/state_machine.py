@@ -34,6 +34,8 @@ from .frames import (
     RawFrame,
     frame_header,
     pack_frame,
+    rst_stream,
+    window_update,
 )
 from .hpack import BoundedDecoder, MemoEncoder
 
@@ -218,6 +220,28 @@ class StateMachine(H2Connection):
         if closed_by is StreamClosedBy.SEND_RST_STREAM and not exc._events:
             frames.pop()  # the RST_STREAM; with an event, it is our first for this stream
         return frames, events
+
+    def settle_late_data(self, stream_id: int, length: int) -> bool:
+        """Settle DATA on a stream that is closed and forgotten. False if `h2` is to see it.
+
+        To the client it is the same, and it takes 3 us in place of 31: 20 clients that sent nothing
+        else kept the worker busy for 38 s before they were closed, and do for 7 s. `length` is what
+        flow control counts, in bytes. Raises `FlowControlError`.
+        """
+        if (
+            stream_id in self.streams
+            or stream_id > self.highest_inbound_stream_id
+            or not stream_id % 2
+            or self.state_machine.state is not ConnectionState.SERVER_OPEN
+        ):
+            return False
+        window = self._inbound_flow_control_window_manager
+        window.window_consumed(length)
+        if increment := window.process_bytes(length):
+            self._data_to_send += window_update(increment)
+        if self._closed_streams.get(stream_id) is not StreamClosedBy.SEND_RST_STREAM:
+            self._data_to_send += rst_stream(stream_id, ErrorCodes.STREAM_CLOSED)
+        return True
 
 
 class _ClientSettings(Settings):

@@ -14,6 +14,7 @@ from plain_gevent_h2.http2.frame_filter import (
     SMALL_SIZE,
     FrameFilter,
     GoAway,
+    Settled,
 )
 from plain_gevent_h2.http2.frames import PREFACE, ErrorCodes, FrameType, RawFrame, pack_frame
 from plain_gevent_h2.http2.token_buckets import SMALL_DATA
@@ -34,16 +35,20 @@ class Connection:
     def __init__(self, max_block_size: int = 100_000) -> None:
         self.counted: list[int] = []
         self.asked: list[tuple[int, int, bool]] = []  # about DATA: stream, size, ends it
-        self.fault: ErrorCodes | None = None  # of DATA
+        self.lengths: list[int] = []  # of the same
+        self.outcome: ErrorCodes | Settled | None = None  # of DATA
         self.filter = FrameFilter(
             MAX_FRAME_SIZE, self._check_data, self.counted.append, max_block_size
         )
         self.feed(PREFACE + raw.settings())
         self.counted.clear()
 
-    def _check_data(self, stream_id: int, size: int, *, ends: bool) -> ErrorCodes | None:
+    def _check_data(
+        self, stream_id: int, size: int, length: int, *, ends: bool
+    ) -> ErrorCodes | Settled | None:
         self.asked.append((stream_id, size, ends))
-        return self.fault
+        self.lengths.append(length)
+        return self.outcome
 
     def items(self, *frames: bytes) -> list[Item]:
         return [item for item in map(wire, self.filter.feed(b"".join(frames))) if item != b""]
@@ -154,7 +159,7 @@ class TestData:
     ) -> None:
         """Padding counts in the connection's window (RFC 9113 section 6.1)."""
         connection.feed(OPEN)
-        connection.fault = ErrorCodes.STREAM_CLOSED
+        connection.outcome = ErrorCodes.STREAM_CLOSED
         assert connection.items(raw.data(1, b"x" * 10, pad=7), raw.ping()) == [
             StreamFault(1, ErrorCodes.STREAM_CLOSED, unseen=18),
             raw.ping(),
@@ -163,6 +168,13 @@ class TestData:
             StreamFault(1, ErrorCodes.STREAM_CLOSED, unseen=10)
         ]
         assert connection.asked == [(1, 10, True), (1, 10, False)]
+
+    def test_what_is_settled_goes_no_further(self, connection: Connection) -> None:
+        connection.feed(OPEN)
+        connection.outcome = Settled.SETTLED
+        frames = raw.data(1, b"x" * 10, end=False, pad=7), raw.ping(), raw.data(1, b"x", end=False)
+        assert connection.items(*frames) == [raw.ping()]
+        assert connection.lengths == [18, 1]
 
     @pytest.mark.parametrize(("length", "pad"), [(1, 0), (5, 4), (201, 200)])
     def test_all_padding_is_empty(self, connection: Connection, length: int, pad: int) -> None:

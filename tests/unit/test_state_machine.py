@@ -2,7 +2,7 @@
 
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
@@ -413,3 +413,71 @@ def test_closed_streams_are_forgotten(machine: StateMachine) -> None:
     assert most <= 20
     assert machine.forget_closed_streams() == 0
     assert len(machine.streams) == 0
+
+
+LATE = b"x" * 1000
+
+
+def answer_and_end(machine: StateMachine) -> None:
+    machine.frame_headers(1, [(b":status", b"204")], end_stream=True)
+    machine.receive_frames(raw.split(raw.data(1)))
+
+
+#: Of stream 1, which is closed and forgotten after them, as the machine is told.
+ENDS: dict[str, Callable[[StateMachine], object]] = {
+    "the client reset it": lambda machine: machine.receive_frames(raw.split(raw.rst_stream(1))),
+    "we reset it": lambda machine: machine.reset_stream(1, ErrorCodes.NO_ERROR),
+    "both sides ended it": answer_and_end,
+    "a later one was opened": lambda machine: machine.receive_frames(
+        raw.split(raw.headers(5, BLOCK) + raw.rst_stream(5) + raw.rst_stream(1))
+    ),
+}
+
+
+class TestLateData:
+    """DATA on a stream that is closed and forgotten is settled as `h2` would, without it."""
+
+    def closed(self, end: str) -> StateMachine:
+        machine = new_state_machine(CONFIG)
+        machine.receive_frames(raw.split(raw.settings() + OPEN))
+        ENDS[end](machine)
+        assert not machine.forget_closed_streams()
+        machine.data_to_send()
+        return machine
+
+    @pytest.mark.parametrize("stream_id", [1, 3])
+    @pytest.mark.parametrize("end", ENDS)
+    def test_to_the_client_it_is_the_same(self, end: str, stream_id: int) -> None:
+        ours, h2 = self.closed(end), self.closed(end)
+        if stream_id > ours.highest_inbound_stream_id:
+            assert not ours.settle_late_data(stream_id, len(LATE))
+            return
+        sent = 0
+        while sent < CONNECTION_WINDOW:
+            assert ours.settle_late_data(stream_id, len(LATE))
+            assert h2.receive_frames(raw.split(raw.data(stream_id, LATE))) == []
+            assert ours.data_to_send() == h2.data_to_send()
+            assert ours.inbound_flow_control_window == h2.inbound_flow_control_window
+            sent += len(LATE)
+
+    def test_past_the_connections_window(self) -> None:
+        machine = self.closed("we reset it")
+        machine.settle_late_data(1, machine.inbound_flow_control_window)
+        with pytest.raises(FlowControlError):
+            machine.settle_late_data(1, CONNECTION_WINDOW + 1)
+
+    @pytest.mark.parametrize("stream_id", [0, 2, 3, 2**31 - 1])
+    def test_no_stream_that_was_opened(self, stream_id: int) -> None:
+        assert not self.closed("we reset it").settle_late_data(stream_id, 1)
+
+    def test_one_that_is_remembered_or_open(self, machine: StateMachine) -> None:
+        machine.receive_frames(raw.split(OPEN))
+        assert not machine.settle_late_data(1, 1)
+        machine.reset_stream(1)
+        assert not machine.settle_late_data(1, 1)
+
+    def test_after_the_end_of_the_connection(self) -> None:
+        machine = self.closed("we reset it")
+        with pytest.raises(ProtocolError):
+            machine.receive_frames(raw.split(raw.data(0, LATE)))
+        assert not machine.settle_late_data(1, 1)

@@ -179,7 +179,7 @@ def count(*frames: bytes) -> list[int]:
     """The kinds that these frames of a stream are counted as."""
     counted: list[int] = []
 
-    def check(stream_id: int, size: int, *, ends: bool) -> None:
+    def check(stream_id: int, size: int, length: int, *, ends: bool) -> None:
         pass
 
     reader = FrameFilter(16384, check, counted.append)
