@@ -208,40 +208,34 @@ class StateMachine(H2Connection):
             raise _stream_error(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
         return frames, events
 
-    def _handle_data_on_closed_stream(
-        self, events: list[Event], exc: StreamClosedError, frame: DataFrame
-    ) -> tuple[list[Frame], list[Event]]:
-        """What was under way as we reset its stream is discarded, as HEADERS are.
-
-        Only the connection's window is given back.
-        """
-        frames, events = super()._handle_data_on_closed_stream(events, exc, frame)
-        closed_by = self._stream_closed_by(frame.stream_id)
-        if closed_by is StreamClosedBy.SEND_RST_STREAM and not exc._events:
-            frames.pop()  # the RST_STREAM; with an event, it is our first for this stream
-        return frames, events
-
     def settle_late_data(self, stream_id: int, length: int) -> bool:
-        """Settle DATA on a stream that is closed and forgotten. False if `h2` is to see it.
+        """Settle DATA on a stream that is closed. False if it is not, and `h2` is to see the DATA.
 
-        To the client it is the same, and it takes 3 us in place of 31: 20 clients that sent nothing
-        else kept the worker busy for 38 s before they were closed, and do for 7 s. `length` is what
+        RFC 9113 section 5.1: what was under way as we reset its stream is discarded, as HEADERS
+        are. Else the stream is reset. Only the connection's window is given back. `length` is what
         flow control counts, in bytes. Raises `FlowControlError`.
+
+        `h2` would answer with a reset each time, and takes 31 us in place of 3: 20 clients that
+        sent nothing else kept the worker busy for 38 s before they were closed, and do for 7 s.
         """
-        if (
-            stream_id in self.streams
-            or stream_id > self.highest_inbound_stream_id
-            or not stream_id % 2
-            or self.state_machine.state is not ConnectionState.SERVER_OPEN
-        ):
+        if self.state_machine.state is not ConnectionState.SERVER_OPEN:
+            return False
+        if not self._is_closed(stream_id):
             return False
         window = self._inbound_flow_control_window_manager
         window.window_consumed(length)
         if increment := window.process_bytes(length):
             self._data_to_send += window_update(increment)
-        if self._closed_streams.get(stream_id) is not StreamClosedBy.SEND_RST_STREAM:
+        if self._stream_closed_by(stream_id) is not StreamClosedBy.SEND_RST_STREAM:
             self._data_to_send += rst_stream(stream_id, ErrorCodes.STREAM_CLOSED)
         return True
+
+    def _is_closed(self, stream_id: int) -> bool:
+        """Whether a stream of the client's is closed, which `h2` may have forgotten since."""
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            return stream.closed
+        return stream_id <= self.highest_inbound_stream_id and stream_id % 2 == 1
 
 
 class _ClientSettings(Settings):

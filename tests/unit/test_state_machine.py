@@ -23,7 +23,13 @@ from h2.exceptions import FlowControlError, FrameDataMissingError, ProtocolError
 from hpack import Encoder, NeverIndexedHeaderTuple
 from http2_config import CONFIG
 
-from plain_gevent_h2.http2.frames import PREFACE, ErrorCodes, FrameType
+from plain_gevent_h2.http2.frames import (
+    FRAME_HEADER_SIZE,
+    PREFACE,
+    ErrorCodes,
+    FrameType,
+    pack_frame,
+)
 from plain_gevent_h2.http2.state_machine import (
     CONNECTION_WINDOW,
     HeadersDiscarded,
@@ -333,7 +339,7 @@ class TestStreamErrors:
         else:
             machine.reset_stream(1)
         machine.data_to_send()
-        machine.receive_frames(raw.split(raw.data(1, b"x" * 10, pad=pad)))
+        machine.settle_late_data(1, len(raw.data(1, b"x" * 10, pad=pad)) - FRAME_HEADER_SIZE)
         reset = raw.rst_stream(1, ErrorCodes.STREAM_CLOSED)
         assert machine.data_to_send() == (reset if by == "client" else b"")
 
@@ -416,6 +422,7 @@ def test_closed_streams_are_forgotten(machine: StateMachine) -> None:
 
 
 LATE = b"x" * 1000
+RST_STREAM = FrameType.RST_STREAM
 
 
 def answer_and_end(machine: StateMachine) -> None:
@@ -423,7 +430,7 @@ def answer_and_end(machine: StateMachine) -> None:
     machine.receive_frames(raw.split(raw.data(1)))
 
 
-#: Of stream 1, which is closed and forgotten after them, as the machine is told.
+#: How stream 1 ends.
 ENDS: dict[str, Callable[[StateMachine], object]] = {
     "the client reset it": lambda machine: machine.receive_frames(raw.split(raw.rst_stream(1))),
     "we reset it": lambda machine: machine.reset_stream(1, ErrorCodes.NO_ERROR),
@@ -435,34 +442,39 @@ ENDS: dict[str, Callable[[StateMachine], object]] = {
 
 
 class TestLateData:
-    """DATA on a stream that is closed and forgotten is settled as `h2` would, without it."""
+    """DATA on a stream that is closed is settled as `h2` would, but for one that we have reset."""
 
-    def closed(self, end: str) -> StateMachine:
+    def closed(self, end: str, *, forgotten: bool = True) -> StateMachine:
         machine = new_state_machine(CONFIG)
         machine.receive_frames(raw.split(raw.settings() + OPEN))
         ENDS[end](machine)
-        assert not machine.forget_closed_streams()
+        if forgotten:
+            assert not machine.forget_closed_streams()
         machine.data_to_send()
         return machine
 
-    @pytest.mark.parametrize("stream_id", [1, 3])
+    @pytest.mark.parametrize("forgotten", [True, False])
     @pytest.mark.parametrize("end", ENDS)
-    def test_to_the_client_it_is_the_same(self, end: str, stream_id: int) -> None:
-        ours, h2 = self.closed(end), self.closed(end)
-        if stream_id > ours.highest_inbound_stream_id:
-            assert not ours.settle_late_data(stream_id, len(LATE))
-            return
+    def test_to_the_client_it_is_the_same(self, end: str, forgotten: bool) -> None:
+        resets = end != "we reset it"  # RFC 9113 section 5.1
+        ours, h2 = (self.closed(end, forgotten=forgotten) for _ in range(2))
         sent = 0
         while sent < CONNECTION_WINDOW:
-            assert ours.settle_late_data(stream_id, len(LATE))
-            assert h2.receive_frames(raw.split(raw.data(stream_id, LATE))) == []
-            assert ours.data_to_send() == h2.data_to_send()
+            assert ours.settle_late_data(1, len(LATE))
+            assert h2.receive_frames(raw.split(raw.data(1, LATE))) == []
+            frames = (f for f in raw.split(h2.data_to_send()) if resets or f[0] != RST_STREAM)
+            assert ours.data_to_send() == b"".join(pack_frame(*frame) for frame in frames)
             assert ours.inbound_flow_control_window == h2.inbound_flow_control_window
             sent += len(LATE)
 
+    def test_on_one_that_a_later_one_has_closed(self) -> None:
+        ours, h2 = (self.closed("a later one was opened") for _ in range(2))
+        assert ours.settle_late_data(3, len(LATE))
+        assert h2.receive_frames(raw.split(raw.data(3, LATE))) == []
+        assert ours.data_to_send() == h2.data_to_send() != b""
+
     def test_past_the_connections_window(self) -> None:
         machine = self.closed("we reset it")
-        machine.settle_late_data(1, machine.inbound_flow_control_window)
         with pytest.raises(FlowControlError):
             machine.settle_late_data(1, CONNECTION_WINDOW + 1)
 
@@ -470,10 +482,10 @@ class TestLateData:
     def test_no_stream_that_was_opened(self, stream_id: int) -> None:
         assert not self.closed("we reset it").settle_late_data(stream_id, 1)
 
-    def test_one_that_is_remembered_or_open(self, machine: StateMachine) -> None:
+    def test_one_that_is_open(self, machine: StateMachine) -> None:
         machine.receive_frames(raw.split(OPEN))
         assert not machine.settle_late_data(1, 1)
-        machine.reset_stream(1)
+        machine.receive_frames(raw.split(raw.data(1)))
         assert not machine.settle_late_data(1, 1)
 
     def test_after_the_end_of_the_connection(self) -> None:
