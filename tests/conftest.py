@@ -44,12 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Four for each core: most tests wait for something, two thirds of the time.
+    """Three for each core: most tests wait for something, two thirds of the time.
 
     Those of `--quick` do not, so it asks for one for each (`logical`).
     """
     cores = os.process_cpu_count() or 1
-    return cores if config.option.numprocesses == "logical" else 4 * cores
+    return cores if config.option.numprocesses == "logical" else 3 * cores
 
 
 @pytest.hookimpl(optionalhook=True)
