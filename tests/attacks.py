@@ -34,7 +34,7 @@ BATCH = 32 * 1024
 MOST_FRAMES = 1000
 
 #: Seconds that the server has to answer the end of an attack.
-ANSWER_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 120.0
 
 #: Seconds after which a handshake may fail because the client was late: it has 10.
 LATE = 9.0
@@ -285,25 +285,29 @@ class Unread:
     payload: bytes
     streams: int = 20
     piece: int = 16384  # bytes of a DATA frame
+    ends_in_resets: bool = False
 
 
 _MESSAGE = websocket_frame(bytes(2**20 - 14))
 UNREAD = {
-    "push-only": Unread("/ws/push", _MESSAGE * 20),
+    "push-only": Unread("/ws/push", _MESSAGE * 20, ends_in_resets=True),
     "half-a-message": Unread("/ws/push", websocket_frame(bytes(2**20), fin=False)),
     "half-a-message-in-2-bytes": Unread("/ws/push", _MESSAGE[: 2**17], piece=2),
-    "not-accepted": Unread("/ws/slow-to-accept?s=3", _MESSAGE),
+    "not-accepted": Unread("/ws/slow-to-accept?s=3", _MESSAGE, ends_in_resets=True),
     "not-accepted-in-2-bytes": Unread("/ws/slow-to-accept?s=3", _MESSAGE[: 2**16], piece=2),
     "slow-page": Unread("/sleep?s=3", _MESSAGE),
 }
 
 
 def leave_unread(name: str, port: int, cafile: str, seconds: float) -> Outcome:
-    """Send for so many seconds; the codes of the resets."""
+    """Send for so many seconds, and until a reset if one is to come; the codes of the resets."""
     attack, outcome = UNREAD[name], Outcome(connections=1)
     client = _WebSockets(port, cafile, attack)
     until = time.monotonic() + seconds
-    while time.monotonic() < until and not client.closed:
+    latest = until + (ANSWER_TIMEOUT if attack.ends_in_resets else 0)
+    while (now := time.monotonic()) < latest and not client.closed:
+        if now >= until and client.resets:
+            break
         client.go_on()
     outcome.sent, outcome.resets = client.sent, client.resets
     return outcome

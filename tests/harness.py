@@ -25,7 +25,7 @@ PLAIN_WITH_POSTGRES = Path(sys.executable).parent / "plain"
 PLAIN = Path(os.environ.get("TEST_PLAIN", PLAIN_WITH_POSTGRES))
 
 #: Seconds before a wait for a condition fails the test. Far above what any of them needs.
-WAIT = 30.0
+WAIT = 120.0
 
 #: The same for the start of a server: its first one compiles all that it imports.
 WAIT_FOR_START = 90.0

@@ -17,6 +17,7 @@ from h2.errors import ErrorCodes
 from h2client import Client
 from harness import Server, wait_for
 from hpack import Encoder
+from inside import Inside
 
 #: Seconds of each attack, one connection after another.
 SECONDS = 0.5
@@ -230,10 +231,11 @@ class TestHeaderBytes:
 
     @pytest.mark.parametrize("end", [b"\r\n", b""], ids=["whole", "half"])
     def test_long_heads_over_http1(self, server: Server, memory: int, end: bytes) -> None:
-        """400 of 56 KB each."""
+        """400 of 56 KB each, whose views go on until the last has come."""
         fields = b"".join(b"x%d: %s\r\n" % (i, b"v" * 8000) for i in range(7))
-        head = b"GET /sleep?s=9 HTTP/1.1\r\nHost: localhost\r\n" + fields + end
-        with ExitStack() as stack, Client(server) as client:
+        head = b"GET /gated?gates=first HTTP/1.1\r\nHost: localhost\r\n" + fields + end
+        with Inside(server) as inside, ExitStack() as stack, Client(server) as client:
+            inside.order("shut")
             attackers = [stack.enter_context(server.connect("http/1.1")) for _ in range(400)]
             for attacker in attackers:
                 with suppress(OSError):  # the rest of it, once it is refused
@@ -244,6 +246,7 @@ class TestHeaderBytes:
                 assert attackers[-1].recv(100).startswith(b"HTTP/1.1 503 ")
             else:
                 assert attackers[0].recv(100) == b""  # who has waited longest for its end
+            inside.order("open")
         comes_back(server, memory)
 
     def test_header_blocks_without_an_end(self, server: Server, memory: int) -> None:
@@ -311,10 +314,10 @@ def test_an_honest_client_among_those_that_are_slowed_down(server: Server) -> No
             honest.next_stream_id = 481
             for _ in range(20):
                 assert honest.finish(honest.open(raw.request_fields())).body == b"hello"
+            wait_for(lambda: "too many penalties" in server.log(), "end of some")
         finally:
             stop.set()
             sender.join()
-        wait_for(lambda: "too many penalties" in server.log(), "end of some")
 
 
 def test_300_connections_that_flood_at_once(server: Server, memory: int) -> None:

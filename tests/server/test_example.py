@@ -72,7 +72,8 @@ class TestViews:
 
         responses = asyncio.run(run())
         assert {(r.status_code, r.http_version) for r in responses} == {(200, "HTTP/2")}
-        assert max(r.json()["at_once"] for r in responses) > 50
+        # One after another, it would be 1. On a busy machine some end before the last are there.
+        assert max(r.json()["at_once"] for r in responses) > 20
 
     def test_words_arrive_one_by_one(self, client: httpx.Client) -> None:
         with client.stream("GET", "/words") as response:
