@@ -58,9 +58,11 @@ class Settled(Enum):
 
 
 class DataCheck(Protocol):
-    """What becomes of DATA: an error of its stream, nothing more, or `None` for `h2`.
+    """What becomes of DATA.
 
-    `length` is what flow control counts, `size` the same without padding, in bytes.
+    It returns an error code for the DATA's stream, `SETTLED` if nothing more is to be done, or
+    `None` if `h2` is to see it. `length` is what flow control counts, `size` the same without
+    padding, in bytes.
     """
 
     def __call__(

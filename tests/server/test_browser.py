@@ -23,10 +23,14 @@ def example(tls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def page(example: Server, browser: Browser) -> Browser:
     """The example's page, after the run that it starts by itself."""
+    run_page(browser, example)
+    return browser
+
+
+def run_page(browser: Browser, example: Server) -> None:
     browser.open(f"https://localhost:{example.port}/")
     wait_for(lambda: browser.data().get("done") or browser.data().get("error"), "end of the run")
     assert "error" not in browser.data(), browser.data()["error"]
-    return browser
 
 
 class TestExamplePage:
@@ -41,10 +45,14 @@ class TestExamplePage:
         assert page.data()["answered"] == "100"
         assert page.evaluate("document.querySelectorAll('#grid i.done').length") == 100
         assert page.data()["connections"] == "0"
-        # As the views counted themselves: one after another, it would say 1. On a busy machine some
-        # end before the last are there.
-        assert int(page.data()["atOnce"]) > 20
         assert len([line for line in example.log().splitlines() if "/slow?n=" in line]) >= 100
+        # As the views counted themselves: one after another, it would say 1. On a busy machine some
+        # may end before the last are there. Then they are sent again.
+        for _ in range(20):
+            if int(page.data()["atOnce"]) > 50:
+                break
+            run_page(page, example)
+        assert int(page.data()["atOnce"]) > 50
 
     def test_shows_a_streaming_response_as_it_arrives(self, page: Browser) -> None:
         words = page.text("words")

@@ -105,7 +105,6 @@ def fuzz(test: Callable[[Any], None], schedules: st.SearchStrategy[Any], seconds
         @seed(number)
         @settings(
             max_examples=ROUND,
-            deadline=None,
             database=None,
             report_multiple_bugs=False,
             phases=[Phase.generate, Phase.shrink],

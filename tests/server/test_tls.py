@@ -13,7 +13,7 @@ from certificate import make_certificate
 from harness import WAIT, Server, wait_for
 from inside import Inside
 from raw import RawClient, request_fields
-from tls_hello import client_hello
+from tls_hello import client_hello, records
 from tools import need
 
 
@@ -259,14 +259,8 @@ def test_openssl_sees_the_alert(server: Server) -> None:
     assert "no application protocol" in output
 
 
-def in_records(hello: bytes, size: int) -> bytes:
-    """The same message, in records of `size` bytes."""
-    parts = [hello[i : i + size] for i in range(5, len(hello), size)]
-    return b"".join(hello[:3] + len(part).to_bytes(2) + part for part in parts)
-
-
 def test_the_alert_comes_however_the_client_hello_arrives(server: Server) -> None:
-    for data in (client_hello("ftp"), in_records(client_hello("ftp"), 20)):
+    for data in (client_hello("ftp"), records(client_hello("ftp")[5:], 20)):
         with server.connect_tcp() as sock:
             for i in range(0, len(data), 100):
                 sock.sendall(data[i : i + 100])

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tls_hello import client_hello
+from tls_hello import client_hello, records
 
 from plain_gevent_h2.net.client_hello import MAX_SIZE, ClientHello
 
@@ -28,12 +28,6 @@ PARAMETERS = b"\x03\x03" + b"r" * 32 + vector(b"session", 1) + vector(b"\x13\x01
 
 def message(*extensions: bytes, kind: int = 1) -> bytes:
     return bytes([kind]) + vector(PARAMETERS + vector(b"".join(extensions), 2), 3)
-
-
-def records(content: bytes, size: int = 2**14) -> bytes:
-    """`content` in records of handshakes."""
-    pieces = [content[i : i + size] for i in range(0, len(content), size)]
-    return b"".join(b"\x16\x03\x01" + vector(piece, 2) for piece in pieces)
 
 
 def feed(wire: bytes, piece: int = 10**6) -> ClientHello:
